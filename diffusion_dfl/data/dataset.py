@@ -1,0 +1,129 @@
+"""The one form in which every task receives its data: arrays, names, dates and a split.
+
+A `Dataset` is checked when it is made, so that whatever trains on it may rely on finite numbers
+and on splits that do not overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_dfl.errors import UserError
+
+SOURCES = ("real", "simulated")
+
+
+class DataError(UserError):
+    """Data that cannot be had or cannot be trusted: missing, damaged, inconsistent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Contexts and outcomes of N days with a split into training, validation and test rows.
+
+    Attributes:
+        name: what the data are, e.g. "power".
+        source: "real" or "simulated".
+        contexts: (N, d_x) float64, raw units; predictors standardise with training rows only.
+        outcomes: (N, d_y) float64, raw units.
+        dates: (N,) datetime64[D], the day each outcome belongs to (the target day).
+        feature_names: d_x names, in the order of the columns of `contexts`.
+        train: sorted integer rows to fit on.
+        validation: sorted integer rows to choose with.
+        test: sorted integer rows to report.
+
+    Raises DataError from `check` when any of this does not hold.
+    """
+
+    name: str
+    source: str
+    contexts: NDArray[np.float64]
+    outcomes: NDArray[np.float64]
+    dates: NDArray[np.datetime64]
+    feature_names: tuple[str, ...]
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise DataError, naming column and date, if the arrays or the split are unsound."""
+        if self.source not in SOURCES:
+            raise DataError(
+                f"data set {self.name}: source is {self.source!r}; use one of {', '.join(SOURCES)}."
+            )
+        self._check_shapes()
+        self._check_finite("feature", self.contexts, self.feature_names)
+        outcome_names = tuple(str(column) for column in range(self.outcomes.shape[1]))
+        self._check_finite("outcome", self.outcomes, outcome_names)
+        self._check_splits()
+
+    def _check_shapes(self) -> None:
+        for label, array in (("contexts", self.contexts), ("outcomes", self.outcomes)):
+            if array.ndim != 2 or array.dtype != np.float64:
+                raise DataError(
+                    f"data set {self.name}: {label} must be a float64 matrix (days, columns); "
+                    f"it is {array.dtype} of shape {array.shape}."
+                )
+        if self.dates.dtype != np.dtype("datetime64[D]"):
+            raise DataError(
+                f"data set {self.name}: dates must be datetime64[D]; they are {self.dates.dtype}."
+            )
+        days = len(self.contexts)
+        if self.outcomes.shape[0] != days or self.dates.shape != (days,):
+            raise DataError(
+                f"data set {self.name}: {days} rows of contexts, {len(self.outcomes)} of outcomes "
+                f"and dates of shape {self.dates.shape}; all three need one row a day."
+            )
+        if self.contexts.shape[1] != len(self.feature_names):
+            raise DataError(
+                f"data set {self.name}: {self.contexts.shape[1]} context columns but "
+                f"{len(self.feature_names)} feature names."
+            )
+        if len(set(self.feature_names)) != len(self.feature_names):
+            raise DataError(f"data set {self.name}: feature names repeat.")
+
+    def _check_finite(
+        self, label: str, array: NDArray[np.float64], names: tuple[str, ...]
+    ) -> None:
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            row, column = bad[0]
+            raise DataError(
+                f"data set {self.name}: {label} {names[column]} is {array[row, column]} on "
+                f"{self.dates[row]} ({len(bad)} such values in all); every value must be finite."
+            )
+
+    def _check_splits(self) -> None:
+        days = len(self.contexts)
+        owner = np.full(days, "", dtype=object)
+        for label in ("train", "validation", "test"):
+            rows = getattr(self, label)
+            if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+                raise DataError(
+                    f"data set {self.name}: {label} must be a vector of integer rows; it is "
+                    f"{rows.dtype} of shape {rows.shape}."
+                )
+            if len(rows) == 0:
+                raise DataError(f"data set {self.name}: the {label} split has no day.")
+            if rows.min() < 0 or rows.max() >= days:
+                raise DataError(
+                    f"data set {self.name}: {label} has rows {rows.min()}..{rows.max()}, outside "
+                    f"0..{days - 1}."
+                )
+            if np.any(np.diff(rows) <= 0):
+                raise DataError(
+                    f"data set {self.name}: {label} rows must be sorted without repeats."
+                )
+            taken = rows[owner[rows] != ""]
+            if len(taken):
+                raise DataError(
+                    f"data set {self.name}: {self.dates[taken[0]]} is in both "
+                    f"{owner[taken[0]]} and {label} ({len(taken)} such days)."
+                )
+            owner[rows] = label

@@ -1,0 +1,148 @@
+"""Power scheduling (section 6.2, appendix A.10): 24 hours of generation for an uncertain load.
+
+    f(y, z) = sum_h gamma_s (y_h - z_h)_+ + gamma_e (z_h - y_h)_+ + (z_h - y_h)^2 / 2
+    s.t.      |z_{h+1} - z_h| <= ramp        for the 23 within-day pairs
+
+With ``gamma_e (z - y)_+ = gamma_e (z - y) + gamma_e (y - z)_+`` the cost of an hour is
+
+    (z - y)^2 / 2 + gamma_e (z - y) + (gamma_s + gamma_e) (y - z)_+,
+
+a strongly convex quadratic and a single hinge. Convolving the hinge with N(0, s^2) gives
+
+    f_z  = (z - y) + gamma_e - (gamma_s + gamma_e) Phi((y - z)/s)
+    f_zz = 1 + (gamma_s + gamma_e) phi((y - z)/s)/s,        f_zy = -f_zz.
+
+(The convolution of the quadratic adds the constant s^2/2, which is left out.) The paper prints a
+one-sided ramp matrix and ``H = I``; both signs are needed for ``|.|``, and ``H = I`` leaves out
+the curvature of the hinges: see docs/method.md.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs.smoothing import hinge, hinge_density, hinge_slope, normal_pdf
+
+if TYPE_CHECKING:
+    import cvxpy
+
+
+@dataclass(frozen=True)
+class PowerProgram:
+    """Asymmetric scheduling cost per hour with ramp limits between consecutive hours.
+
+    Attributes:
+        shortage: gamma_s, cost of a unit of unmet load (paper: 50).
+        excess: gamma_e, cost of a unit of surplus generation (paper: 0.5).
+        ramp: largest change between consecutive hours, in load units (paper: 0.4).
+        num_decisions: hours in a schedule.
+    """
+
+    shortage: float = 50.0
+    excess: float = 0.5
+    ramp: float = 0.4
+    num_decisions: int = 24
+
+    #: The cost has kinks, so estimators that need a density must smooth it.
+    kinked = True
+
+    def __post_init__(self) -> None:
+        for name in ("shortage", "excess", "ramp"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name}={value} must be a number >= 0")
+        if self.num_decisions < 1:
+            raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+
+    @property
+    def hinge_slope(self) -> float:
+        """gamma_s + gamma_e, the jump of the slope at a scenario of weight 1."""
+        return self.shortage + self.excess
+
+    def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
+        """f(y, z), exact, summed over hours: ``(..., n), (..., n) -> (...)``."""
+        return self.hourly_cost(outcome, decision).sum(-1)
+
+    def hourly_cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
+        """The summands of :meth:`cost`, one an hour: ``(..., n), (..., n) -> (..., n)``."""
+        surplus = decision - outcome
+        linear = torch.where(surplus >= 0, self.excess * surplus, -self.shortage * surplus)
+        return linear + 0.5 * surplus**2
+
+    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Convolved sample objective ``sum_m omega_m f_s(y_m, z)`` without its constant s^2/2.
+
+        Shapes: ``(B, M, n), (B, M), (B, n), (B, n) -> (B,)``.
+        """
+        shortfall = scenarios - z.unsqueeze(1)
+        smooth = hinge(shortfall, bandwidth.unsqueeze(1))
+        cost = 0.5 * shortfall**2 - self.excess * shortfall + self.hinge_slope * smooth
+        return (weights.unsqueeze(-1) * cost).sum((1, 2))
+
+    def gradients(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Gradient in z of each scenario's convolved cost: ``(B, M, n)``.
+
+        Where ``bandwidth`` is 0 and ``y = z`` this is the midpoint of the subdifferential; the
+        subgradients that satisfy stationarity come from the solver (``Solution.subgradients``).
+        """
+        shortfall = scenarios - z.unsqueeze(1)
+        slope = hinge_slope(shortfall, bandwidth.unsqueeze(1))
+        return self.excess - shortfall - self.hinge_slope * slope
+
+    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Diagonal of the Hessian of :meth:`objective` in z: ``(B, n)``. Hours do not interact."""
+        density = hinge_density(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
+        return weights.sum(1, keepdim=True) + self.hinge_slope * torch.einsum(
+            "bm,bmn->bn", weights, density
+        )
+
+    def cross(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Diagonal of f_zy of each scenario, ``-(1 + (gamma_s + gamma_e) phi/s)``: ``(B, M, n)``."""
+        density = hinge_density(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
+        return -1.0 - self.hinge_slope * density
+
+    def gradient_in_bandwidth(
+        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor
+    ) -> Tensor:
+        """Derivative in s of the gradient of :meth:`objective`: ``(B, n)``, 0 where s = 0.
+
+        d/ds [-(gamma_s + gamma_e) Phi(t)] = (gamma_s + gamma_e) phi(t) t / s with t = (y - z)/s.
+        """
+        width = bandwidth.unsqueeze(1)
+        positive = width > 0
+        safe = torch.where(positive, width, torch.ones_like(width))
+        ratio = (scenarios - z.unsqueeze(1)) / safe
+        slope = torch.where(positive, normal_pdf(ratio) * ratio / safe, torch.zeros_like(ratio))
+        return self.hinge_slope * torch.einsum("bm,bmn->bn", weights, slope)
+
+    def inequalities(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Ramp limits as ``G z <= h``: the n-1 rises, then the n-1 falls; ``(2(n-1), n), (2(n-1),)``."""
+        eye = torch.eye(self.num_decisions, dtype=like.dtype, device=like.device)
+        rise = eye[1:] - eye[:-1]
+        matrix = torch.cat([rise, -rise])
+        return matrix, torch.full_like(matrix[:, 0], self.ramp)
+
+    def cvxpy_problem(self, scenarios: "cvxpy.typing.ArrayLike", weights: "cvxpy.typing.ArrayLike"):  # type: ignore[no-untyped-def, name-defined]
+        """The exact sample program in plain cvxpy, the reference of the fast solvers.
+
+        Args:
+            scenarios: array ``(M, n)``.
+            weights: array ``(M,)``.
+
+        Returns:
+            ``(problem, z, constraints)``; the duals of ``constraints`` are the rises and the falls.
+        """
+        import cvxpy as cp
+
+        z = cp.Variable(self.num_decisions)
+        objective = 0
+        for y, weight in zip(scenarios, weights, strict=True):
+            objective += weight * (
+                self.shortage * cp.sum(cp.pos(y - z))
+                + self.excess * cp.sum(cp.pos(z - y))
+                + 0.5 * cp.sum_squares(z - y)
+            )
+        constraints = [z[1:] - z[:-1] <= self.ramp, z[:-1] - z[1:] <= self.ramp]
+        return cp.Problem(cp.Minimize(objective), constraints), z, constraints

@@ -1,0 +1,250 @@
+"""Solver of the power program: hours apart where ramps are slack, a chain where they bind.
+
+Hours interact through the ramp limits only. So the hours are first solved apart: exactly by a sort
+(the optimum of a kinked hour is a scenario or lies between two), convolved ones by safeguarded
+Newton. Instances whose schedule keeps the ramp limits are done; the others go through
+:mod:`diffusion_dfl.solvers.chain`, which solves the coupled hours without iterating on constraints.
+Duals follow from the subdifferentials, and the KKT residuals, computed from the data alone, decide
+the status. The cost is strongly convex with modulus 1, so a stationarity residual r bounds the
+distance to the optimum by r.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs.power import PowerProgram
+from diffusion_dfl.programs.smoothing import hinge_density, hinge_slope
+from diffusion_dfl.solvers.chain import chain_multipliers, kinked_chain, smooth_chain
+from diffusion_dfl.solvers.roots import increasing_roots
+from diffusion_dfl.solvers.solution import Solution, Status
+
+_TOLERANCE = 1e-10
+# Relative rounding error of a decision or a slope; closer things are the same thing.
+_ROUNDING = 1e-14
+# A kink's share of its slope interval this close to an end is treated as resting on the end.
+_STRICT = 1e-9
+
+
+def solve_power(
+    program: PowerProgram, scenarios: Tensor, weights: Tensor, bandwidth: Tensor
+) -> Solution:
+    """Solve ``min_z sum_m omega_m f_s(y_m, z)`` under ramp limits for a batch.
+
+    Args:
+        program: costs and limits.
+        scenarios: ``(B, M, n)`` float64, ``M >= 1``.
+        weights: ``(B, M)``, non-negative, rows with a positive sum.
+        bandwidth: ``(B, n)``; an hour with 0 keeps its kinks.
+    """
+    data = _Data(program, scenarios, weights, bandwidth)
+    z, iterations = _hours_apart(data)
+    binding = ((z[:, 1:] - z[:, :-1]).abs() > program.ramp).any(1)
+    rows = torch.nonzero(binding).flatten()
+    if rows.numel():
+        coupled, steps = _hours_coupled(data.select(rows), z[rows])
+        z = z.index_copy(0, rows, coupled)
+        iterations = iterations.index_add(0, rows, steps)
+    return _certify(data, _snap(data, z), iterations)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A batch of programs and the sums its slopes need."""
+
+    program: PowerProgram
+    scenarios: Tensor
+    weights: Tensor
+    bandwidth: Tensor
+
+    def select(self, rows: Tensor) -> "_Data":
+        return _Data(self.program, self.scenarios[rows], self.weights[rows], self.bandwidth[rows])
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of the weights, ``(B,)``: the curvature of the quadratic part."""
+        return self.weights.sum(1)
+
+    @property
+    def offset(self) -> Tensor:
+        """``sum_m omega_m (gamma_e - y_m)``, ``(B, n)``: slope at z = 0 without the hinges."""
+        linear = self.program.excess - self.scenarios
+        return torch.einsum("bm,bmn->bn", self.weights, linear)
+
+    @property
+    def scale(self) -> Tensor:
+        """Magnitude of a slope, ``(B,)``; rounding is relative to it."""
+        return self.total * (1e-300 + self.program.hinge_slope + self.scenarios.abs().amax((1, 2)))
+
+
+def _hours_apart(data: _Data) -> tuple[Tensor, Tensor]:
+    """Optimum of every hour without ramp limits ``(B, n)``, and iterations ``(B,)``."""
+    z = _exact_hours(data)
+    iterations = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+    smooth = torch.nonzero(data.bandwidth.flatten() > 0).flatten()
+    if smooth.numel():
+        roots, steps = _convolved_hours(data, smooth, z.flatten()[smooth])
+        counts = torch.zeros_like(data.bandwidth, dtype=torch.int64).flatten()
+        iterations = counts.index_copy(0, smooth, steps).view_as(z).amax(1)
+        z = z.flatten().index_copy(0, smooth, roots).view_as(z)
+    return z, iterations
+
+
+def _exact_hours(data: _Data) -> Tensor:
+    """Sort the scenarios of an hour and find where its slope changes sign: ``(B, n)``."""
+    program = data.program
+    ordered, order = data.scenarios.sort(dim=1)
+    share = data.weights.unsqueeze(-1).expand_as(order).gather(1, order)
+    total = data.total.view(-1, 1, 1)
+    smooth = total * ordered + data.offset.unsqueeze(1)
+    right = smooth - program.hinge_slope * (total - share.cumsum(1))
+    left = right - program.hinge_slope * share
+    # The slope right of the largest scenario is positive up to rounding: make the search total.
+    crossing = right >= 0
+    crossing[:, -1] = True
+    first = crossing.to(torch.int8).argmax(1, keepdim=True)
+    at, before = ordered.gather(1, first), left.gather(1, first)
+    previous = ordered.gather(1, (first - 1).clamp_min(0))
+    floor = torch.where(first > 0, previous, torch.full_like(previous, -torch.inf))
+    between = torch.minimum(torch.maximum(at - before / total, floor), at)
+    return torch.where(before <= 0, at, between).squeeze(1)
+
+
+def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots of the convolved slopes of the hours ``chosen`` (indices into B * n)."""
+    program = data.program
+    num_scenarios, num_hours = data.scenarios.shape[1:]
+    instance = torch.div(chosen, num_hours, rounding_mode="floor")
+    y = data.scenarios.transpose(1, 2).reshape(-1, num_scenarios)[chosen]
+    width = data.bandwidth.flatten()[chosen]
+    total, offset = data.total[instance], data.offset.flatten()[chosen]
+    weights = data.weights[instance]
+    current = [torch.arange(0), y, weights, width, total, offset]
+
+    def slope(points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        # The functions left shrink now and then; gather their rows only when they do.
+        if len(current[0]) != len(index):
+            current[:] = [index, y[index], weights[index], width[index], total[index], offset[index]]
+        _, yi, wi, si, ti, oi = current
+        shortfall = yi - points.unsqueeze(1)
+        pull = (wi * hinge_slope(shortfall, si.unsqueeze(1))).sum(1)
+        bend = (wi * hinge_density(shortfall, si.unsqueeze(1))).sum(1)
+        return ti * points + oi - program.hinge_slope * pull, ti + program.hinge_slope * bend
+
+    # There the hinge does not pull at all, or pulls fully.
+    low = -offset / total
+    return increasing_roots(
+        slope, low, low + program.hinge_slope, start, _ROUNDING * 0.1 * data.scale[instance]
+    )
+
+
+def _hours_coupled(data: _Data, apart: Tensor) -> tuple[Tensor, Tensor]:
+    """Optimum under ramp limits: schedules ``(B, n)``, iterations ``(B,)``."""
+    program = data.program
+    exact = (data.bandwidth <= 0).all(1)
+    z = apart.clone()
+    iterations = torch.zeros(len(apart), dtype=torch.int64, device=apart.device)
+    rows = torch.nonzero(exact).flatten()
+    if rows.numel():
+        part = data.select(rows)
+        jumps = program.hinge_slope * part.weights.unsqueeze(-1).expand_as(part.scenarios)
+        offset = part.offset - program.hinge_slope * part.total.unsqueeze(1)
+        z[rows] = kinked_chain(part.scenarios, jumps, offset, part.total, program.ramp)
+    rows = torch.nonzero(~exact).flatten()
+    if rows.numel():
+        part = data.select(rows)
+        total, offset = part.total, part.offset
+        by_hour = part.scenarios.transpose(1, 2).contiguous()
+
+        def hour_slope(points: Tensor, instances: Tensor, hours: Tensor) -> tuple[Tensor, Tensor]:
+            shortfall = by_hour[instances, hours] - points.unsqueeze(1)
+            width = part.bandwidth[instances, hours].unsqueeze(1)
+            weight, curvature = part.weights[instances], total[instances]
+            pull = (weight * hinge_slope(shortfall, width)).sum(1)
+            bend = (weight * hinge_density(shortfall, width)).sum(1)
+            line = curvature * points + offset[instances, hours]
+            return line - program.hinge_slope * pull, curvature + program.hinge_slope * bend
+
+        noise = _ROUNDING * 0.1 * part.scale
+        z[rows], iterations[rows] = smooth_chain(hour_slope, apart[rows], program.ramp, noise)
+    return z, iterations
+
+
+def _snap(data: _Data, z: Tensor) -> Tensor:
+    """Put kinked hours that are a rounding error off a scenario onto it, so that kinks show."""
+    if data.program.hinge_slope == 0:
+        return z
+    distance, nearest = (data.scenarios - z.unsqueeze(1)).abs().min(dim=1)
+    value = data.scenarios.gather(1, nearest.unsqueeze(1)).squeeze(1)
+    reach = 100 * _ROUNDING * data.scenarios.abs().amax((1, 2)).unsqueeze(1)
+    return torch.where((data.bandwidth <= 0) & (distance <= reach), value, z)
+
+
+def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
+    """Duals, subgradients and KKT residuals of the schedules, and from these the status."""
+    program = data.program
+    rounding = 1e3 * _ROUNDING * (program.ramp + data.scenarios.abs().amax((1, 2))).unsqueeze(1)
+    change = z[:, 1:] - z[:, :-1]
+    pull, tied = _pulls(data, z)
+    line = data.total.unsqueeze(1) * z + data.offset
+    least = line - program.hinge_slope * (pull + tied)
+    most = line - program.hinge_slope * pull
+    net = chain_multipliers(
+        least, most, change >= program.ramp - rounding, -change >= program.ramp - rounding
+    )
+    duals = torch.cat([net.clamp_min(0), (-net).clamp_min(0)], dim=1)
+    matrix, limit = program.inequalities(z)
+    force = duals @ matrix
+    share, held = _kink_shares(data, z, line + force, pull, tied)
+    subgradients = z.unsqueeze(1) - data.scenarios + program.excess - program.hinge_slope * share
+    stationarity = torch.einsum("bm,bmn->bn", data.weights, subgradients) + force
+    slack = limit - z @ matrix.T
+    residuals = torch.stack(
+        [_largest(stationarity), _largest((-slack).clamp_min(0)), _largest(duals * slack)], dim=1
+    )
+    # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
+    curvature = program.hessian(data.scenarios, data.weights, data.bandwidth, z).amax(1)
+    resolution = _ROUNDING * curvature * (program.ramp + data.scenarios.abs().amax((1, 2)))
+    allowed = _TOLERANCE * (1e-300 + data.scale) + resolution
+    good = (residuals <= allowed.unsqueeze(1)).all(1)
+    status = torch.where(good, int(Status.SOLVED), int(Status.NOT_CONVERGED))
+    return Solution(z, duals, subgradients, held, status, iterations, residuals)
+
+
+def _largest(values: Tensor) -> Tensor:
+    return values.abs().amax(1) if values.shape[1] else values.new_zeros(len(values))
+
+
+def _pulls(data: _Data, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight pulling up at z, and the weight of the scenarios whose kink is at z: ``(B, n)`` both."""
+    shortfall = data.scenarios - z.unsqueeze(1)
+    width = data.bandwidth.unsqueeze(1)
+    exact = width <= 0
+    share = torch.where(exact, (shortfall > 0).to(z.dtype), hinge_slope(shortfall, width))
+    tied = (exact & (shortfall == 0)).to(z.dtype)
+    return (
+        torch.einsum("bm,bmn->bn", data.weights, share),
+        torch.einsum("bm,bmn->bn", data.weights, tied),
+    )
+
+
+def _kink_shares(
+    data: _Data, z: Tensor, needed: Tensor, pull: Tensor, tied: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Slope share in [0, 1] of every hinge, and which kinks hold the decision: ``(B, M, n)`` both.
+
+    At a kink the share is what stationarity leaves over, the same for tied scenarios.
+    """
+    shortfall = data.scenarios - z.unsqueeze(1)
+    width = data.bandwidth.unsqueeze(1)
+    exact = width <= 0
+    share = torch.where(exact, (shortfall > 0).to(z.dtype), hinge_slope(shortfall, width))
+    at_kink = exact & (shortfall == 0)
+    if data.program.hinge_slope == 0:
+        return share, torch.zeros_like(at_kink)
+    kinked = tied > 0
+    rest = (needed / data.program.hinge_slope - pull) / torch.where(kinked, tied, 1.0)
+    rest = torch.where(kinked, rest, 0.0).clamp(0, 1)
+    strict = (rest > _STRICT) & (rest < 1 - _STRICT)
+    return torch.where(at_kink, rest.unsqueeze(1), share), at_kink & strict.unsqueeze(1)
