@@ -88,9 +88,7 @@ class Dataset:
         if len(set(self.feature_names)) != len(self.feature_names):
             raise DataError(f"data set {self.name}: feature names repeat.")
 
-    def _check_finite(
-        self, label: str, array: NDArray[np.float64], names: tuple[str, ...]
-    ) -> None:
+    def _check_finite(self, label: str, array: NDArray[np.float64], names: tuple[str, ...]) -> None:
         bad = np.argwhere(~np.isfinite(array))
         if len(bad):
             row, column = bad[0]

@@ -48,6 +48,14 @@ def fetch(
     variable = os.environ.get(ENVIRONMENT_VARIABLE, "")
     if variable:
         return _from_root(name, sha256, Path(variable), f"{ENVIRONMENT_VARIABLE}={variable}")
+    return fetch_own(name, url, sha256, directory)
+
+
+def fetch_own(name: str, url: str, sha256: str, directory: str | Path) -> Path:
+    """`fetch` without the user's folder: the file in `directory`, else a download into it.
+
+    Raises DataError as `fetch` does.
+    """
     own = Path(directory) / name
     try:
         present = own.exists()
@@ -161,6 +169,7 @@ def _stream(url: str, part: Path) -> str:
         try:
             response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
             raise DataError(
                 f"data.url={url}: the server answered {error.code} {error.reason}. {mend}"
             ) from error

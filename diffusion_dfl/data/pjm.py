@@ -3,7 +3,7 @@
 The two files are those the paper's power experiment uses: `power_sched/` of the public repository
 locuslab/e2e-model-learning (Apache-2.0) at a fixed commit. Each line has epoch seconds, load and
 temperature. The temperature is not used: in the second file it is not a measurement (straight
-ramps until 2014-01-24, the constant 1.4 from 2014-01-25 to the end, which covers the test period).
+ramps, then the constant 1.4 from 06:00 on 2014-01-24 to the end, which covers the test period).
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def fetch_pjm(
     Raises DataError when one of them cannot be had.
     """
     base = url.rstrip("/") + "/"
-    return [
-        fetch(name, base + name, sha256, directory, root) for name, sha256 in PJM_FILES.items()
-    ]
+    return [fetch(name, base + name, sha256, directory, root) for name, sha256 in PJM_FILES.items()]
 
 
 def load_hourly(paths: Iterable[str | Path]) -> pd.Series[float]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from diffusion_dfl.programs.power import PowerProgram
+from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers import Solution, solve
 
 # A multiplier below this share of the cost's slopes is rounding.
@@ -47,6 +48,7 @@ class ImplicitDecision(torch.autograd.Function):
         bandwidth: Tensor,
         record: list[Solution],
     ) -> Tensor:
+        bandwidth = resolvable(scenarios, bandwidth)
         solution = solve(program, scenarios, weights, bandwidth)
         record.append(solution)
         ctx.program, ctx.solution = program, solution  # type: ignore[attr-defined]
@@ -85,6 +87,8 @@ def differentiate(
     z = torch.where(good, solution.decision, 0.0)
     right = torch.where(good, grad_decision, 0.0)
     scenarios = torch.where(good.unsqueeze(2), scenarios, 0.0)
+    weights = torch.where(good, weights, 1.0 / weights.shape[1])
+    bandwidth = torch.where(good, bandwidth, 0.0)
     held = solution.at_kink
     inverse = 1.0 / program.hessian(scenarios, weights, bandwidth, z)
     inverse = torch.where(held.any(1), 0.0, inverse)
@@ -92,6 +96,10 @@ def differentiate(
     slopes = program.hinge_slope + scenarios.abs().amax((1, 2))
     binding = (solution.duals > _WEAK * slopes.unsqueeze(1)) & good
     residual = right
+    if program.ramp == 0:
+        # Rise and fall make one equality, which binds whatever its multiplier.
+        rises = torch.arange(len(matrix), device=z.device) < len(matrix) // 2
+        binding = rises & good
     rows = torch.nonzero(binding.any(1)).flatten()
     if rows.numel():
         dual = solve_binding(matrix, binding[rows], inverse[rows], (inverse * right)[rows] @ matrix.T)
@@ -109,7 +117,10 @@ def differentiate(
 
 
 def solve_binding(matrix: Tensor, binding: Tensor, inverse: Tensor, right: Tensor) -> Tensor:
-    """Minimum-norm v on the binding rows with ``G_a D G_a' v = right_a``; 0 elsewhere: ``(B, m)``.
+    """A v on the binding rows with ``G_a D G_a' v = right_a``; 0 elsewhere: ``(B, m)``.
+
+    The system is scaled to a unit diagonal first, so that stiff hours beside soft ones do not
+    look rank-deficient; of several solutions the scaled one of least norm is taken.
 
     Args:
         matrix: G, ``(m, n)``.
@@ -120,8 +131,8 @@ def solve_binding(matrix: Tensor, binding: Tensor, inverse: Tensor, right: Tenso
     mask = binding.to(right.dtype)
     schur = torch.einsum("mi,bi,ki->bmk", matrix, inverse, matrix)
     schur = schur * mask.unsqueeze(1) * mask.unsqueeze(2)
-    size = schur.diagonal(dim1=1, dim2=2).amax(1)
-    size = torch.where(size > 0, size, torch.ones_like(size))
-    schur = schur + torch.diag_embed((1 - mask) * size.unsqueeze(1))
+    size = schur.diagonal(dim1=1, dim2=2)
+    unit = torch.where(size > 0, size, torch.ones_like(size)).rsqrt() * mask
+    schur = schur * unit.unsqueeze(1) * unit.unsqueeze(2) + torch.diag_embed(1 - mask)
     pseudo_inverse = torch.linalg.pinv(schur, hermitian=True, rtol=1e-12)
-    return mask * torch.einsum("bmk,bk->bm", pseudo_inverse, right * mask)
+    return unit * torch.einsum("bmk,bk->bm", pseudo_inverse, unit * right)

@@ -36,7 +36,7 @@ class PowerProgram:
     Attributes:
         shortage: gamma_s, cost of a unit of unmet load (paper: 50).
         excess: gamma_e, cost of a unit of surplus generation (paper: 0.5).
-        ramp: largest change between consecutive hours, in load units (paper: 0.4).
+        ramp: largest change between consecutive hours, in load units (paper: 0.4; infinite for none).
         num_decisions: hours in a schedule.
     """
 

@@ -16,6 +16,9 @@ INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 
 # A scenario spread below this share of the scenarios' magnitude is rounding, not spread.
 _NEGLIGIBLE_SPREAD = 1e-9
+# A kernel this narrow beside the scenarios' magnitude is no kernel: float64 decisions cannot
+# resolve its slope, whose reciprocal is its width.
+_NEGLIGIBLE_WIDTH = 1e-10
 
 
 def normal_cdf(x: Tensor) -> Tensor:
@@ -58,6 +61,16 @@ def hinge_density(argument: Tensor, bandwidth: Tensor) -> Tensor:
     return torch.where(positive, density, torch.zeros_like(density))
 
 
+def resolvable(scenarios: Tensor, width: Tensor) -> Tensor:
+    """Bandwidths ``(B, d_y)`` with those too narrow for float64 set to 0, the exact program.
+
+    Too narrow is less than 1e-10 of an instance's largest scenario in ``(B, M, d_y)``.
+    """
+    limit = (_NEGLIGIBLE_WIDTH * scenarios.detach().abs().amax((1, 2))).clamp_min(1e-100)
+    negligible = (width >= 0) & (width <= limit.unsqueeze(1))
+    return torch.where(negligible, torch.zeros_like(width), width)
+
+
 def bandwidth(
     scenarios: Tensor,
     weights: Tensor | None = None,
@@ -68,7 +81,8 @@ def bandwidth(
 
     The spread is the weighted population standard deviation, so the rule is a smooth function of
     the scenarios and of their weights and can be differentiated in both. Identical scenarios and
-    ``M = 1`` give exactly 0 with a zero gradient, which selects the exact program.
+    ``M = 1`` give exactly 0 with a zero gradient, which selects the exact program. So do values that
+    are not finite and weights without a positive sum; the solver reports those instances.
 
     Args:
         scenarios: ``(B, M, d_y)``.
@@ -81,9 +95,13 @@ def bandwidth(
         ``(B, d_y)``, in the units of the scenarios.
     """
     num_scenarios = scenarios.shape[1]
+    # Masked before use: 0 * NaN in the backward pass would reach instances a layer leaves out.
+    scenarios = torch.where(scenarios.isfinite().all(1, keepdim=True), scenarios, 0.0)
     if weights is None:
         share = torch.full_like(scenarios[..., :1], 1.0 / max(num_scenarios, 1))
     else:
+        usable = weights.isfinite().all(1, keepdim=True) & (weights.sum(1, keepdim=True) > 0)
+        weights = torch.where(usable, weights, 1.0)
         share = (weights / weights.sum(1, keepdim=True)).unsqueeze(-1)
     mean = (share * scenarios).sum(1, keepdim=True)
     variance = (share * (scenarios - mean) ** 2).sum(1)

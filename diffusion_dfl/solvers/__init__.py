@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.power import PowerProgram
+from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers.power import solve_power
 from diffusion_dfl.solvers.solution import Solution, Status
 
@@ -29,7 +30,7 @@ def solve(
         scenarios: ``(B, M, d_y)`` float64, ``M >= 1``.
         weights: ``(B, M)``, non-negative, each row with sum 1; uniform if None.
         bandwidth: ``(B, d_y)``, width of the Gaussian that smooths a kinked program; None or 0
-            for the exact program.
+            for the exact program, as is a width too narrow for float64.
         context: ``(B, d_x)``, for programs whose constraints depend on it; unused by the others.
 
     Raises:
@@ -58,6 +59,7 @@ def solve(
     valid = scenarios.isfinite().all(2).all(1) & weights.isfinite().all(1)
     valid &= bandwidth.isfinite().all(1) & (bandwidth >= 0).all(1) & (weights >= 0).all(1)
     valid &= (weights.sum(1) - 1.0).abs() <= 1e-3
+    bandwidth = resolvable(scenarios, bandwidth)
     if bool(valid.all()):
         return _solve(program, scenarios, weights, bandwidth, context)
     # A harmless stand-in keeps the batch together; its rows are overwritten below.

@@ -184,7 +184,8 @@ def _snap(data: _Data, z: Tensor) -> Tensor:
 def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     """Duals, subgradients and KKT residuals of the schedules, and from these the status."""
     program = data.program
-    rounding = 1e3 * _ROUNDING * (program.ramp + data.scenarios.abs().amax((1, 2))).unsqueeze(1)
+    magnitude = z.abs().amax(1) + data.scenarios.abs().amax((1, 2))
+    rounding = 1e3 * _ROUNDING * magnitude.unsqueeze(1)
     change = z[:, 1:] - z[:, :-1]
     pull, tied = _pulls(data, z)
     line = data.total.unsqueeze(1) * z + data.offset
@@ -200,12 +201,14 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     subgradients = z.unsqueeze(1) - data.scenarios + program.excess - program.hinge_slope * share
     stationarity = torch.einsum("bm,bmn->bn", data.weights, subgradients) + force
     slack = limit - z @ matrix.T
+    # An infinite ramp has an infinite slack.
+    unused = torch.where(duals > 0, duals * slack, 0.0)
     residuals = torch.stack(
-        [_largest(stationarity), _largest((-slack).clamp_min(0)), _largest(duals * slack)], dim=1
+        [_largest(stationarity), _largest((-slack).clamp_min(0)), _largest(unused)], dim=1
     )
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
     curvature = program.hessian(data.scenarios, data.weights, data.bandwidth, z).amax(1)
-    resolution = _ROUNDING * curvature * (program.ramp + data.scenarios.abs().amax((1, 2)))
+    resolution = _ROUNDING * curvature * magnitude
     allowed = _TOLERANCE * (1e-300 + data.scale) + resolution
     good = (residuals <= allowed.unsqueeze(1)).all(1)
     status = torch.where(good, int(Status.SOLVED), int(Status.NOT_CONVERGED))
@@ -241,10 +244,12 @@ def _kink_shares(
     exact = width <= 0
     share = torch.where(exact, (shortfall > 0).to(z.dtype), hinge_slope(shortfall, width))
     at_kink = exact & (shortfall == 0)
+    # A scenario without weight shares the subgradient of its ties but holds nothing.
+    holding = at_kink & (data.weights > 0).unsqueeze(-1)
     if data.program.hinge_slope == 0:
         return share, torch.zeros_like(at_kink)
     kinked = tied > 0
     rest = (needed / data.program.hinge_slope - pull) / torch.where(kinked, tied, 1.0)
     rest = torch.where(kinked, rest, 0.0).clamp(0, 1)
     strict = (rest > _STRICT) & (rest < 1 - _STRICT)
-    return torch.where(at_kink, rest.unsqueeze(1), share), at_kink & strict.unsqueeze(1)
+    return torch.where(at_kink, rest.unsqueeze(1), share), holding & strict.unsqueeze(1)

@@ -41,7 +41,8 @@ def increasing_roots(
         counts[index] += 1
         low, high = torch.where(value <= 0, x, low), torch.where(value >= 0, x, high)
         roots[index] = x
-        keep = (value.abs() > noise) & (high - low > 1e-15 * (1.0 + x.abs()))
+        # Relative to the root alone: the functions of small outcomes have small roots.
+        keep = (value.abs() > noise) & (high - low > 4e-16 * (low.abs() + high.abs()))
         index, x, value, slope = index[keep], x[keep], value[keep], slope[keep]
         low, high, noise, previous = low[keep], high[keep], noise[keep], previous[keep]
         newton = x - value / slope

@@ -1,0 +1,81 @@
+"""The data set of the power scheduling task: real PJM loads or the simulated stand-in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffusion_dfl.data.dataset import SOURCES, DataError, Dataset
+from diffusion_dfl.data.features import load_features
+from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_URL, daily_load, fetch_pjm
+from diffusion_dfl.data.simulated import simulated_daily
+from diffusion_dfl.data.splits import split_days
+
+FIRST_TEST_DAY = np.datetime64("2014-12-30", "D")
+SIMULATED_TEST_FRACTION = 0.2
+
+
+def power_dataset(
+    source: str,
+    rng: np.random.Generator,
+    *,
+    root: str | Path | None = None,
+    url: str = PJM_URL,
+    directory: str | Path = DEFAULT_DIRECTORY,
+    num_days: int = 1200,
+    validation_fraction: float = 0.2,
+    block_weeks: int = 2,
+    gap_days: int = 1,
+) -> Dataset:
+    """Contexts (N, 76), next-day loads (N, 24) and a split of the days.
+
+    Real: N = 3165 target days, 2008-01-29 to 2016-09-27; test is 2014-12-30 to the end (638 days).
+    Simulated: N = num_days - 28; test is the last fifth. Validation is drawn by `rng` (see
+    `split_days`), which is the only thing that differs between seeds.
+
+    Args:
+        source: "real" or "simulated"; real is never replaced by simulated.
+        rng: the run's generator for the split.
+        root: the user's folder with the real files (see `fetch`); not used by simulated.
+        url: address of the folder of the real files.
+        directory: where downloads land.
+        num_days: simulated days before the first 28 are spent as history.
+        validation_fraction, block_weeks, gap_days: see `split_days`.
+
+    Raises:
+        DataError: an unknown source, files that cannot be had or are not the pinned ones, or
+            values out of range.
+    """
+    if source == "real":
+        daily = daily_load(fetch_pjm(root, url, directory))
+    elif source == "simulated":
+        daily = simulated_daily(num_days)
+    else:
+        raise DataError(f"data={source}: there is no such source; use one of {', '.join(SOURCES)}.")
+    contexts, outcomes = load_features(daily)
+    dates = pd.DatetimeIndex(contexts.index).to_numpy().astype("datetime64[D]")
+    if source == "real":
+        first_test = int(np.searchsorted(dates, FIRST_TEST_DAY))
+    else:
+        first_test = len(dates) - round(SIMULATED_TEST_FRACTION * len(dates))
+    split = split_days(
+        len(dates),
+        first_test,
+        rng,
+        validation_fraction=validation_fraction,
+        block_weeks=block_weeks,
+        gap_days=gap_days,
+    )
+    return Dataset(
+        name="power",
+        source=source,
+        contexts=contexts.to_numpy(dtype=np.float64),
+        outcomes=outcomes.to_numpy(dtype=np.float64),
+        dates=dates,
+        feature_names=tuple(contexts.columns),
+        train=split.train,
+        validation=split.validation,
+        test=split.test,
+    )

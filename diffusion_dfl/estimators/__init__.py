@@ -1,0 +1,18 @@
+"""Gradient estimators: how a batch becomes a gradient of the predictor's weights."""
+
+from diffusion_dfl.estimators.base import Batch, Estimator, Loss
+from diffusion_dfl.estimators.policy import Policy
+from diffusion_dfl.estimators.reparam import Reparam
+from diffusion_dfl.estimators.score import Score, score_weights
+from diffusion_dfl.estimators.two_stage import TwoStage
+
+__all__ = [
+    "Batch",
+    "Estimator",
+    "Loss",
+    "Policy",
+    "Reparam",
+    "Score",
+    "TwoStage",
+    "score_weights",
+]

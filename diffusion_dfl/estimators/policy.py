@@ -1,0 +1,22 @@
+"""Full-information policy learning (appendix A.7): the cost of the network's own decision."""
+
+import torch
+
+from diffusion_dfl.estimators.base import Batch, Loss
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import PolicyNetwork, Predictor
+
+
+class Policy:
+    """``mean f(y, phi(x))``; constraints are ignored in training, as in the paper."""
+
+    decision_focused = True
+
+    def __call__(
+        self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
+    ) -> Loss:
+        if not isinstance(predictor, PolicyNetwork):
+            raise TypeError(f"grad=policy needs model=policy, not {type(predictor).__name__}")
+        decision = predictor.decide(batch.context)
+        cost = layer.program.cost(batch.outcome.double(), decision.double()).mean()
+        return Loss(cost, {"decision_cost": cost.detach()})

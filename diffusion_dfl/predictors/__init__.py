@@ -1,0 +1,16 @@
+"""Predictors: networks that turn a context into scenarios of the outcome. They know no program."""
+
+from diffusion_dfl.predictors.base import Predictor, Standardiser
+from diffusion_dfl.predictors.deterministic import DeterministicPredictor
+from diffusion_dfl.predictors.diffusion import DiffusionPredictor
+from diffusion_dfl.predictors.gaussian import GaussianPredictor
+from diffusion_dfl.predictors.policy import PolicyNetwork
+
+__all__ = [
+    "DeterministicPredictor",
+    "DiffusionPredictor",
+    "GaussianPredictor",
+    "PolicyNetwork",
+    "Predictor",
+    "Standardiser",
+]

@@ -1,0 +1,47 @@
+"""Point prediction by a multilayer perceptron (Table 2, column 1): one scenario, no noise."""
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_dfl.predictors.base import Predictor, mlp
+
+
+class DeterministicPredictor(Predictor):
+    """``y_hat(x)``; trained on the mean squared error of standardised outcomes.
+
+    Args:
+        context_size: d_x.
+        outcome_size: d_y.
+        width: units a hidden layer.
+        layers: hidden layers.
+        dropout: share of hidden units dropped in training.
+    """
+
+    has_density = False
+    stochastic = False
+
+    def __init__(
+        self, context_size: int, outcome_size: int, width: int = 256, layers: int = 2, dropout: float = 0.0
+    ) -> None:
+        super().__init__(context_size, outcome_size)
+        self.network = mlp(context_size, width, layers, outcome_size, dropout, nn.ReLU)
+
+    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error in standardised units."""
+        return (self.network(self.contexts(context)) - self.outcomes(outcome)).square().mean()
+
+    def sample(
+        self,
+        context: Tensor,
+        num_scenarios: int,
+        generator: torch.Generator,
+        differentiable: bool = False,
+    ) -> Tensor:
+        """The prediction as the only scenario, ``(B, 1, d_y)``, whatever ``num_scenarios``."""
+        with torch.set_grad_enabled(differentiable):
+            return self.outcomes.inverse(self.network(self.contexts(context))).unsqueeze(1)
+
+    def weighted_log_density(
+        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        raise TypeError("a point prediction has no density")

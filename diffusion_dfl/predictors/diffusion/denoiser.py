@@ -1,0 +1,100 @@
+"""The denoising network: a SiLU perceptron on noisy outcome, time and context (Table 2)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Prediction = Literal["epsilon", "x0", "v"]
+
+_EMBEDDING_SIZE = 16
+_TIME_WIDTH = 64
+
+
+class Denoiser(nn.Module):
+    """Predicts the noise of ``y_t`` given step and context.
+
+    The first layer is a sum of three parts, of ``y_t``, of the time and of the context, so the
+    context's part (:meth:`context_features`) is computed once a context, not once a scenario
+    and step.
+
+    Args:
+        context_size: d_x.
+        outcome_size: d_y.
+        width: units a hidden layer.
+        layers: hidden layers, at least 1.
+        dropout: share of hidden units dropped in training.
+        num_steps: T, the scale of the time embedding.
+    """
+
+    def __init__(
+        self,
+        context_size: int,
+        outcome_size: int,
+        width: int,
+        layers: int,
+        dropout: float,
+        num_steps: int,
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers={layers} must be at least 1")
+        self.num_steps = num_steps
+        self.from_outcome = nn.Linear(outcome_size, width)
+        self.from_context = nn.Linear(context_size, width, bias=False)
+        self.from_time = nn.Sequential(
+            nn.Linear(_EMBEDDING_SIZE, _TIME_WIDTH), nn.SiLU(), nn.Linear(_TIME_WIDTH, width)
+        )
+        hidden: list[nn.Module] = [nn.SiLU(), nn.Dropout(dropout)]
+        for _ in range(layers - 1):
+            hidden += [nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout)]
+        self.trunk = nn.Sequential(*hidden, nn.Linear(width, outcome_size))
+
+    def context_features(self, context: Tensor) -> Tensor:
+        """The context's part of the first layer: ``(B, d_x) -> (B, width)``."""
+        return self.from_context(context)
+
+    def time_features(self, steps: Tensor) -> Tensor:
+        """The time's part of the first layer: integer steps ``(...)`` -> ``(..., width)``."""
+        # Steps are measured on a scale of 1000, so that the embedding means the same for any T.
+        place = steps.to(torch.float32) * (1000.0 / self.num_steps)
+        half = _EMBEDDING_SIZE // 2
+        exponents = torch.arange(half, device=steps.device, dtype=torch.float32) / half
+        angles = place.unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponents)
+        return self.from_time(torch.cat([angles.cos(), angles.sin()], dim=-1))
+
+    def forward(self, noisy: Tensor, time_features: Tensor, context_features: Tensor) -> Tensor:
+        """Output of the network, ``(..., d_y)``; the three inputs broadcast."""
+        return self.trunk(self.from_outcome(noisy) + (time_features + context_features))
+
+
+def to_clean(prediction: Prediction, output: Tensor, noisy: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """The clean outcome y_0 that a network output implies, all ``(..., d_y)`` or broadcasting.
+
+    ``y_t = signal y_0 + noise eps``; the output is eps, y_0 or ``v = signal eps - noise y_0``
+    (Salimans and Ho, 2022).
+    """
+    if prediction == "epsilon":
+        return (noisy - noise * output) / signal
+    if prediction == "x0":
+        return output
+    return signal * noisy - noise * output
+
+
+def to_target(prediction: Prediction, clean: Tensor, epsilon: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """What the network should output for a clean outcome and the noise added to it."""
+    if prediction == "epsilon":
+        return epsilon
+    if prediction == "x0":
+        return clean
+    return signal * epsilon - noise * clean
+
+
+def epsilon_error_scale(prediction: Prediction, signal: Tensor, noise: Tensor) -> Tensor:
+    """Factor from an error of the output to the error of the noise it implies."""
+    if prediction == "epsilon":
+        return torch.ones_like(signal)
+    if prediction == "x0":
+        return signal / noise
+    return signal

@@ -1,0 +1,90 @@
+"""Noise schedules of length T and the timesteps a shorter sampler takes.
+
+Step ``t`` runs from 1 to T; ``alpha_bar[t]`` is the share of signal variance left after t steps,
+``alpha_bar[0] = 1``. The linear schedule is the one of Ho et al. (2020), beta from 1e-4 to 0.02 at
+T = 1000; for another T its curve is resampled, so that the last step is noise for any T.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ScheduleName = Literal["linear", "cosine"]
+Spacing = Literal["uniform", "quadratic"]
+
+_REFERENCE_STEPS = 1000
+_MAX_BETA = 0.999
+
+
+class NoiseSchedule(nn.Module):
+    """``q(y_t | y_0) = N(sqrt(alpha_bar_t) y_0, (1 - alpha_bar_t) I)``.
+
+    Args:
+        name: ``linear`` (Ho et al., 2020) or ``cosine`` (Nichol and Dhariwal, 2021, Eq. 17).
+        num_steps: T.
+    """
+
+    alpha_bar: Tensor
+
+    def __init__(self, name: ScheduleName, num_steps: int) -> None:
+        super().__init__()
+        if num_steps < 1:
+            raise ValueError(f"num_steps={num_steps} must be at least 1")
+        curves = {"linear": _linear, "cosine": _cosine}
+        if name not in curves:
+            raise ValueError(f"schedule={name!r} is unknown; choose one of {sorted(curves)}")
+        self.num_steps = num_steps
+        curve = torch.cat([torch.ones(1, dtype=torch.float64), curves[name](num_steps)])
+        self.register_buffer("alpha_bar", curve.float(), persistent=False)
+
+    def signal(self, steps: Tensor) -> Tensor:
+        """sqrt(alpha_bar_t), of the shape of ``steps`` (integers in 0..T)."""
+        return self.alpha_bar[steps].sqrt()
+
+    def noise(self, steps: Tensor) -> Tensor:
+        """sqrt(1 - alpha_bar_t), of the shape of ``steps``."""
+        return (1.0 - self.alpha_bar[steps]).sqrt()
+
+
+def _linear(num_steps: int) -> Tensor:
+    """alpha_bar_1..alpha_bar_T of the linear schedule, by its log-curve at T = 1000."""
+    beta = torch.linspace(1e-4, 0.02, _REFERENCE_STEPS, dtype=torch.float64)
+    log_curve = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-beta).cumsum(0)])
+    place = torch.arange(1, num_steps + 1, dtype=torch.float64) * _REFERENCE_STEPS / num_steps
+    below = place.floor().clamp_max(_REFERENCE_STEPS - 1).long()
+    share = place - below
+    return ((1 - share) * log_curve[below] + share * log_curve[below + 1]).exp()
+
+
+def _cosine(num_steps: int) -> Tensor:
+    """alpha_bar_t = f(t)/f(0), f(t) = cos^2((t/T + 0.008)/1.008 * pi/2), with beta <= 0.999."""
+    place = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    curve = torch.cos((place + 0.008) / 1.008 * math.pi / 2) ** 2
+    beta = (1 - curve[1:] / curve[:-1]).clamp_max(_MAX_BETA)
+    return (1 - beta).cumprod(0)
+
+
+def sampling_timesteps(num_diffusion_steps: int, num_sampling_steps: int, spacing: Spacing) -> list[int]:
+    """The S timesteps a sampler visits, rising, the last one T.
+
+    ``uniform``: ``round(T i / S)``; ``quadratic``: ``round(T (i / S)^2)``, denser near the data,
+    for i = 1..S; repeated steps are moved up so that all differ.
+
+    Raises:
+        ValueError: S outside 1..T, or an unknown spacing.
+    """
+    total, count = num_diffusion_steps, num_sampling_steps
+    if not 1 <= count <= total:
+        raise ValueError(
+            f"num_sampling_steps={count} must lie in 1..num_diffusion_steps={total}"
+        )
+    powers = {"uniform": 1, "quadratic": 2}
+    if spacing not in powers:
+        raise ValueError(f"spacing={spacing!r} is unknown; choose one of {sorted(powers)}")
+    steps: list[int] = []
+    for i in range(1, count + 1):
+        step = round(total * (i / count) ** powers[spacing])
+        steps.append(max(step, steps[-1] + 1 if steps else 1))
+    return steps

@@ -1,0 +1,50 @@
+"""The bandit baseline (appendix A.7): a network that maps the context to a decision."""
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_dfl.predictors.base import Predictor, mlp
+
+
+class PolicyNetwork(Predictor):
+    """``z = phi(x)``, trained on the cost itself; it knows no constraint and predicts no outcome.
+
+    Args:
+        context_size: d_x.
+        outcome_size: size of a decision; decisions and outcomes share units in the paper's tasks,
+            so the standardisation of the outcomes serves as output scale.
+        width: units a hidden layer.
+        layers: hidden layers.
+        dropout: share of hidden units dropped in training.
+    """
+
+    pathwise = False
+    has_density = False
+    stochastic = False
+
+    def __init__(
+        self, context_size: int, outcome_size: int, width: int = 256, layers: int = 2, dropout: float = 0.0
+    ) -> None:
+        super().__init__(context_size, outcome_size)
+        self.network = mlp(context_size, width, layers, outcome_size, dropout, nn.ReLU)
+
+    def decide(self, context: Tensor) -> Tensor:
+        """Decisions ``(B, n)`` in raw units, before any projection on the feasible set."""
+        return self.outcomes.inverse(self.network(self.contexts(context)))
+
+    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+        raise TypeError("a policy predicts no outcome; train it with grad=policy")
+
+    def sample(
+        self,
+        context: Tensor,
+        num_scenarios: int,
+        generator: torch.Generator,
+        differentiable: bool = False,
+    ) -> Tensor:
+        raise TypeError("a policy predicts no outcome; use decide()")
+
+    def weighted_log_density(
+        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        raise TypeError("a policy predicts no outcome")

@@ -1,0 +1,282 @@
+"""The training loop: epochs, model selection on validation, a checkpoint an epoch."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from diffusion_dfl.estimators import Batch, Estimator
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.training.files import read_tensors, write_tensors
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a gradient is not finite; the message says where, the best weights are kept."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Knobs of one stage of training; see ``conf/`` for the values in use.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: contexts a step.
+        learning_rate: of Adam.
+        weight_decay: of AdamW.
+        decay: ``constant`` or ``cosine`` learning rate over the epochs.
+        gradient_clip: largest gradient norm; 0 for none.
+        ema_decay: of the averaged weights that are validated and kept; 0 for none.
+        patience: epochs without a better validation score before stopping; 0 for none.
+        validate_every: epochs between validations.
+        divergence_factor: a validation score above this multiple of the first one stops the stage;
+            0 for none.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.0
+    decay: Literal["constant", "cosine"] = "constant"
+    gradient_clip: float = 0.0
+    ema_decay: float = 0.0
+    patience: int = 0
+    validate_every: int = 1
+    divergence_factor: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; all of it is in the checkpoint."""
+
+    epoch: int = 0
+    best_score: float = math.inf
+    best_epoch: int = 0
+    first_score: float = math.inf
+    diverged: bool = False
+    done: bool = False
+    seconds: dict[str, float] = field(default_factory=lambda: {"forward": 0.0, "backward": 0.0, "validation": 0.0})
+    saved_bytes: int = 0
+
+
+#: ``(stage, epoch, metrics)`` once an epoch.
+Log = Callable[[str, int, dict[str, float]], None]
+
+
+class Stage:
+    """One stage of training of a predictor, resumable to the last digit.
+
+    Args:
+        name: ``fit`` or ``train``, the name in the log.
+        predictor: trained in place; holds the best weights after :meth:`run`.
+        estimator: turns a batch into a loss.
+        layer: decision layer handed to the estimator.
+        contexts, outcomes: training rows ``(N, d_x)``, ``(N, d_y)``, on the predictor's device.
+        settings: knobs.
+        score: validation score of a predictor in evaluation mode, lower is better.
+        generator: noise of batches and estimators.
+        checkpoint: file of the checkpoint.
+        log: called once an epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        predictor: Predictor,
+        estimator: Estimator,
+        layer: DecisionLayer,
+        contexts: Tensor,
+        outcomes: Tensor,
+        settings: TrainingSettings,
+        score: Callable[[Predictor], float],
+        generator: torch.Generator,
+        checkpoint: Path,
+        log: Log,
+    ) -> None:
+        self.name, self.predictor, self.estimator, self.layer = name, predictor, estimator, layer
+        self.contexts, self.outcomes = contexts, outcomes
+        self.settings, self.score, self.generator = settings, score, generator
+        self.checkpoint, self.log = checkpoint, log
+        self.optimizer = torch.optim.AdamW(
+            predictor.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.average: AveragedModel | None = None
+        if settings.ema_decay:
+            self.average = AveragedModel(
+                predictor, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)
+            )
+        self.best = copy.deepcopy(predictor.state_dict())
+        self.progress = Progress()
+
+    @property
+    def evaluated(self) -> Predictor:
+        """The weights that are validated: the average if there is one."""
+        module = self.predictor if self.average is None else self.average.module
+        assert isinstance(module, Predictor)
+        return module
+
+    def run(self) -> Progress:
+        """Train to the end from the start or the checkpoint; load the best weights.
+
+        Raises:
+            TrainingDiverged: a loss or gradient that is not finite. The best weights so far are
+                in the predictor and in the checkpoint.
+        """
+        if self.checkpoint.exists():
+            self._load()
+        elif not self.progress.done:
+            self._validate({})
+            self._save()
+        try:
+            while not self.progress.done:
+                self._epoch()
+        finally:
+            self.predictor.load_state_dict(self.best)
+            self.predictor.eval()
+        return self.progress
+
+    def _epoch(self) -> None:
+        settings, progress = self.settings, self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * self._rate(progress.epoch)
+        rows = len(self.contexts)
+        order = torch.randperm(rows, generator=self.generator, device=self.contexts.device)
+        totals: dict[str, Tensor] = {}
+        steps = 0
+        for index in order.split(settings.batch_size):
+            if len(index) < min(settings.batch_size, rows) // 2:
+                continue  # a last sliver of a batch is all noise
+            for key, value in self._step(index, steps).items():
+                totals[key] = totals.get(key, torch.zeros_like(value)) + value
+            steps += 1
+        progress.epoch += 1
+        metrics = {key: float(value) / steps for key, value in totals.items()}
+        last = progress.epoch >= settings.epochs
+        if last or progress.epoch % settings.validate_every == 0:
+            self._validate(metrics)
+        else:
+            self.log(self.name, progress.epoch, metrics)
+        stale = progress.epoch - progress.best_epoch
+        if last or progress.diverged or (settings.patience and stale >= settings.patience):
+            progress.done = True
+        self._save()
+
+    def _rate(self, epoch: int) -> float:
+        if self.settings.decay == "constant":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * epoch / self.settings.epochs))
+
+    def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
+        start = time.perf_counter()
+        self.predictor.train()
+        batch = Batch(self.contexts[index], self.outcomes[index])
+        if self.progress.saved_bytes:
+            loss = self.estimator(self.predictor, self.layer, batch, self.generator)
+        else:
+            with SavedBytes() as counter:
+                loss = self.estimator(self.predictor, self.layer, batch, self.generator)
+            self.progress.saved_bytes = counter.total
+        middle = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.value.backward()
+        limit = self.settings.gradient_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), limit)
+        if not bool(torch.isfinite(norm) & torch.isfinite(loss.value)):
+            raise TrainingDiverged(
+                f"stage {self.name!r}, epoch {self.progress.epoch + 1}, step {step + 1}: loss "
+                f"{float(loss.value)}, gradient norm {float(norm)}; "
+                + ", ".join(f"{k} {float(v):.4g}" for k, v in loss.metrics.items())
+                + ". Lower the learning rate or the decision weight, or clip gradients; the best "
+                f"weights are those of epoch {self.progress.best_epoch}"
+            )
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.predictor)
+        end = time.perf_counter()
+        self.progress.seconds["forward"] += middle - start
+        self.progress.seconds["backward"] += end - middle
+        return {"loss": loss.value.detach(), "gradient_norm": norm.detach(), **loss.metrics}
+
+    def _validate(self, metrics: dict[str, float]) -> None:
+        start = time.perf_counter()
+        progress, evaluated = self.progress, self.evaluated
+        evaluated.eval()
+        score = self.score(evaluated)
+        progress.seconds["validation"] += time.perf_counter() - start
+        if progress.first_score == math.inf:
+            progress.first_score = score
+        if score < progress.best_score:
+            progress.best_score, progress.best_epoch = score, progress.epoch
+            self.best = copy.deepcopy(evaluated.state_dict())
+        limit = self.settings.divergence_factor * progress.first_score
+        if not math.isfinite(score) or (limit > 0 and score > limit):
+            progress.diverged = True
+        self.log(self.name, progress.epoch, {**metrics, "validation_score": score})
+
+    def _save(self) -> None:
+        device_states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+        if self.contexts.device.type == "cuda":
+            device_states["cuda"] = torch.cuda.get_rng_state(self.contexts.device)
+        write_tensors(
+            self.checkpoint,
+            {
+                "predictor": self.predictor.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+                "global_generators": device_states,
+                "progress": asdict(self.progress),
+            },
+        )
+
+    def _load(self) -> None:
+        saved = read_tensors(self.checkpoint, self.contexts.device)
+        self.predictor.load_state_dict(saved["predictor"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.best = saved["best"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"].cpu())
+        torch.set_rng_state(saved["global_generators"]["cpu"].cpu())
+        if "cuda" in saved["global_generators"]:
+            torch.cuda.set_rng_state(saved["global_generators"]["cuda"].cpu(), self.contexts.device)
+        self.progress = Progress(**saved["progress"])
+
+
+class SavedBytes:
+    """Counts the bytes autograd keeps for a backward pass, each storage once.
+
+    Example:
+        >>> with SavedBytes() as counter:
+        ...     loss = model(x).sum()
+        >>> counter.total
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._seen: set[int] = set()
+
+    def __enter__(self) -> "SavedBytes":
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)  # type: ignore[arg-type]
+        self._seen.clear()
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # Weights are there anyway; only what the graph keeps alive counts.
+        if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor

@@ -1,0 +1,76 @@
+"""A Dataset refuses arrays and splits that could mislead a run, and says where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffusion_dfl.data import DataError, Dataset
+from diffusion_dfl.errors import UserError
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
+        "name": "toy",
+        "source": "simulated",
+        "contexts": np.arange(12.0).reshape(6, 2),
+        "outcomes": np.arange(18.0).reshape(6, 3),
+        "dates": np.arange("2020-01-01", "2020-01-07", dtype="datetime64[D]"),
+        "feature_names": ("left", "right"),
+        "train": np.array([0, 1, 2]),
+        "validation": np.array([3]),
+        "test": np.array([4, 5]),
+    }
+    return good | changes
+
+
+def with_value(array: np.ndarray, row: int, column: int, value: float) -> np.ndarray:
+    changed = array.copy()
+    changed[row, column] = value
+    return changed
+
+
+def test_sound_data_are_accepted() -> None:
+    assert Dataset(**fields()).outcomes.shape == (6, 3)
+
+
+def test_nan_feature_is_named_with_its_date() -> None:
+    contexts = with_value(fields()["contexts"], 2, 1, np.nan)
+    with pytest.raises(DataError, match=r"feature right is nan on 2020-01-03"):
+        Dataset(**fields(contexts=contexts))
+
+
+def test_infinite_outcome_is_named_with_its_date() -> None:
+    outcomes = with_value(fields()["outcomes"], 5, 2, np.inf)
+    with pytest.raises(DataError, match=r"outcome 2 is inf on 2020-01-06"):
+        Dataset(**fields(outcomes=outcomes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation": np.array([2, 3])}, "2020-01-03 is in both train and validation"),
+        ({"test": np.array([3, 4])}, "2020-01-04 is in both validation and test"),
+        ({"train": np.array([], dtype=np.int64)}, "the train split has no day"),
+        ({"test": np.array([4, 6])}, "outside 0..5"),
+        ({"train": np.array([1, 0])}, "sorted without repeats"),
+        ({"train": np.array([0, 0])}, "sorted without repeats"),
+        ({"train": np.array([True, False])}, "integer rows"),
+        ({"outcomes": np.ones((5, 3))}, "5 of outcomes"),
+        ({"outcomes": np.ones(6)}, "outcomes must be a float64 matrix"),
+        ({"contexts": np.ones((6, 2), dtype=np.float32)}, "float32"),
+        ({"feature_names": ("left",)}, "2 context columns but 1 feature names"),
+        ({"feature_names": ("left", "left")}, "feature names repeat"),
+        ({"dates": np.arange(6)}, r"dates must be datetime64\[D\]"),
+        ({"source": "invented"}, "source is 'invented'"),
+    ],
+)
+def test_unsound_data_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Dataset(**fields(**changes))
+
+
+def test_data_errors_are_user_errors() -> None:
+    assert issubclass(DataError, UserError)
