@@ -29,7 +29,7 @@ def load_features(daily: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         daily: (days, 24) loads at consecutive dates, as `daily_load` gives them.
 
     Returns:
-        contexts (days - 28, 76) and outcomes (days - 28, 24), float64, both indexed by the target
+        contexts (days - 28, 53) and outcomes (days - 28, 24), float64, both indexed by the target
         day. The first 28 days have no full history and are contexts only.
 
     Raises:
@@ -87,15 +87,15 @@ def _load_columns(loads: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         result: NDArray[np.float64] = values[LONGEST_LAG - days_back : len(values) - days_back]
         return result
 
-    previous, last_week = lagged(loads, 1), lagged(loads, 7)
+    previous = lagged(loads, 1)
     columns = {f"prev_{name}": previous[:, hour] for hour, name in enumerate(HOURS)}
-    columns |= {f"week_{name}": last_week[:, hour] for hour, name in enumerate(HOURS)}
     columns["prev_mean"] = previous.mean(axis=1)
     columns["prev_max"] = previous.max(axis=1)
     columns["prev_min"] = previous.min(axis=1)
     daily_mean = loads.mean(axis=1)
     columns["lag2_mean"] = lagged(daily_mean, 2)
     columns["lag3_mean"] = lagged(daily_mean, 3)
+    columns["lag7_mean"] = lagged(daily_mean, 7)
     for window in ROLLING_WINDOWS:
         # windows[i] covers days i .. i + window - 1; that of target t starts at t - window.
         # Each is summed on its own: a running sum would carry rounding from one to the next.

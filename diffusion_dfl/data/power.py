@@ -29,7 +29,7 @@ def power_dataset(
     block_weeks: int = 2,
     gap_days: int = 1,
 ) -> Dataset:
-    """Contexts (N, 76), next-day loads (N, 24) and a split of the days.
+    """Contexts (N, 53), next-day loads (N, 24) and a split of the days.
 
     Real: N = 3165 target days, 2008-01-29 to 2016-09-27; test is 2014-12-30 to the end (638 days).
     Simulated: N = num_days - 28; test is the last fifth. Validation is drawn by `rng` (see

@@ -36,7 +36,8 @@ class PowerProgram:
     Attributes:
         shortage: gamma_s, cost of a unit of unmet load (paper: 50).
         excess: gamma_e, cost of a unit of surplus generation (paper: 0.5).
-        ramp: largest change between consecutive hours, in load units (paper: 0.4; infinite for none).
+        ramp: largest change between consecutive hours, in load units (paper: 0.4).
+            Infinite for no limit.
         num_decisions: hours in a schedule.
     """
 

@@ -81,8 +81,8 @@ def bandwidth(
 
     The spread is the weighted population standard deviation, so the rule is a smooth function of
     the scenarios and of their weights and can be differentiated in both. Identical scenarios and
-    ``M = 1`` give exactly 0 with a zero gradient, which selects the exact program. So do values that
-    are not finite and weights without a positive sum; the solver reports those instances.
+    ``M = 1`` give exactly 0 with a zero gradient, which selects the exact program. So do values
+    that are not finite and weights without a positive sum; the solver reports those instances.
 
     Args:
         scenarios: ``(B, M, d_y)``.

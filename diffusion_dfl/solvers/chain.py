@@ -24,7 +24,8 @@ HourSlope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 def kinked_chain(points: Tensor, jumps: Tensor, offset: Tensor, slope: Tensor, ramp: float) -> Tensor:
     """Exact optimum when the slope of every hour is a line with upward jumps.
 
-    The slope of hour h at z is ``slope * z + offset_h + sum_m jumps_mh [y_mh < z]``.
+    The slope of hour h at z is ``slope * z + offset_h + sum_m jumps_mh [y_mh < z]``. Right of an
+    hour's last jump it must not be negative, as holds for any cost of surplus.
 
     Args:
         points: jump positions y, ``(B, M, n)``.

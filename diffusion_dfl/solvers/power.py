@@ -209,8 +209,10 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
     curvature = program.hessian(data.scenarios, data.weights, data.bandwidth, z).amax(1)
     resolution = _ROUNDING * curvature * magnitude
-    allowed = _TOLERANCE * (1e-300 + data.scale) + resolution
-    good = (residuals <= allowed.unsqueeze(1)).all(1)
+    # In the units of the three residuals: a slope, a length and their product.
+    slope, length = _TOLERANCE * (1e-300 + data.scale), 1e-300 + magnitude
+    allowed = torch.stack([slope + resolution, _TOLERANCE * length, slope * length], dim=1)
+    good = (residuals <= allowed).all(1)
     status = torch.where(good, int(Status.SOLVED), int(Status.NOT_CONVERGED))
     return Solution(z, duals, subgradients, held, status, iterations, residuals)
 

@@ -44,9 +44,11 @@ def solve_reference(
         ValueError: a positive bandwidth, or shapes that do not match.
     """
     if scenarios.dtype != torch.float64:
-        raise TypeError(f"scenarios have dtype {scenarios.dtype}; the reference needs torch.float64")
+        raise TypeError(f"scenarios have dtype {scenarios.dtype}; torch.float64 is needed")
     if scenarios.dim() != 3 or scenarios.shape[1] < 1:
-        raise ValueError(f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, n), M >= 1")
+        raise ValueError(
+            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, n), M >= 1"
+        )
     if bandwidth is not None and bool((bandwidth > 0).any()):
         raise ValueError(
             "the reference solves exact programs only: a convolved cost has no conic form; "

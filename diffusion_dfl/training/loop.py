@@ -36,6 +36,10 @@ class TrainingSettings:
         ema_decay: of the averaged weights that are validated and kept; 0 for none.
         patience: epochs without a better validation score before stopping; 0 for none.
         validate_every: epochs between validations.
+        dropout: whether the stage trains with the predictor's dropout. A decision-focused stage that
+            samples with dropout trains a wider distribution than the one it is judged by.
+        context_noise: standard deviation of the noise added to training contexts, in standard
+            deviations of each feature; it keeps the network from memorising days.
         divergence_factor: a validation score above this multiple of the first one stops the stage;
             0 for none.
     """
@@ -49,6 +53,8 @@ class TrainingSettings:
     ema_decay: float = 0.0
     patience: int = 0
     validate_every: int = 1
+    dropout: bool = True
+    context_noise: float = 0.0
     divergence_factor: float = 0.0
 
 
@@ -175,8 +181,8 @@ class Stage:
 
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()
-        self.predictor.train()
-        batch = Batch(self.contexts[index], self.outcomes[index])
+        self.predictor.train(self.settings.dropout)
+        batch = Batch(self._noisy(self.contexts[index]), self.outcomes[index])
         if self.progress.saved_bytes:
             loss = self.estimator(self.predictor, self.layer, batch, self.generator)
         else:
@@ -203,6 +209,13 @@ class Stage:
         self.progress.seconds["forward"] += middle - start
         self.progress.seconds["backward"] += end - middle
         return {"loss": loss.value.detach(), "gradient_norm": norm.detach(), **loss.metrics}
+
+    def _noisy(self, contexts: Tensor) -> Tensor:
+        level = self.settings.context_noise
+        if not level:
+            return contexts
+        noise = torch.randn(contexts.shape, generator=self.generator, device=contexts.device)
+        return contexts + level * self.predictor.contexts.scale * noise
 
     def _validate(self, metrics: dict[str, float]) -> None:
         start = time.perf_counter()

@@ -28,7 +28,7 @@ def load_script() -> ModuleType:
 def test_simulated_set_has_its_last_fifth_for_test() -> None:
     data = power_dataset("simulated", np.random.default_rng(0))
     assert (data.name, data.source) == ("power", "simulated")
-    assert data.contexts.shape == (1172, 76) and data.outcomes.shape == (1172, 24)
+    assert data.contexts.shape == (1172, 53) and data.outcomes.shape == (1172, 24)
     assert data.test.tolist() == list(range(1172 - 234, 1172))
     assert len(data.validation) == 14 * 14
     assert data.dates[0] == np.datetime64("2010-01-29")
@@ -68,7 +68,7 @@ def test_real_is_never_replaced(tmp_path: Path) -> None:
 
 def test_real_set(real_root: Path) -> None:
     data = power_dataset("real", np.random.default_rng(0), root=real_root)
-    assert data.contexts.shape == (3165, 76) and data.outcomes.shape == (3165, 24)
+    assert data.contexts.shape == (3165, 53) and data.outcomes.shape == (3165, 24)
     assert (str(data.dates[0]), str(data.dates[-1])) == ("2008-01-29", "2016-09-27")
     assert np.all(np.diff(data.dates) == np.timedelta64(1, "D"))
     assert len(data.test) == 638

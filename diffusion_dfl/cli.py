@@ -1,0 +1,70 @@
+"""The command line around Hydra: arguments made readable, errors made one message."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from diffusion_dfl.config.arguments import BARE, normalise
+from diffusion_dfl.errors import UserError
+
+
+def guarded(main: Callable[[], object]) -> int:
+    """Normalise ``sys.argv``, call Hydra's main, and turn user errors into one line.
+
+    Returns:
+        The exit code: 0, 1 for a failed run, 2 for bad input, 130 for Ctrl-C.
+    """
+    configure_logging()
+    bare = len(sys.argv) == 1
+    try:
+        sys.argv[1:] = normalise(sys.argv[1:])
+        if bare:
+            logging.getLogger(__name__).info("no arguments: running %s", " ".join(BARE))
+        # Hydra would print its own version of an error and exit; here it is raised.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        main()
+    except UserError as error:
+        return _fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return _fail(explain(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on where it stopped", 130)
+    return 0
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def configure_logging() -> None:
+    """Plain lines on stderr; results go to stdout."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("filelock").setLevel(logging.WARNING)
+
+
+def explain(error: Exception) -> str:
+    """One message for an error of Hydra or OmegaConf: the key, the value and the mend."""
+    cause = error.__cause__ or error.__context__
+    inner = cause if isinstance(cause, OmegaConfBaseException) else error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(inner, OmegaConfBaseException) and inner is not error:
+        lines += [line.strip() for line in str(inner).splitlines() if line.strip()]
+    text = "; ".join(
+        dict.fromkeys(line for line in lines if not line.startswith(("reference_type", "object_type")))
+    )
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        wrong = str(error.missing_cfg_file).rsplit("/", 1)[-1].removesuffix(".yaml")
+        close = get_close_matches(wrong, error.options, n=1)
+        if close:
+            return f"{text.splitlines()[0]}; did you mean {close[0]}?"
+    if isinstance(inner, ConfigKeyError) or "Could not override" in text:
+        return f"{text}; `python train.py --cfg job` shows every key"
+    if isinstance(inner, ValidationError):
+        return f"{text}; `python train.py --cfg job` shows every key with its value"
+    return text

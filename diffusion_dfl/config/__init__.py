@@ -1,0 +1,1 @@
+"""Configuration: schemas, the command line's conveniences, and the identity of a run."""

@@ -1,0 +1,119 @@
+"""What users type, made into what Hydra reads.
+
+Stock Hydra refuses overrides on both sides of ``-m`` and does not know ``seed=0-9``. This module
+puts the overrides in one row, turns ``seed=A-B`` into ``seed=range(A,B+1)``, names the defaults of a
+bare call, and refuses model and grad pairs that make no sense before any run of a sweep starts.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from diffusion_dfl.errors import UserError
+
+#: What ``python train.py`` without arguments runs.
+BARE = ("task=power", "data=simulated", "model=diffusion", "grad=score", "scale=smoke")
+
+#: The grads that make sense for a model.
+CELLS: dict[str, tuple[str, ...]] = {
+    "deterministic": ("two_stage", "reparam"),
+    "gaussian": ("two_stage", "reparam", "score"),
+    "diffusion": ("two_stage", "reparam", "score"),
+    "policy": ("policy",),
+}
+
+_VALUE_FLAGS = {
+    "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd",
+    "--config-dir", "--experimental-rerun",
+}
+_INFO_TOPICS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+_SEED_RANGE = re.compile(r"^seed=(\d+)-(\d+)$")
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """Overrides first, then flags, with seed ranges in Hydra's own grammar.
+
+    Args:
+        arguments: as in ``sys.argv[1:]``.
+
+    Raises:
+        UserError: an empty seed range, a range without ``-m``, a flag without its value, or a
+            pair of model and grad that makes no sense.
+    """
+    if not arguments:
+        return list(BARE)
+    overrides: list[str] = []
+    flags: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if word in _VALUE_FLAGS:
+            if not rest:
+                raise UserError(f"{word} needs a value, as in `{word} VALUE`")
+            flags.append(rest.pop(0))
+        elif word in ("-i", "--info") and rest and rest[0] in _INFO_TOPICS:
+            flags.append(rest.pop(0))
+    sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    overrides = [_expand_seed(word, sweep) for word in overrides]
+    refuse_bad_cells(overrides)
+    return overrides + flags
+
+
+def _expand_seed(word: str, sweep: bool) -> str:
+    match = _SEED_RANGE.match(word)
+    if match is None:
+        return word
+    first, last = map(int, match.groups())
+    if last < first:
+        raise UserError(
+            f"{word}: the range is empty, its end {last} comes before its start {first}; "
+            f"write seed={last}-{first}"
+        )
+    if not sweep:
+        raise UserError(f"{word} names {last - first + 1} runs; add -m to run them all")
+    return f"seed=range({first},{last + 1})"
+
+
+def refuse_bad_cells(overrides: Iterable[str]) -> None:
+    """Raise UserError if any model and grad pair of a (swept) command makes no sense."""
+    chosen = {"model": ["diffusion"], "grad": ["score"]}
+    for word in overrides:
+        key = word.split("=", 1)[0]
+        if key not in chosen or "=" not in word:
+            continue
+        try:
+            (override,) = OverridesParser.create().parse_overrides([word])
+        except HydraException:
+            return  # Hydra will say what is wrong with it.
+        if override.is_sweep_override():
+            chosen[key] = [str(value) for value in override.sweep_string_iterator()]
+        else:
+            chosen[key] = [str(override.value())]
+    for model, grad in product(chosen["model"], chosen["grad"]):
+        check_cell(model, grad)
+
+
+def check_cell(model: str, grad: str) -> None:
+    """Raise UserError for a known model with a grad that makes no sense for it."""
+    known_grads = {name for grads in CELLS.values() for name in grads}
+    if model in CELLS and grad in known_grads and grad not in CELLS[model]:
+        raise UserError(
+            f"model={model} grad={grad} makes no sense: {_reason(model, grad)}. "
+            "Pairs that do: "
+            + "; ".join(f"model={name} grad={','.join(grads)}" for name, grads in CELLS.items())
+        )
+
+
+def _reason(model: str, grad: str) -> str:
+    if model == "policy":
+        return "a policy maps contexts to decisions and predicts no outcome"
+    if grad == "policy":
+        return "grad=policy trains a policy network, not a predictor"
+    return "a point prediction has no density, so there is no score to estimate"

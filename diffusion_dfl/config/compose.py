@@ -1,0 +1,182 @@
+"""Composing configurations, and the identity that decides where a run lives."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_dfl.config.arguments import check_cell
+from diffusion_dfl.config.schema import register
+from diffusion_dfl.errors import UserError
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
+
+# These say where and how a run happens, not what its numbers are.
+_INCIDENTAL = ("device", "force", "output", "data.root", "data.url", "data.directory")
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/config.yaml`` with overrides, inside a Hydra application or outside of one."""
+    register()
+    if GlobalHydra.instance().is_initialized():
+        return compose("config", overrides=list(overrides))
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def reference_config(config: DictConfig) -> DictConfig:
+    """The untouched preset of the same cell, scale and seed."""
+    return compose_config(
+        [
+            f"task={config.task.name}", f"model={config.model.name}", f"grad={config.grad.name}",
+            f"scale={config.scale}", f"seed={config.seed}",
+        ]
+    )
+
+
+def deciding_values(config: DictConfig) -> dict[str, Any]:
+    """The flat ``key -> value`` pairs that decide a run's numbers."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    flat = dict(_flatten("", container))
+    return {
+        key: value
+        for key, value in sorted(flat.items())
+        if not any(key == name or key.startswith(name + ".") for name in _INCIDENTAL)
+    }
+
+
+def _flatten(prefix: str, value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        path = f"{prefix}{key}"
+        if isinstance(item, dict):
+            yield from _flatten(path + ".", item)
+        else:
+            yield path, item
+
+
+def digest(value: Any, length: int) -> str:
+    """Hexadecimal hash of a JSON value; numbers that are equal hash alike."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What names a run.
+
+    Attributes:
+        task, model, grad, scale, seed: the cell.
+        source: data source.
+        differs: keys whose values are not the preset's.
+        config_hash: of all deciding values but the seed.
+    """
+
+    task: str
+    model: str
+    grad: str
+    scale: str
+    seed: int
+    source: str
+    differs: dict[str, Any]
+    config_hash: str
+
+    @property
+    def path(self) -> Path:
+        """``<scale>/<task>/<model>-<grad>[-<hash>]/seed-<n>``."""
+        cell = f"{self.model}-{self.grad}"
+        if self.differs:
+            cell += "-" + digest(self.differs, 8)
+        return Path(self.scale, self.task, cell, f"seed-{self.seed}")
+
+
+def identify(config: DictConfig) -> Identity:
+    """Identity of a composed configuration.
+
+    Raises:
+        UserError: model and grad that make no sense together.
+    """
+    check_cell(config.model.name, config.grad.name)
+    values = deciding_values(config)
+    reference = deciding_values(reference_config(config))
+    differs = {
+        key: values.get(key)
+        for key in sorted(values.keys() | reference.keys())
+        if values.get(key) != reference.get(key)
+    }
+    return Identity(
+        task=config.task.name,
+        model=config.model.name,
+        grad=config.grad.name,
+        scale=config.scale,
+        seed=config.seed,
+        source=config.data.source,
+        differs=differs,
+        config_hash=digest({k: v for k, v in values.items() if k != "seed"}, 16),
+    )
+
+
+def fit_path(config: DictConfig) -> Path:
+    """Where the two-stage weights live: a function of what their fit reads, and of nothing else."""
+    values = deciding_values(config)
+    read = {
+        key: value
+        for key, value in values.items()
+        if key.split(".")[0] in ("task", "data", "model", "fit", "threads")
+        # Programs and evaluations do not enter the fit.
+        and key not in ("task.shortage", "task.excess", "task.ramp")
+        and not key.startswith("model.num_elbo") and key not in ("model.elbo_timesteps", "model.antithetic")
+    }
+    name = f"{config.model.name}-{digest(read, 8)}"
+    return Path(config.scale, config.task.name, "_fits", name, f"seed-{config.seed}")
+
+
+def validate(config: DictConfig) -> None:
+    """Refuse values no run could work with, before anything starts.
+
+    Raises:
+        UserError: naming the key, the value and the mend.
+    """
+    checks = [
+        ("seed", config.seed >= 0, "an integer >= 0"),
+        ("threads", config.threads >= 1, "an integer >= 1"),
+        ("device", config.device in ("auto", "cpu") or config.device.startswith("cuda"), "auto, cpu or cuda"),
+        ("decision.num_scenarios", config.decision.num_scenarios >= 1, "an integer >= 1"),
+        ("decision.bandwidth_scale", config.decision.bandwidth_scale >= 0, "a number >= 0"),
+        ("decision.on_failure", config.decision.on_failure in ("drop", "raise"), "drop or raise"),
+        ("decision.max_failure_share", 0 <= config.decision.max_failure_share <= 1, "in 0..1"),
+        ("evaluation.num_large", config.evaluation.num_large >= config.decision.num_scenarios,
+         f"at least decision.num_scenarios={config.decision.num_scenarios}"),
+    ]
+    for key in ("task.shortage", "task.excess", "task.ramp"):
+        checks.append((key, OmegaConf.select(config, key) >= 0, "a number >= 0"))
+    for stage in ("fit", "train"):
+        settings = config[stage]
+        checks += [
+            (f"{stage}.epochs", settings.epochs >= 0, "an integer >= 0"),
+            (f"{stage}.batch_size", settings.batch_size >= 1, "an integer >= 1"),
+            (f"{stage}.learning_rate", settings.learning_rate > 0, "a number > 0"),
+            (f"{stage}.weight_decay", settings.weight_decay >= 0, "a number >= 0"),
+            (f"{stage}.decay", settings.decay in ("constant", "cosine"), "constant or cosine"),
+            (f"{stage}.gradient_clip", settings.gradient_clip >= 0, "a number >= 0"),
+            (f"{stage}.ema_decay", 0 <= settings.ema_decay < 1, "in [0, 1)"),
+            (f"{stage}.patience", settings.patience >= 0, "an integer >= 0"),
+            (f"{stage}.validate_every", settings.validate_every >= 1, "an integer >= 1"),
+        ]
+    for key, good, mend in checks:
+        if not good:
+            raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
+    if config.grad.name == "score" and config.decision.bandwidth_scale == 0:
+        raise UserError(
+            "grad=score with decision.bandwidth_scale=0: the optimum of the exact sample program "
+            "sits on scenarios and does not move with their weights, so its score gradient is zero; "
+            "set decision.bandwidth_scale above 0 (1.5 is a good start) or use grad=reparam"
+        )
+    if config.grad.name == "score" and config.decision.num_scenarios < 2:
+        raise UserError("grad=score needs decision.num_scenarios of at least 2; the preset has more")

@@ -1,0 +1,357 @@
+"""One run from configuration to record: fit, train decision-focused, evaluate, write."""
+
+import copy
+import csv
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion_dfl.config.compose import Identity, fit_path, identify, validate
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.estimators import Estimator, TwoStage
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.tasks import Evaluation, Task, evaluate, power_task
+from diffusion_dfl.tasks.evaluation import decision_score
+from diffusion_dfl.training.environment import (
+    describe_environment,
+    peak_memory_bytes,
+    resolve_device,
+    source_hash,
+)
+from diffusion_dfl.training.files import read_tensors, replacing, write_json, write_tensors
+from diffusion_dfl.training.loop import Log, Progress, Stage, TrainingSettings
+from diffusion_dfl.training.run_directory import MetricsLog, RunDirectory
+from diffusion_dfl.training.streams import numpy_stream, stream_seed, torch_stream
+
+SCHEMA = 1
+
+logger = logging.getLogger(__name__)
+
+# Noise draws of the predictor's own validation loss: enough to rank epochs.
+_FIT_SCORE_DRAWS = 8
+
+
+def run(config: DictConfig) -> dict[str, Any] | None:
+    """Do one run, or find it done; the record, or None where the test is not looked at.
+
+    Raises:
+        UserError: a configuration or data that cannot work; nothing has been trained.
+    """
+    validate(config)
+    identity = identify(config)
+    device = resolve_device(config.device)
+    directory = RunDirectory(Path(config.output.root, "runs") / identity.path)
+    with directory.locked():
+        directory.claim(config, config.force)
+        done = directory.finished_summary()
+        if done is not None:
+            logger.info("%s is finished; add force=true to run it again", directory.path)
+            return done
+        directory.set_status("running")
+        try:
+            summary = _Run(config, identity, device, directory).execute()
+        except BaseException as error:
+            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            directory.set_status(kind, reason=reason, traceback=_traceback())
+            if not isinstance(error, UserError | KeyboardInterrupt):
+                logger.error("%s failed: %s", directory.path, reason)
+            raise
+        directory.set_status("finished")
+    return summary
+
+
+def _traceback() -> str:
+    """The traceback with paths from the package on, so that records name no machine."""
+    text = traceback.format_exc()
+    root = str(Path(__file__).resolve().parents[2])
+    return text.replace(root, ".").replace(sys.prefix, "<environment>")
+
+
+class _Run:
+    """The steps of one run; state that several of them share."""
+
+    def __init__(
+        self, config: DictConfig, identity: Identity, device: torch.device, directory: RunDirectory
+    ) -> None:
+        self.config, self.identity, self.device, self.directory = config, identity, device, directory
+        torch.set_num_threads(config.threads)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self.start = time.perf_counter()
+        self.task: Task = power_task(
+            config.data.source,
+            numpy_stream(config.seed, "split"),
+            shortage=config.task.shortage,
+            excess=config.task.excess,
+            ramp=config.task.ramp,
+            root=config.data.root,
+            url=config.data.url,
+            directory=config.data.directory,
+            num_days=config.data.num_days,
+            validation_fraction=config.task.validation_fraction,
+            block_weeks=config.task.block_weeks,
+            gap_days=config.task.gap_days,
+        )
+        self.layer = DecisionLayer(
+            self.task.program,
+            config.decision.bandwidth_scale,
+            sample_size=config.decision.num_scenarios,
+            on_failure=config.decision.on_failure,
+            max_failure_share=config.decision.max_failure_share,
+        )
+
+    def execute(self) -> dict[str, Any] | None:
+        """Fit, train, evaluate and write the record."""
+        config = self.config
+        write_json(
+            self.directory.path / "env.json", describe_environment(self.device, config.threads)
+        )
+        logger.info("%s", self.directory.path)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            predictor, fit_progress = self._fitted_predictor()
+            train_progress = self._train(predictor)
+        write_tensors(self.directory.weights, predictor.state_dict())
+        before = self.layer.statistics.seconds
+        started = time.perf_counter()
+        validation = self._score(predictor, copy.copy(self.layer))
+        result = None
+        if config.evaluation.test:
+            result = evaluate(
+                predictor,
+                self.layer,
+                *self._rows("test"),
+                self._num_scenarios(predictor),
+                torch_stream(config.seed, "test", self.device),
+                config.evaluation.num_large,
+            )
+        evaluated = time.perf_counter() - started
+        summary = self._summary(
+            validation, result, fit_progress, train_progress, solving=before, evaluation=evaluated
+        )
+        if result is not None:
+            self._write_days(result)
+        write_json(self.directory.summary, summary)
+        return summary
+
+    def _rows(self, part: str) -> tuple[Tensor, Tensor]:
+        """Contexts and outcomes of ``train``, ``validation`` or ``test``, float32 on the device."""
+        index = getattr(self.task.dataset, part)
+        return (
+            torch.as_tensor(self.task.dataset.contexts[index], dtype=torch.float32).to(self.device),
+            torch.as_tensor(self.task.dataset.outcomes[index], dtype=torch.float32).to(self.device),
+        )
+
+    def _num_scenarios(self, predictor: Predictor) -> int:
+        return self.config.decision.num_scenarios if predictor.stochastic else 1
+
+    def _new_predictor(self) -> Predictor:
+        torch.manual_seed(stream_seed(self.config.seed, "initialisation"))
+        arguments = {k: v for k, v in self.config.model.items() if k != "name"}
+        sizes = self.task.dataset.contexts.shape[1], self.task.dataset.outcomes.shape[1]
+        try:
+            predictor = instantiate(arguments, *sizes)
+        except Exception as error:
+            reason = error.__cause__ or error
+            raise UserError(f"model={self.config.model.name}: {reason}") from error
+        assert isinstance(predictor, Predictor)
+        predictor.fit_scaling(*self._rows("train"))
+        return predictor.to(self.device)
+
+    def _estimator(self) -> Estimator:
+        arguments = {k: v for k, v in self.config.grad.items() if k != "name"}
+        if self.config.grad.name in ("reparam", "score"):
+            arguments["num_scenarios"] = self.config.decision.num_scenarios
+        try:
+            estimator: Estimator = instantiate(arguments)
+        except Exception as error:
+            reason = error.__cause__ or error
+            raise UserError(f"grad={self.config.grad.name}: {reason}") from error
+        return estimator
+
+    def _fitted_predictor(self) -> tuple[Predictor, Progress | None]:
+        """The two-stage weights, made once for all runs that share them, under a lock."""
+        self._estimator()  # A bad grad shows before anything is trained.
+        predictor = self._new_predictor()
+        if self.config.grad.name == "policy":
+            return predictor, None
+        shared = RunDirectory(Path(self.config.output.root, "runs") / fit_path(self.config))
+        with shared.locked(wait=True):
+            stage = self._stage(
+                "fit", predictor, TwoStage(), self.config.fit, self._fit_score, shared
+            )
+            progress = stage.run()
+        return predictor, progress
+
+    def _fit_score(self, predictor: Predictor) -> float:
+        """The predictor's own loss on the validation days, with the same noise every time."""
+        generator = torch_stream(self.config.seed, "validation", self.device)
+        rows = self._rows("validation")
+        draws = _FIT_SCORE_DRAWS if predictor.stochastic else 1
+        with torch.no_grad():
+            losses = [predictor.loss(*rows, generator) for _ in range(draws)]
+            return float(torch.stack(losses).mean())
+
+    def _score(self, predictor: Predictor, layer: DecisionLayer) -> float:
+        """Mean decision cost on the validation days under the run's rule, same noise every time."""
+        return decision_score(
+            predictor,
+            layer,
+            *self._rows("validation"),
+            self._num_scenarios(predictor),
+            torch_stream(self.config.seed, "validation", self.device),
+        )
+
+    def _train(self, predictor: Predictor) -> Progress | None:
+        estimator = self._estimator()
+        if not estimator.decision_focused:
+            return None
+        # Validation solves must not count as training solves.
+        judge = DecisionLayer(
+            self.task.program,
+            self.config.decision.bandwidth_scale,
+            sample_size=self.config.decision.num_scenarios,
+            on_failure=self.config.decision.on_failure,
+            max_failure_share=self.config.decision.max_failure_share,
+        )
+        torch.manual_seed(stream_seed(self.config.seed, "training"))
+        stage = self._stage(
+            "train",
+            predictor,
+            estimator,
+            self.config.train,
+            lambda candidate: self._score(candidate, judge),
+            self.directory,
+        )
+        return stage.run()
+
+    def _stage(
+        self,
+        name: str,
+        predictor: Predictor,
+        estimator: Estimator,
+        settings: DictConfig,
+        score: Any,
+        directory: RunDirectory,
+    ) -> Stage:
+        values = OmegaConf.to_container(settings)
+        assert isinstance(values, dict)
+        knobs = TrainingSettings(**{str(k): v for k, v in values.items()})
+        log = _epoch_log(directory.metrics, knobs.epochs, f"{self.identity.path} {name}")
+        stream = "fit" if name == "fit" else "training"
+        stage = Stage(
+            name,
+            predictor,
+            estimator,
+            self.layer,
+            *self._rows("train"),
+            knobs,
+            score,
+            torch_stream(self.config.seed, stream, self.device),
+            directory.checkpoint,
+            log,
+        )
+        if directory.checkpoint.exists():
+            epoch = read_tensors(directory.checkpoint, torch.device("cpu"))["progress"]["epoch"]
+            directory.metrics.rewind(name, epoch)
+        else:
+            directory.metrics.rewind(name, -1)
+        return stage
+
+    def _summary(
+        self,
+        validation: float,
+        result: Evaluation | None,
+        fit: Progress | None,
+        train: Progress | None,
+        solving: float,
+        evaluation: float,
+    ) -> dict[str, Any]:
+        identity = self.identity
+        seconds = train.seconds if train is not None else {"forward": 0.0, "backward": 0.0, "validation": 0.0}
+        test: dict[str, Any] = {}
+        if result is not None:
+            test = {**result.metrics, "higher_is_better": self.task.higher_is_better}
+            test["hourly"] = [float(value) for value in result.hours]
+            test["num_days"] = len(result.days)
+        stage = train or fit
+        return {
+            "schema": SCHEMA,
+            "identity": {
+                "task": identity.task,
+                "model": identity.model,
+                "grad": identity.grad,
+                "scale": identity.scale,
+                "source": identity.source,
+                "seed": identity.seed,
+                "config_hash": identity.config_hash,
+                "source_hash": source_hash(),
+                "differs": identity.differs,
+            },
+            "test": test,
+            "validation": {
+                "task": validation,
+                "first_task": train.first_score if train is not None else validation,
+                "best_epoch": train.best_epoch if train is not None else None,
+                "epochs": train.epoch if train is not None else None,
+                "diverged": train.diverged if train is not None else False,
+                "fit_loss": fit.best_score if fit is not None else None,
+                "fit_best_epoch": fit.best_epoch if fit is not None else None,
+                "solver_failures": self.layer.statistics.failures,
+            },
+            "timing": {
+                "fit": sum(fit.seconds.values()) if fit is not None else 0.0,
+                "sampling": max(seconds["forward"] - solving, 0.0),
+                "solving": solving,
+                "backward": seconds["backward"],
+                "validation": seconds["validation"],
+                "evaluation": evaluation,
+                "total": time.perf_counter() - self.start,
+            },
+            "resources": {
+                "device": self.device.type,
+                "threads": self.config.threads,
+                "peak_memory_bytes": peak_memory_bytes(self.device),
+                "saved_for_backward_bytes": stage.saved_bytes if stage is not None else 0,
+            },
+        }
+
+    def _write_days(self, result: Evaluation) -> None:
+        dates = self.task.dataset.dates[self.task.dataset.test]
+        with replacing(self.directory.path / "days.csv") as partial, partial.open("w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(["date", "task"])
+            writer.writerows(
+                (str(date), f"{cost:.6f}") for date, cost in zip(dates, result.days, strict=True)
+            )
+
+
+def _epoch_log(metrics: MetricsLog, epochs: int, title: str) -> Log:
+    """Write every epoch to ``metrics`` and show it: a bar on a terminal, a line elsewhere."""
+    bar: tqdm[Any] | None = None
+    if sys.stderr.isatty():
+        bar = tqdm(total=epochs, desc=title, unit="epoch", leave=False)
+
+    def log(stage: str, epoch: int, values: dict[str, float]) -> None:
+        metrics.append(stage, epoch, values)
+        shown = {k: v for k, v in values.items() if k in ("loss", "decision_cost", "validation_score")}
+        text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
+        if bar is None:
+            logger.info("%s epoch %d/%d %s", title, epoch, epochs, text)
+            return
+        bar.n = epoch
+        bar.set_postfix_str(text, refresh=True)
+        if epoch >= epochs:
+            bar.close()
+
+    return log
