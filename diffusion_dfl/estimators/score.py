@@ -43,7 +43,8 @@ class Score:
         fit_weight: weight of the predictor's own loss, which anchors the density: negative weights
             alone would raise the denoising loss without bound.
         weight_clip: weights are clipped at this many standard deviations (over the batch) and
-            centred again an instance; 0 for none.
+            centred again an instance; 0 for none. The few scenarios beyond the decision carry most
+            of the gradient, so clipping them turns its direction (docs/method.md).
     """
 
     decision_focused = True
@@ -53,7 +54,7 @@ class Score:
         num_scenarios: int,
         decision_weight: float = 1.0,
         fit_weight: float = 0.0,
-        weight_clip: float = 4.0,
+        weight_clip: float = 0.0,
     ) -> None:
         check_weights(decision_weight, fit_weight)
         if weight_clip < 0:

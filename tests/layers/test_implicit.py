@@ -376,7 +376,7 @@ def test_decision_and_gradients_agree_with_the_gaussian_closed_form_at_1e5_scena
         score_mean = float((share * eps / SPREAD).sum())
         score_spread = float((share * (eps**2 - 1) / SPREAD).sum())
         estimates.append(
-            [float(decision.detach()), float(pathwise[0]), float(pathwise[1]), score_mean, score_spread]
+            [float(decision.detach()), *map(float, pathwise[:2]), score_mean, score_spread]
         )
     table = np.array(estimates)
     in_mean, in_spread = _population_derivatives()

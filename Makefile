@@ -1,0 +1,47 @@
+# Every target sets itself up in .venv. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo table1 test test-slow test-cuda lint format fetch
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install the package with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Python 3.11 to 3.13 is needed; set PYTHON=python3.12, say"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## train every kind of predictor on simulated load in small, and print the table
+	$(BIN)/python scripts/demo.py
+
+table1: setup ## the paper's Table 1 beside ours, from the records there are
+	$(BIN)/python scripts/make_tables.py
+
+fetch: setup ## download the real load data into data/
+	$(BIN)/python scripts/fetch_data.py
+
+test: setup ## the fast tests, in minutes
+	$(BIN)/python -m pytest -q -n 2
+
+test-slow: setup ## the long tests
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+test-cuda: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -q -m cuda
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## rewrite files in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
