@@ -90,12 +90,12 @@ def refuse_bad_cells(overrides: Iterable[str]) -> None:
             continue
         try:
             (override,) = OverridesParser.create().parse_overrides([word])
+            if override.is_sweep_override():
+                chosen[key] = [str(value) for value in override.sweep_string_iterator()]
+            else:
+                chosen[key] = [str(override.value())]
         except HydraException:
-            return  # Hydra will say what is wrong with it.
-        if override.is_sweep_override():
-            chosen[key] = [str(value) for value in override.sweep_string_iterator()]
-        else:
-            chosen[key] = [str(override.value())]
+            return  # Hydra will say what is wrong with it, or expands a glob itself.
     for model, grad in product(chosen["model"], chosen["grad"]):
         check_cell(model, grad)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,9 @@ def _flatten(prefix: str, value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
         path = f"{prefix}{key}"
         if isinstance(item, dict):
             yield from _flatten(path + ".", item)
+        elif isinstance(item, float):
+            # -0.0 is 0.0, and JSON knows no infinity.
+            yield path, item + 0.0 if math.isfinite(item) else str(item)
         else:
             yield path, item
 
@@ -100,11 +104,17 @@ def identify(config: DictConfig) -> Identity:
     """Identity of a composed configuration.
 
     Raises:
-        UserError: model and grad that make no sense together.
+        UserError: model and grad that make no sense together, or a key that no schema knows.
     """
     check_cell(config.model.name, config.grad.name)
     values = deciding_values(config)
     reference = deciding_values(reference_config(config))
+    unknown = sorted(values.keys() - reference.keys())
+    if unknown:  # `+key=value` gets past the schemas.
+        raise UserError(
+            f"{unknown[0]}={values[unknown[0]]}: there is no such key; "
+            "`python train.py --cfg job` shows every key"
+        )
     differs = {
         key: values.get(key)
         for key in sorted(values.keys() | reference.keys())
@@ -128,7 +138,7 @@ def fit_path(config: DictConfig) -> Path:
     read = {
         key: value
         for key, value in values.items()
-        if key.split(".")[0] in ("task", "data", "model", "fit", "threads")
+        if key.split(".")[0] in ("task", "data", "model", "foundation", "fit", "threads")
         # Programs and evaluations do not enter the fit.
         and key not in ("task.shortage", "task.excess", "task.ramp")
         and not key.startswith("model.num_elbo") and key not in ("model.elbo_timesteps", "model.antithetic")
@@ -156,7 +166,7 @@ def validate(config: DictConfig) -> None:
     ]
     for key in ("task.shortage", "task.excess", "task.ramp"):
         checks.append((key, OmegaConf.select(config, key) >= 0, "a number >= 0"))
-    for stage in ("fit", "train"):
+    for stage in ("foundation", "fit", "train"):
         settings = config[stage]
         checks += [
             (f"{stage}.epochs", settings.epochs >= 0, "an integer >= 0"),
@@ -166,9 +176,13 @@ def validate(config: DictConfig) -> None:
             (f"{stage}.decay", settings.decay in ("constant", "cosine"), "constant or cosine"),
             (f"{stage}.gradient_clip", settings.gradient_clip >= 0, "a number >= 0"),
             (f"{stage}.ema_decay", 0 <= settings.ema_decay < 1, "in [0, 1)"),
+            (f"{stage}.context_noise", settings.context_noise >= 0, "a number >= 0"),
             (f"{stage}.patience", settings.patience >= 0, "an integer >= 0"),
             (f"{stage}.validate_every", settings.validate_every >= 1, "an integer >= 1"),
         ]
+    checks += [
+        (key, value != "nan", "a number") for key, value in deciding_values(config).items()
+    ]
     for key, good, mend in checks:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")

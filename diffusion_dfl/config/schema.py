@@ -80,6 +80,7 @@ class RunConfig:
     model: Any = MISSING
     grad: Any = MISSING
     decision: DecisionConfig = field(default_factory=DecisionConfig)
+    foundation: TrainingConfig = field(default_factory=TrainingConfig)
     fit: TrainingConfig = field(default_factory=TrainingConfig)
     train: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -117,6 +118,8 @@ class DiffusionModel(NetworkModel):
     num_elbo_timesteps: int = MISSING
     elbo_timesteps: str = MISSING
     antithetic: bool = MISSING
+    outcome_scaling: str = MISSING
+    base_dropout: float = MISSING
 
 
 @dataclass

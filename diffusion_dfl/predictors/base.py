@@ -60,6 +60,10 @@ class Predictor(nn.Module, ABC):
         self.contexts.fit(contexts)
         self.outcomes.fit(outcomes)
 
+    def foundation(self) -> "Predictor | None":
+        """A predictor this one is built on, to be fitted first and then fixed; None for most."""
+        return None
+
     @abstractmethod
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         """The predictor's own training loss on ``(B, d_x)`` and ``(B, d_y)``: a scalar."""

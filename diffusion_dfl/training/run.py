@@ -31,7 +31,7 @@ from diffusion_dfl.training.environment import (
 from diffusion_dfl.training.files import read_tensors, replacing, write_json, write_tensors
 from diffusion_dfl.training.loop import Log, Progress, Stage, TrainingSettings
 from diffusion_dfl.training.run_directory import MetricsLog, RunDirectory
-from diffusion_dfl.training.streams import numpy_stream, stream_seed, torch_stream
+from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
 
 SCHEMA = 1
 
@@ -186,7 +186,14 @@ class _Run:
         if self.config.grad.name == "policy":
             return predictor, None
         shared = RunDirectory(Path(self.config.output.root, "runs") / fit_path(self.config))
+        base = predictor.foundation()
         with shared.locked(wait=True):
+            if base is not None:
+                base.requires_grad_(True)
+                self._stage(
+                    "foundation", base, TwoStage(), self.config.foundation, self._fit_score, shared
+                ).run()
+                base.requires_grad_(False)
             stage = self._stage(
                 "fit", predictor, TwoStage(), self.config.fit, self._fit_score, shared
             )
@@ -248,7 +255,11 @@ class _Run:
         assert isinstance(values, dict)
         knobs = TrainingSettings(**{str(k): v for k, v in values.items()})
         log = _epoch_log(directory.metrics, knobs.epochs, f"{self.identity.path} {name}")
-        stream = "fit" if name == "fit" else "training"
+        streams: dict[str, Stream] = {"foundation": "foundation", "fit": "fit", "train": "training"}
+        # The fit's directory holds two stages.
+        checkpoint = directory.checkpoint
+        if name == "foundation":
+            checkpoint = checkpoint.with_name("foundation.pt")
         stage = Stage(
             name,
             predictor,
@@ -257,12 +268,12 @@ class _Run:
             *self._rows("train"),
             knobs,
             score,
-            torch_stream(self.config.seed, stream, self.device),
-            directory.checkpoint,
+            torch_stream(self.config.seed, streams[name], self.device),
+            checkpoint,
             log,
         )
-        if directory.checkpoint.exists():
-            epoch = read_tensors(directory.checkpoint, torch.device("cpu"))["progress"]["epoch"]
+        if checkpoint.exists():
+            epoch = read_tensors(checkpoint, torch.device("cpu"))["progress"]["epoch"]
             directory.metrics.rewind(name, epoch)
         else:
             directory.metrics.rewind(name, -1)

@@ -110,6 +110,10 @@ class DiffusionPredictor(Predictor):
         if self.base is not None:
             self.base.fit_scaling(contexts, outcomes)
 
+    def foundation(self) -> GaussianPredictor | None:
+        """The Gaussian that standardises the outcomes of ``residual`` scaling."""
+        return self.base
+
     def train(self, mode: bool = True) -> "DiffusionPredictor":
         """Training mode of the denoiser; the fixed base stays in evaluation mode."""
         super().train(mode)

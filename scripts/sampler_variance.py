@@ -1,0 +1,49 @@
+"""Variance that an S-step sampler leaves of Gaussian data with a perfect denoiser.
+
+For data N(0, v) the perfect denoiser is linear, ``E[y_0 | y_t] = sqrt(abar) v / (abar v + 1 - abar) y_t``,
+so the variance follows a scalar recursion of the sampler's coefficients. The table shows it relative
+to v.
+"""
+
+import argparse
+
+from diffusion_dfl.predictors.diffusion import NoiseSchedule, Sampler, sampling_timesteps
+
+SAMPLERS = (
+    ("ddim eta=1", "ddim", 1.0, "posterior"),
+    ("ddim eta=0", "ddim", 0.0, "posterior"),
+    ("ancestral posterior", "ancestral", 1.0, "posterior"),
+    ("ancestral beta", "ancestral", 1.0, "beta"),
+)
+
+
+def variance_left(sampler: Sampler, schedule: NoiseSchedule, variance: float) -> float:
+    """Variance of the samples over the variance of the data."""
+    current = 1.0
+    steps = sampler.timesteps[::-1]
+    for (a, b, c), step in zip(sampler.coefficients(schedule), steps, strict=True):
+        bar = float(schedule.alpha_bar[step])
+        gain = bar**0.5 * variance / (bar * variance + 1.0 - bar)
+        current = (a * gain + b) ** 2 * current + c**2
+    return current / variance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--schedule", default="linear", choices=("linear", "cosine"))
+    parser.add_argument("--spacing", default="quadratic", choices=("uniform", "quadratic"))
+    parser.add_argument("--diffusion-steps", type=int, default=1000)
+    arguments = parser.parse_args()
+    schedule = NoiseSchedule(arguments.schedule, arguments.diffusion_steps)
+    print("| sampler | S | data variance 1 | data variance 0.05 |")
+    print("|---|---|---|---|")
+    for title, kind, eta, kind_of_variance in SAMPLERS:
+        for count in (10, 20, 50, 100):
+            steps = sampling_timesteps(arguments.diffusion_steps, count, arguments.spacing)
+            sampler = Sampler(kind, tuple(steps), eta, kind_of_variance)  # type: ignore[arg-type]
+            left = [variance_left(sampler, schedule, v) for v in (1.0, 0.05)]
+            print(f"| {title} | {count} | {left[0]:.2f} | {left[1]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

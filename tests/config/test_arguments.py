@@ -1,0 +1,157 @@
+"""What users type: the normaliser of the command line and the refusal of senseless cells."""
+
+import pytest
+
+from diffusion_dfl.config.arguments import BARE, CELLS, check_cell, normalise
+from diffusion_dfl.errors import UserError
+
+
+def test_the_literal_command_becomes_a_row_of_overrides_and_a_sweep() -> None:
+    words = ["task=power", "model=diffusion", "grad=score", "-m", "seed=0-9"]
+    assert normalise(words) == [
+        "task=power", "model=diffusion", "grad=score", "seed=range(0,10)", "-m",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "-m seed=0-9 model=gaussian grad=reparam",
+        "seed=0-9 -m model=gaussian grad=reparam",
+        "seed=0-9 model=gaussian grad=reparam -m",
+        "seed=0-9 --multirun model=gaussian grad=reparam",
+    ],
+)
+def test_flags_may_stand_anywhere(command: str) -> None:
+    *overrides, flag = normalise(command.split())
+    assert overrides == ["seed=range(0,10)", "model=gaussian", "grad=reparam"]
+    assert flag in ("-m", "--multirun")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("--cfg job seed=3", "seed=3 --cfg job"),
+        ("-c job seed=3", "seed=3 -c job"),
+        ("--cfg=job seed=3", "seed=3 --cfg=job"),
+        ("seed=3 --cfg job --resolve -p fit", "seed=3 --cfg job --resolve -p fit"),
+        ("-cd DIR seed=3", "seed=3 -cd DIR"),
+        ("-cp DIR -cn other seed=3", "seed=3 -cp DIR -cn other"),
+        ("--config-dir DIR seed=3", "seed=3 --config-dir DIR"),
+        ("--info defaults seed=3", "seed=3 --info defaults"),
+        ("--info seed=3", "seed=3 --info"),
+        ("-i searchpath seed=3", "seed=3 -i searchpath"),
+        ("--help", "--help"),
+        ("--help model=gaussian", "model=gaussian --help"),
+    ],
+)
+def test_a_flag_keeps_its_own_value(command: str, expected: str) -> None:
+    assert normalise(command.split()) == expected.split()
+
+
+@pytest.mark.parametrize("word", ["seed=3", "seed=0,2,5", "seed=range(0,10)", "seed=choice(1,2)"])
+def test_other_ways_to_name_seeds_pass_untouched(word: str) -> None:
+    assert normalise([word, "-m"]) == [word, "-m"]
+
+
+def test_only_seed_is_read_as_a_range() -> None:
+    assert normalise(["output.root=runs-1-2", "fit.epochs=3"]) == [
+        "output.root=runs-1-2", "fit.epochs=3",
+    ]
+
+
+def test_a_range_of_one_seed_is_that_seed() -> None:
+    assert normalise(["seed=4-4", "-m"]) == ["seed=range(4,5)", "-m"]
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_backward_range_is_refused_with_the_range_that_was_meant(flags: list[str]) -> None:
+    with pytest.raises(UserError, match=r"seed=9-0.*empty.*write seed=0-9"):
+        normalise(["seed=9-0", *flags])
+
+
+def test_a_range_without_the_sweep_flag_is_refused() -> None:
+    with pytest.raises(UserError, match=r"seed=0-9 names 10 runs; add -m"):
+        normalise(["seed=0-9"])
+
+
+@pytest.mark.parametrize("flag", ["--cfg", "-cd", "--config-path", "-p"])
+def test_a_flag_without_its_value_is_refused(flag: str) -> None:
+    with pytest.raises(UserError, match=f"{flag} needs a value"):
+        normalise(["seed=3", flag])
+
+
+def test_a_bare_call_names_its_defaults() -> None:
+    assert normalise([]) == list(BARE)
+    chosen = dict(word.split("=") for word in BARE)
+    assert chosen["data"] == "simulated"
+    assert chosen["grad"] in CELLS[chosen["model"]]
+
+
+def _listed(message: str) -> set[tuple[str, str]]:
+    """The pairs a refusal names as valid."""
+    pairs = set()
+    for entry in message.split("Pairs that do: ")[1].split("; "):
+        model, grads = entry.split()
+        pairs |= {
+            (model.removeprefix("model="), grad) for grad in grads.removeprefix("grad=").split(",")
+        }
+    return pairs
+
+
+VALID = {(model, grad) for model, grads in CELLS.items() for grad in grads}
+
+
+def test_the_valid_cells_are_nine() -> None:
+    assert {
+        ("deterministic", "two_stage"), ("deterministic", "reparam"),
+        ("gaussian", "two_stage"), ("gaussian", "reparam"), ("gaussian", "score"),
+        ("diffusion", "two_stage"), ("diffusion", "reparam"), ("diffusion", "score"),
+        ("policy", "policy"),
+    } == VALID
+
+
+@pytest.mark.parametrize("model", list(CELLS))
+@pytest.mark.parametrize("grad", ["two_stage", "reparam", "score", "policy"])
+def test_every_pair_is_accepted_or_refused_with_the_list_of_valid_ones(
+    model: str, grad: str
+) -> None:
+    words = [f"model={model}", f"grad={grad}"]
+    if (model, grad) in VALID:
+        assert normalise(words) == words
+        return
+    with pytest.raises(UserError) as refusal:
+        normalise(words)
+    assert f"model={model} grad={grad} makes no sense" in str(refusal.value)
+    assert _listed(str(refusal.value)) == VALID
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "model=policy",  # the default grad is score
+        "grad=policy",  # the default model is diffusion
+        "-m model=gaussian,deterministic grad=score",
+        "-m model=gaussian grad=reparam,policy",
+        "-m model=choice(gaussian,policy) grad=two_stage seed=0-3",
+    ],
+)
+def test_a_command_with_one_senseless_cell_is_refused_as_a_whole(command: str) -> None:
+    with pytest.raises(UserError, match=r"makes no sense: .*Pairs that do"):
+        normalise(command.split())
+
+
+def test_the_last_word_of_a_key_decides() -> None:
+    assert normalise(["model=policy", "model=gaussian"]) == ["model=policy", "model=gaussian"]
+
+
+@pytest.mark.parametrize(
+    "words", [["model=gausian"], ["grad=scor"], ["model=[gaussian"], ["-m", "grad=glob(*)"]]
+)
+def test_what_hydra_must_judge_is_left_to_hydra(words: list[str]) -> None:
+    assert sorted(normalise(words)) == sorted(words)
+
+
+def test_an_unknown_name_is_no_senseless_cell() -> None:
+    check_cell("gausian", "score")
+    check_cell("gaussian", "scor")

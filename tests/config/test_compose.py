@@ -1,0 +1,165 @@
+"""Composing configurations: what is checked, and how values say what they are."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_dfl.config.arguments import CELLS
+from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config, identify, validate
+from diffusion_dfl.errors import UserError
+
+FILES = sorted(CONFIG_DIRECTORY.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper", "smoke"])
+@pytest.mark.parametrize(
+    ("model", "grad"), [(model, grad) for model, grads in CELLS.items() for grad in grads]
+)
+def test_every_cell_composes_at_every_scale(model: str, grad: str, scale: str) -> None:
+    config = compose_config([f"model={model}", f"grad={grad}", f"scale={scale}"])
+    validate(config)
+    identity = identify(config)
+    assert (config.model.name, config.grad.name, config.scale) == (model, grad, scale)
+    assert identity.differs == {}
+    assert identity.path == Path(scale, "power", f"{model}-{grad}", "seed-0")
+
+
+def test_a_bare_composition_is_the_main_job_on_real_data() -> None:
+    config = compose_config([])
+    assert (config.task.name, config.data.source) == ("power", "real")
+    assert (config.model.name, config.grad.name) == ("diffusion", "score")
+
+
+def _settings(path: Path) -> list[tuple[str, bool]]:
+    """``(line, has a comment)`` of every ``key: value`` line outside of ``hydra:``."""
+    found = []
+    section = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if re.match(r"^\w", line):
+            section = line.split(":")[0]
+        match = re.match(r"^( *)([A-Za-z_]\w*):(.*)$", line)
+        if section in ("defaults", "hydra") or match is None:
+            continue
+        value, _, comment = match.group(3).partition(" #")
+        if match.group(2) in ("name", "_target_", "scale", "source") or not value.strip():
+            continue  # these repeat the name of the file, or open a section
+        found.append((line.strip(), bool(comment.strip())))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONFIG_DIRECTORY)))
+def test_every_key_of_the_main_files_says_what_it_is(path: Path) -> None:
+    if path.parent.name in ("scale", "preset"):
+        assert path.read_text(encoding="utf-8").lstrip().startswith("#")
+        return  # these give other values to keys explained where they are defined
+    assert [line for line, commented in _settings(path) if not commented] == []
+
+
+def test_the_walk_over_the_files_sees_their_keys() -> None:
+    main = [line for line, _ in _settings(CONFIG_DIRECTORY / "config.yaml")]
+    assert any(line.startswith("learning_rate:") for line in main)
+    assert len(main) > 30
+    assert len(FILES) >= 14
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["nonsense=1", "fit.epoch=3", "model.widht=3", "grad.weight=1", "task.gamma=2"],
+)
+def test_an_unknown_key_is_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException) as refusal:
+        compose_config([override])
+    key = override.lstrip("+").split("=")[0].split(".")[-1]
+    assert key in f"{refusal.value} {refusal.value.__cause__}"
+
+
+@pytest.mark.parametrize("override", ["+fit.new=1", "+nonsense=2", "++model.widht=3"])
+def test_an_added_key_is_refused_when_the_run_is_named(override: str) -> None:
+    key = override.lstrip("+")
+    with pytest.raises(UserError, match=rf"^{re.escape(key)}: there is no such key"):
+        identify(compose_config([override]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=three", "seed=1.5", "fit.epochs=1.5", "fit.learning_rate=fast", "force=maybe",
+        "model.width=wide", "model.antithetic=7.5", "grad.fit_weight=much", "task.ramp=steep",
+        "decision.num_scenarios=[1]",
+    ],
+)
+def test_a_wrong_type_is_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException) as refusal:
+        compose_config([override])
+    assert override.split("=")[0] in f"{refusal.value} {refusal.value.__cause__}"
+
+
+@cache
+def _plain() -> DictConfig:
+    return compose_config(["model=gaussian", "grad=score"])
+
+
+def _changed(key: str, value: object) -> DictConfig:
+    config = _plain().copy()
+    OmegaConf.update(config, key, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("threads", 0),
+        ("device", "tpu"),
+        ("decision.num_scenarios", 0),
+        ("decision.bandwidth_scale", -0.5),
+        ("decision.on_failure", "ignore"),
+        ("decision.max_failure_share", 1.5),
+        ("evaluation.num_large", 10),
+        ("task.shortage", -1.0),
+        ("task.excess", -1.0),
+        ("task.ramp", -1.0),
+        *[
+            (f"{stage}.{key}", value)
+            for stage in ("fit", "train")
+            for key, value in (
+                ("epochs", -1), ("batch_size", 0), ("learning_rate", 0.0), ("weight_decay", -1.0),
+                ("decay", "linear"), ("gradient_clip", -1.0), ("ema_decay", 1.0),
+                ("patience", -1), ("validate_every", 0),
+            )
+        ],
+    ],
+)
+def test_a_value_no_run_can_work_with_is_refused_with_key_value_and_mend(
+    key: str, value: object
+) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(key)}={value} must be \S+"):
+        validate(_changed(key, value))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "task.shortage", "task.ramp", "fit.learning_rate", "train.gradient_clip",
+        "train.divergence_factor", "grad.decision_weight",
+    ],
+)
+def test_not_a_number_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(key)}=nan must be"):
+        validate(_changed(key, float("nan")))
+
+
+def test_the_score_of_the_exact_rule_is_refused_since_it_is_zero() -> None:
+    with pytest.raises(UserError, match=r"decision\.bandwidth_scale=0.*set decision\.bandwidth"):
+        validate(_changed("decision.bandwidth_scale", 0.0))
+    with pytest.raises(UserError, match=r"decision\.num_scenarios of at least 2"):
+        validate(_changed("decision.num_scenarios", 1))
+
+
+def test_the_exact_rule_suits_the_other_estimators() -> None:
+    for grad in ("two_stage", "reparam"):
+        validate(compose_config(["model=gaussian", f"grad={grad}", "decision.bandwidth_scale=0"]))
