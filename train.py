@@ -1,4 +1,4 @@
-"""Train one run or a sweep: ``python train.py task=power model=diffusion grad=score -m seed=0-9``."""
+"""Train one run or a sweep: ``python train.py model=diffusion grad=score -m seed=0-9``."""
 
 import sys
 

@@ -56,7 +56,9 @@ def explain(error: Exception) -> str:
     if isinstance(inner, OmegaConfBaseException) and inner is not error:
         lines += [line.strip() for line in str(inner).splitlines() if line.strip()]
     text = "; ".join(
-        dict.fromkeys(line for line in lines if not line.startswith(("reference_type", "object_type")))
+        dict.fromkeys(
+            line for line in lines if not line.startswith(("reference_type", "object_type"))
+        )
     )
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         wrong = str(error.missing_cfg_file).rsplit("/", 1)[-1].removesuffix(".yaml")

@@ -23,7 +23,11 @@ from diffusion_dfl.training.streams import numpy_stream
 
 
 def mean_gradients(
-    predictor: DiffusionPredictor, estimator: Estimator, layer: DecisionLayer, batch: Batch, seeds: range
+    predictor: DiffusionPredictor,
+    estimator: Estimator,
+    layer: DecisionLayer,
+    batch: Batch,
+    seeds: range,
 ) -> Tensor:
     """One flat gradient a seed, ``(len(seeds), P)``."""
     rows = []
@@ -31,7 +35,9 @@ def mean_gradients(
         predictor.zero_grad()
         generator = torch.Generator().manual_seed(seed)
         estimator(predictor, layer, batch, generator).value.backward()
-        rows.append(torch.cat([p.grad.flatten() for p in predictor.parameters() if p.grad is not None]))
+        rows.append(
+            torch.cat([p.grad.flatten() for p in predictor.parameters() if p.grad is not None])
+        )
     return torch.stack(rows)
 
 
@@ -76,7 +82,9 @@ def main() -> int:
             found = mean_gradients(predictor, estimator, layer, batch, seeds)
             single = sum(cosine(row, truth) for row in found) / draws
             floor = cosine(found[:half].mean(0), found[half:].mean(0))
-            print(f"| {k} | {clip:g} | {cosine(found.mean(0), truth):.2f} | {single:.2f} | {floor:.2f} |")
+            print(
+                f"| {k} | {clip:g} | {cosine(found.mean(0), truth):.2f} | {single:.2f} | {floor:.2f} |"
+            )
     return 0
 
 

@@ -29,8 +29,10 @@ def main() -> int:
         text = ", ".join(f"{key}={value}" for key, value in changed.items()) or "preset"
         groups[identity["model"], identity["grad"], text][identity["seed"]] = summary["validation"]
     lines = [
-        f"# Search on validation days: {arguments.task}, scale {arguments.scale}", "",
-        "Values are relative to the configuration at the time of the search. No test day was looked at.", "",
+        f"# Search on validation days: {arguments.task}, scale {arguments.scale}",
+        "",
+        "Values are relative to the configuration at the time of the search. No test day was looked at.",
+        "",
         "| Model | Grad | Changed | Validation cost | Before decision-focused training | Best epochs | Seeds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -38,9 +40,13 @@ def main() -> int:
         seeds = sorted(runs)
         cost = sum(runs[s]["task"] for s in seeds) / len(seeds)
         first = sum(runs[s]["first_task"] for s in seeds) / len(seeds)
-        epochs = ", ".join(str(runs[s]["best_epoch"]) for s in seeds if runs[s]["best_epoch"] is not None)
+        epochs = ", ".join(
+            str(runs[s]["best_epoch"]) for s in seeds if runs[s]["best_epoch"] is not None
+        )
         shown = f"{cost:.3f}" if math.isfinite(cost) else "failed"
-        lines.append(f"| {model} | {grad} | {text} | {shown} | {first:.3f} | {epochs or '–'} | {', '.join(map(str, seeds))} |")
+        lines.append(
+            f"| {model} | {grad} | {text} | {shown} | {first:.3f} | {epochs or '–'} | {', '.join(map(str, seeds))} |"
+        )
     target = arguments.results / "search" / f"{arguments.task}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -15,23 +15,37 @@ def main() -> int:
     parser.add_argument("--task", default="power", help="which task's table")
     parser.add_argument("--scale", default="laptop", help="scale of the runs")
     parser.add_argument("--data", default="real", help="data source of the runs")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the records are")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="where the records are"
+    )
+    parser.add_argument(
+        "--published", action="store_true", help="committed records only; print and write nothing"
+    )
     arguments = parser.parse_args()
 
     hashes = {}
     for model, grads in CELLS.items():
         for grad in grads:
             overrides = [
-                f"task={arguments.task}", f"scale={arguments.scale}", f"data={arguments.data}",
-                f"model={model}", f"grad={grad}",
+                f"task={arguments.task}",
+                f"scale={arguments.scale}",
+                f"data={arguments.data}",
+                f"model={model}",
+                f"grad={grad}",
             ]
             hashes[model, grad] = identify(compose_config(overrides)).config_hash
     wanted = Selection(arguments.task, arguments.scale, arguments.data, hashes)
-    collection = collect(arguments.results)
+    collection = collect(arguments.results, own=not arguments.published)
     cells, stale = select(collection.records, wanted)
-    text = "\n".join(part for part in (render(cells, wanted, stale), render_twins(collection.records, wanted)) if part)
-    name = "table1" if (arguments.scale, arguments.data) == ("laptop", "real") else (
-        f"table1-{arguments.scale}-{arguments.data}"
+    text = "\n".join(
+        part
+        for part in (render(cells, wanted, stale), render_twins(collection.records, wanted))
+        if part
+    )
+    name = (
+        "table1"
+        if (arguments.scale, arguments.data) == ("laptop", "real")
+        else (f"table1-{arguments.scale}-{arguments.data}")
     )
     target = arguments.results / "tables" / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,17 @@ CELLS: dict[str, tuple[str, ...]] = {
 }
 
 _VALUE_FLAGS = {
-    "-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd",
-    "--config-dir", "--experimental-rerun",
+    "-c",
+    "--cfg",
+    "-p",
+    "--package",
+    "-cp",
+    "--config-path",
+    "-cn",
+    "--config-name",
+    "-cd",
+    "--config-dir",
+    "--experimental-rerun",
 }
 _INFO_TOPICS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _SEED_RANGE = re.compile(r"^seed=(\d+)-(\d+)$")

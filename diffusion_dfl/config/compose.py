@@ -35,8 +35,11 @@ def reference_config(config: DictConfig) -> DictConfig:
     """The untouched preset of the same cell, scale and seed."""
     return compose_config(
         [
-            f"task={config.task.name}", f"model={config.model.name}", f"grad={config.grad.name}",
-            f"scale={config.scale}", f"seed={config.seed}",
+            f"task={config.task.name}",
+            f"model={config.model.name}",
+            f"grad={config.grad.name}",
+            f"scale={config.scale}",
+            f"seed={config.seed}",
         ]
     )
 
@@ -141,7 +144,8 @@ def fit_path(config: DictConfig) -> Path:
         if key.split(".")[0] in ("task", "data", "model", "foundation", "fit", "threads")
         # Programs and evaluations do not enter the fit.
         and key not in ("task.shortage", "task.excess", "task.ramp")
-        and not key.startswith("model.num_elbo") and key not in ("model.elbo_timesteps", "model.antithetic")
+        and not key.startswith("model.num_elbo")
+        and key not in ("model.elbo_timesteps", "model.antithetic")
     }
     name = f"{config.model.name}-{digest(read, 8)}"
     return Path(config.scale, config.task.name, "_fits", name, f"seed-{config.seed}")
@@ -156,13 +160,20 @@ def validate(config: DictConfig) -> None:
     checks = [
         ("seed", config.seed >= 0, "an integer >= 0"),
         ("threads", config.threads >= 1, "an integer >= 1"),
-        ("device", config.device in ("auto", "cpu") or config.device.startswith("cuda"), "auto, cpu or cuda"),
+        (
+            "device",
+            config.device in ("auto", "cpu") or config.device.startswith("cuda"),
+            "auto, cpu or cuda",
+        ),
         ("decision.num_scenarios", config.decision.num_scenarios >= 1, "an integer >= 1"),
         ("decision.bandwidth_scale", config.decision.bandwidth_scale >= 0, "a number >= 0"),
         ("decision.on_failure", config.decision.on_failure in ("drop", "raise"), "drop or raise"),
         ("decision.max_failure_share", 0 <= config.decision.max_failure_share <= 1, "in 0..1"),
-        ("evaluation.num_large", config.evaluation.num_large >= config.decision.num_scenarios,
-         f"at least decision.num_scenarios={config.decision.num_scenarios}"),
+        (
+            "evaluation.num_large",
+            config.evaluation.num_large >= config.decision.num_scenarios,
+            f"at least decision.num_scenarios={config.decision.num_scenarios}",
+        ),
     ]
     for key in ("task.shortage", "task.excess", "task.ramp"):
         checks.append((key, OmegaConf.select(config, key) >= 0, "a number >= 0"))
@@ -180,9 +191,7 @@ def validate(config: DictConfig) -> None:
             (f"{stage}.patience", settings.patience >= 0, "an integer >= 0"),
             (f"{stage}.validate_every", settings.validate_every >= 1, "an integer >= 1"),
         ]
-    checks += [
-        (key, value != "nan", "a number") for key, value in deciding_values(config).items()
-    ]
+    checks += [(key, value != "nan", "a number") for key, value in deciding_values(config).items()]
     for key, good, mend in checks:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
@@ -193,4 +202,6 @@ def validate(config: DictConfig) -> None:
             "set decision.bandwidth_scale above 0 (1.5 is a good start) or use grad=reparam"
         )
     if config.grad.name == "score" and config.decision.num_scenarios < 2:
-        raise UserError("grad=score needs decision.num_scenarios of at least 2; the preset has more")
+        raise UserError(
+            "grad=score needs decision.num_scenarios of at least 2; the preset has more"
+        )

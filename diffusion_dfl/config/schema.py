@@ -146,7 +146,9 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name, model in (
-        ("network", NetworkModel), ("gaussian", GaussianModel), ("diffusion", DiffusionModel)
+        ("network", NetworkModel),
+        ("gaussian", GaussianModel),
+        ("diffusion", DiffusionModel),
     ):
         store.store(group="schema/model", name=name, node=model)
     for name, grad in (("plain", PlainGrad), ("reparam", ReparamGrad), ("score", ScoreGrad)):

@@ -8,7 +8,9 @@ from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
 
 
-def score_weights(layer: DecisionLayer, scenarios: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+def score_weights(
+    layer: DecisionLayer, scenarios: Tensor, outcome: Tensor
+) -> tuple[Tensor, Tensor]:
     """Mean decision cost of a batch and its derivative in the scenario weights.
 
     The derivative in omega_m is ``w_m = -u' grad_z f(y_m, z*)`` (Eq. 10) plus, where the program is

@@ -59,6 +59,8 @@ class DecisionLayer(nn.Module):
         max_failure_share: float = 0.05,
     ) -> None:
         super().__init__()
+        if on_failure not in ("drop", "raise"):
+            raise ValueError(f"on_failure={on_failure!r} is unknown; choose drop or raise")
         self.program = program
         self.bandwidth_scale = bandwidth_scale
         self.sample_size = sample_size

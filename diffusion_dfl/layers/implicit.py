@@ -20,9 +20,11 @@ scenario whose slope share is 0 or 1 counts as not held by it; tied scenarios sh
 a rank-deficient set of binding constraints is solved by its pseudo-inverse.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from diffusion_dfl.programs.power import PowerProgram
 from diffusion_dfl.programs.smoothing import resolvable
@@ -40,8 +42,8 @@ class ImplicitDecision(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx,
+    def forward(
+        ctx: Any,
         program: PowerProgram,
         scenarios: Tensor,
         weights: Tensor,
@@ -51,18 +53,21 @@ class ImplicitDecision(torch.autograd.Function):
         bandwidth = resolvable(scenarios, bandwidth)
         solution = solve(program, scenarios, weights, bandwidth)
         record.append(solution)
-        ctx.program, ctx.solution = program, solution  # type: ignore[attr-defined]
+        ctx.program, ctx.solution = program, solution
         ctx.save_for_backward(scenarios, weights, bandwidth)
         return solution.decision.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: FunctionCtx, grad_decision: Tensor
-    ) -> tuple[None, Tensor, Tensor, Tensor, None]:
-        scenarios, weights, bandwidth = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad_decision: Tensor) -> tuple[None, Tensor, Tensor, Tensor, None]:
+        scenarios, weights, bandwidth = ctx.saved_tensors
         gradients = differentiate(
-            ctx.program, ctx.solution, scenarios, weights, bandwidth, grad_decision  # type: ignore[attr-defined]
+            ctx.program,
+            ctx.solution,
+            scenarios,
+            weights,
+            bandwidth,
+            grad_decision,
         )
         return None, *gradients, None
 
@@ -102,7 +107,9 @@ def differentiate(
         binding = rises & good
     rows = torch.nonzero(binding.any(1)).flatten()
     if rows.numel():
-        dual = solve_binding(matrix, binding[rows], inverse[rows], (inverse * right)[rows] @ matrix.T)
+        dual = solve_binding(
+            matrix, binding[rows], inverse[rows], (inverse * right)[rows] @ matrix.T
+        )
         residual = right.index_add(0, rows, dual @ matrix, alpha=-1)
     adjoint = inverse * residual
     cross = program.cross(scenarios, bandwidth, z)

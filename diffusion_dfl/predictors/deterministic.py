@@ -21,7 +21,12 @@ class DeterministicPredictor(Predictor):
     stochastic = False
 
     def __init__(
-        self, context_size: int, outcome_size: int, width: int = 256, layers: int = 2, dropout: float = 0.0
+        self,
+        context_size: int,
+        outcome_size: int,
+        width: int = 256,
+        layers: int = 2,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(context_size, outcome_size)
         self.network = mlp(context_size, width, layers, outcome_size, dropout, nn.ReLU)

@@ -41,15 +41,18 @@ class Collection:
     left_out: list[str]
 
 
-def collect(results: Path) -> Collection:
+def collect(results: Path, own: bool = True) -> Collection:
     """Read ``results/published`` and ``results/runs``.
 
     A run of the user's own takes the place of the committed record of the same path. Failed,
-    running, unreadable and foreign records are left out and named.
+    running, unreadable and foreign records are left out and named. With ``own`` false only the
+    committed records are read.
     """
     found: dict[Path, Record] = {}
     left_out: list[str] = []
     for folder, published in (("published", True), ("runs", False)):
+        if not published and not own:
+            continue
         root = results / folder
         for directory in sorted(path.parent for path in root.rglob("config.yaml")):
             relative = directory.relative_to(root)

@@ -15,4 +15,7 @@ def announce(summary: dict[str, Any] | None) -> None:
         if test.get("task_exact") is not None:
             numbers.append(f"with the exact rule {test['task_exact']:.3f}")
     numbers.append(f"{summary['timing']['total']:.0f} s")
-    print(f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}", flush=True)
+    print(
+        f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}",
+        flush=True,
+    )

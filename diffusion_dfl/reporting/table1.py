@@ -27,14 +27,18 @@ class Selection:
     config_hashes: Mapping[tuple[str, str], str]
 
 
-def select(records: Sequence[Record], wanted: Selection) -> tuple[dict[tuple[str, str], list[Record]], int]:
+def select(
+    records: Sequence[Record], wanted: Selection
+) -> tuple[dict[tuple[str, str], list[Record]], int]:
     """Records of a table by cell, and how many of its cells' records were stale."""
     cells: dict[tuple[str, str], list[Record]] = {}
     stale = 0
     for record in records:
         identity = record.identity
         if (identity["task"], identity["scale"], identity["source"]) != (
-            wanted.task, wanted.scale, wanted.source
+            wanted.task,
+            wanted.scale,
+            wanted.source,
         ):
             continue
         if set(identity["differs"]) - {"data.source"}:
@@ -57,14 +61,25 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / len(values))
 
 
-def render(cells: Mapping[tuple[str, str], Sequence[Record]], wanted: Selection, stale: int = 0) -> str:
+def render(
+    cells: Mapping[tuple[str, str], Sequence[Record]], wanted: Selection, stale: int = 0
+) -> str:
     """The table as Markdown."""
     compare = wanted.source == "real" and wanted.task in TABLE_1
     title = TASK_TITLES.get(wanted.task, wanted.task)
     lines = [f"## {title} ({wanted.source} data, scale {wanted.scale})", ""]
     header = ["Method"]
     header += ["RMSE, paper", "Task, paper"] if compare else []
-    header += ["RMSE", "Task ↓", "Task, exact rule", "Task, M = large", "CRPS", "Coverage 90 %", "Seconds", "Seeds"]
+    header += [
+        "RMSE",
+        "Task ↓",
+        "Task, exact rule",
+        "Task, M = large",
+        "CRPS",
+        "Coverage 90 %",
+        "Seconds",
+        "Seeds",
+    ]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     ranking = sorted(
         (mean_and_error([r.summary["test"]["task"] for r in found])[0], cell)
@@ -121,7 +136,9 @@ def _notes(
             "hours (the others), and its protocol differs (docs/data.md)."
         )
     failures = sum(r.summary["test"]["solver_failures"] for found in cells.values() for r in found)
-    diverged = sum(bool(r.summary["validation"]["diverged"]) for found in cells.values() for r in found)
+    diverged = sum(
+        bool(r.summary["validation"]["diverged"]) for found in cells.values() for r in found
+    )
     notes.append(f"Solver failures: {failures}. Diverged runs (best checkpoint kept): {diverged}.")
     sources = {r.identity["source_hash"] for found in cells.values() for r in found}
     if len(sources) > 1:
@@ -138,7 +155,9 @@ def render_twins(records: Sequence[Record], wanted: Selection) -> str:
     for record in records:
         identity = record.identity
         same = (identity["task"], identity["scale"], identity["source"]) == (
-            wanted.task, wanted.scale, wanted.source
+            wanted.task,
+            wanted.scale,
+            wanted.source,
         )
         changed = {k: v for k, v in identity["differs"].items() if k != "data.source"}
         weight = changed.pop("grad.decision_weight", None)
@@ -148,8 +167,10 @@ def render_twins(records: Sequence[Record], wanted: Selection) -> str:
     if not twins:
         return ""
     lines = [
-        "### Twins with decision weight 0 (same steps, same rule)", "",
-        "| Method | Twin | Decision-focused | Difference | Seeds |", "|---|---|---|---|---|",
+        "### Twins with decision weight 0 (same steps, same rule)",
+        "",
+        "| Method | Twin | Decision-focused | Difference | Seeds |",
+        "|---|---|---|---|---|",
     ]
     for _, name, model, grad in ROWS:
         cell = (model, grad)

@@ -43,7 +43,9 @@ def solve(
             "(DecisionLayer casts for you)"
         )
     if scenarios.dim() != 3 or scenarios.shape[1] < 1:
-        raise ValueError(f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, d_y), M >= 1")
+        raise ValueError(
+            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, d_y), M >= 1"
+        )
     batch, num_scenarios, size = scenarios.shape
     if weights is None:
         weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)

@@ -21,7 +21,9 @@ from diffusion_dfl.solvers.roots import increasing_roots
 HourSlope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def kinked_chain(points: Tensor, jumps: Tensor, offset: Tensor, slope: Tensor, ramp: float) -> Tensor:
+def kinked_chain(
+    points: Tensor, jumps: Tensor, offset: Tensor, slope: Tensor, ramp: float
+) -> Tensor:
     """Exact optimum when the slope of every hour is a line with upward jumps.
 
     The slope of hour h at z is ``slope * z + offset_h + sum_m jumps_mh [y_mh < z]``. Right of an
@@ -69,12 +71,20 @@ def kinked_chain(points: Tensor, jumps: Tensor, offset: Tensor, slope: Tensor, r
         climb = torch.where(on_jump, before + size, zero).clamp_min(0)
         after = grade + torch.where(on_jump, turn, zero)
         position = torch.cat(
-            [torch.where(consumed, minimum + ramp, moved), minimum - ramp, minimum + ramp,
-             points[:, :, hour + 1]], dim=1,
+            [
+                torch.where(consumed, minimum + ramp, moved),
+                minimum - ramp,
+                minimum + ramp,
+                points[:, :, hour + 1],
+            ],
+            dim=1,
         )
-        jump = torch.cat([jump.masked_fill(consumed, 0.0), fall, climb, jumps[:, :, hour + 1]], dim=1)
+        jump = torch.cat(
+            [jump.masked_fill(consumed, 0.0), fall, climb, jumps[:, :, hour + 1]], dim=1
+        )
         bend = torch.cat(
-            [bend.masked_fill(consumed, 0.0), -grade, after, torch.zeros_like(points[:, :, 0])], dim=1
+            [bend.masked_fill(consumed, 0.0), -grade, after, torch.zeros_like(points[:, :, 0])],
+            dim=1,
         )
         position, order = position.sort(dim=1, stable=True)
         jump, bend = jump.gather(1, order), bend.gather(1, order)
@@ -121,7 +131,9 @@ def smooth_chain(
                 place = torch.where(below, place + ramp, place - ramp)[going]
                 owner, rows = owner[going], rows[going]
             part, bend = hour_slope(
-                torch.cat(places), torch.cat([o[0] for o in owned]), torch.cat([o[1] for o in owned])
+                torch.cat(places),
+                torch.cat([o[0] for o in owned]),
+                torch.cat([o[1] for o in owned]),
             )
             passed = torch.cat(owners)
             value, curvature = torch.zeros_like(points), torch.zeros_like(points)
@@ -131,7 +143,8 @@ def smooth_chain(
 
     for hour in range(1, num_hours):
         free = torch.minimum(
-            torch.maximum(apart[:, hour], minimisers[:, hour - 1] - ramp), minimisers[:, hour - 1] + ramp
+            torch.maximum(apart[:, hour], minimisers[:, hour - 1] - ramp),
+            minimisers[:, hour - 1] + ramp,
         )
         instances = torch.nonzero(free != apart[:, hour]).flatten()
         if instances.numel() == 0:
@@ -156,9 +169,7 @@ def clip_back(minimisers: Tensor, ramp: float) -> Tensor:
     return torch.stack(schedule[::-1], dim=1)
 
 
-def chain_multipliers(
-    low: Tensor, high: Tensor, at_rise: Tensor, at_fall: Tensor
-) -> Tensor:
+def chain_multipliers(low: Tensor, high: Tensor, at_rise: Tensor, at_fall: Tensor) -> Tensor:
     """Net multipliers of the ramps from the subdifferential of every hour.
 
     Stationarity is ``phi_h + nu_{h-1} - nu_h = 0`` with ``phi_h`` in ``[low_h, high_h]``, so ``nu_h``
@@ -182,7 +193,10 @@ def chain_multipliers(
         floor = torch.where(at_fall[:, hour], floor, floor.clamp_min(0))
         ceiling = torch.where(at_rise[:, hour], ceiling, ceiling.clamp_max(0))
         # Where rounding left an empty interval its nearest point is taken; the residual tells.
-        floor, ceiling = torch.minimum(floor, ceiling.clamp_min(0)), torch.maximum(ceiling, floor.clamp_max(0))
+        floor, ceiling = (
+            torch.minimum(floor, ceiling.clamp_min(0)),
+            torch.maximum(ceiling, floor.clamp_max(0)),
+        )
         floors.append(floor)
         ceilings.append(ceiling)
     multipliers = []

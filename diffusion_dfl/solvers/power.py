@@ -125,7 +125,14 @@ def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor
     def slope(points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         # The functions left shrink now and then; gather their rows only when they do.
         if len(current[0]) != len(index):
-            current[:] = [index, y[index], weights[index], width[index], total[index], offset[index]]
+            current[:] = [
+                index,
+                y[index],
+                weights[index],
+                width[index],
+                total[index],
+                offset[index],
+            ]
         _, yi, wi, si, ti, oi = current
         shortfall = yi - points.unsqueeze(1)
         pull = (wi * hinge_slope(shortfall, si.unsqueeze(1))).sum(1)

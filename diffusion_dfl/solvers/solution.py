@@ -63,5 +63,7 @@ class Solution:
             rows = torch.nonzero(self.status == status).flatten().tolist()
             if status is not Status.SOLVED and rows:
                 shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-                lines.append(f"instances {shown} ({len(rows)} of {len(self.status)}): {status.sentence}")
+                lines.append(
+                    f"instances {shown} ({len(rows)} of {len(self.status)}): {status.sentence}"
+                )
         return "; ".join(lines)

@@ -114,7 +114,9 @@ def evaluate(
     metrics["crps"] = float(joined["crps"].mean()) if predictor.stochastic else None
     metrics["coverage_90"] = float(joined["covered"].mean()) if predictor.stochastic else None
     metrics["solver_failures"] = failures
-    return Evaluation(metrics, joined["task"].cpu().numpy(), joined["hours"].nanmean(0).cpu().numpy())
+    return Evaluation(
+        metrics, joined["task"].cpu().numpy(), joined["hours"].nanmean(0).cpu().numpy()
+    )
 
 
 def project(program: PowerProgram, decision: Tensor) -> Tensor:
@@ -133,7 +135,13 @@ def _evaluate_policy(
         raw = predictor.decide(contexts).double()
     hourly = program.hourly_cost(outcomes.double(), project(program, raw))
     names = (
-        "task_exact", "task_at_500", "task_exact_at_500", "rmse_scenario", "rmse_mean", "crps", "coverage_90"
+        "task_exact",
+        "task_at_500",
+        "task_exact_at_500",
+        "rmse_scenario",
+        "rmse_mean",
+        "crps",
+        "coverage_90",
     )
     metrics: dict[str, float | int | None] = {"task": float(hourly.sum(1).mean())}
     metrics["task_raw"] = float(program.cost(outcomes.double(), raw).mean())

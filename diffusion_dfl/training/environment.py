@@ -72,7 +72,11 @@ def _git_describe() -> str:
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=False,
+            cwd=_PACKAGE,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

@@ -68,7 +68,9 @@ class Progress:
     first_score: float = math.inf
     diverged: bool = False
     done: bool = False
-    seconds: dict[str, float] = field(default_factory=lambda: {"forward": 0.0, "backward": 0.0, "validation": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"forward": 0.0, "backward": 0.0, "validation": 0.0}
+    )
     saved_bytes: int = 0
 
 
@@ -283,7 +285,7 @@ class SavedBytes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._hooks.__exit__(*error)  # type: ignore[arg-type]
+        self._hooks.__exit__(*error)
         self._seen.clear()
 
     def _pack(self, tensor: Tensor) -> Tensor:

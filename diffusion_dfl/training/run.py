@@ -84,7 +84,12 @@ class _Run:
     def __init__(
         self, config: DictConfig, identity: Identity, device: torch.device, directory: RunDirectory
     ) -> None:
-        self.config, self.identity, self.device, self.directory = config, identity, device, directory
+        self.config, self.identity, self.device, self.directory = (
+            config,
+            identity,
+            device,
+            directory,
+        )
         torch.set_num_threads(config.threads)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -289,7 +294,11 @@ class _Run:
         evaluation: float,
     ) -> dict[str, Any]:
         identity = self.identity
-        seconds = train.seconds if train is not None else {"forward": 0.0, "backward": 0.0, "validation": 0.0}
+        seconds = (
+            train.seconds
+            if train is not None
+            else {"forward": 0.0, "backward": 0.0, "validation": 0.0}
+        )
         test: dict[str, Any] = {}
         if result is not None:
             test = {**result.metrics, "higher_is_better": self.task.higher_is_better}
@@ -339,7 +348,10 @@ class _Run:
 
     def _write_days(self, result: Evaluation) -> None:
         dates = self.task.dataset.dates[self.task.dataset.test]
-        with replacing(self.directory.path / "days.csv") as partial, partial.open("w", newline="") as handle:
+        with (
+            replacing(self.directory.path / "days.csv") as partial,
+            partial.open("w", newline="") as handle,
+        ):
             writer = csv.writer(handle)
             writer.writerow(["date", "task"])
             writer.writerows(
@@ -355,7 +367,9 @@ def _epoch_log(metrics: MetricsLog, epochs: int, title: str) -> Log:
 
     def log(stage: str, epoch: int, values: dict[str, float]) -> None:
         metrics.append(stage, epoch, values)
-        shown = {k: v for k, v in values.items() if k in ("loss", "decision_cost", "validation_score")}
+        shown = {
+            k: v for k, v in values.items() if k in ("loss", "decision_cost", "validation_score")
+        }
         text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
         if bar is None:
             logger.info("%s epoch %d/%d %s", title, epoch, epochs, text)

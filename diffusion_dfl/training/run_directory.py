@@ -1,13 +1,13 @@
 """A run's directory: who may write in it, what it holds, and how its state is told.
 
-    config.yaml     the composed configuration
-    status.json     running, finished or failed, with the reason
-    metrics.jsonl   one line an epoch
-    checkpoint.pt   resumes the run
-    weights.pt      the trained predictor
-    days.csv        cost of every test day
-    summary.json    the record tables read
-    env.json        versions and device
+config.yaml     the composed configuration
+status.json     running, finished or failed, with the reason
+metrics.jsonl   one line an epoch
+checkpoint.pt   resumes the run
+weights.pt      the trained predictor
+days.csv        cost of every test day
+summary.json    the record tables read
+env.json        versions and device
 """
 
 import json

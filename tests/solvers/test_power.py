@@ -222,7 +222,11 @@ def test_convolved_solution_agrees_with_scipy(ramp: float) -> None:
         )
         start = np.full(8, y.mean())
         found = minimize(
-            cost, start, jac=slope, constraints=[limits], method="SLSQP",
+            cost,
+            start,
+            jac=slope,
+            constraints=[limits],
+            method="SLSQP",
             options={"ftol": 1e-15, "maxiter": 500},
         )
         ours = solution.decision[b].numpy()

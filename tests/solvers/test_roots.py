@@ -60,7 +60,5 @@ def test_values_within_the_noise_count_as_roots() -> None:
     def line(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         return x, torch.ones_like(x)
 
-    roots, steps = increasing_roots(
-        line, _tensor(-1.0), _tensor(1.0), _tensor(1e-6), _tensor(1e-5)
-    )
+    roots, steps = increasing_roots(line, _tensor(-1.0), _tensor(1.0), _tensor(1e-6), _tensor(1e-5))
     assert float(roots) == 1e-6 and int(steps) == 1

@@ -69,7 +69,9 @@ class Denoiser(nn.Module):
         return self.trunk(self.from_outcome(noisy) + (time_features + context_features))
 
 
-def to_clean(prediction: Prediction, output: Tensor, noisy: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+def to_clean(
+    prediction: Prediction, output: Tensor, noisy: Tensor, signal: Tensor, noise: Tensor
+) -> Tensor:
     """The clean outcome y_0 that a network output implies, all ``(..., d_y)`` or broadcasting.
 
     ``y_t = signal y_0 + noise eps``; the output is eps, y_0 or ``v = signal eps - noise y_0``
@@ -82,7 +84,9 @@ def to_clean(prediction: Prediction, output: Tensor, noisy: Tensor, signal: Tens
     return signal * noisy - noise * output
 
 
-def to_target(prediction: Prediction, clean: Tensor, epsilon: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+def to_target(
+    prediction: Prediction, clean: Tensor, epsilon: Tensor, signal: Tensor, noise: Tensor
+) -> Tensor:
     """What the network should output for a clean outcome and the noise added to it."""
     if prediction == "epsilon":
         return epsilon

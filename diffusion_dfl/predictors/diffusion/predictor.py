@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.predictors.base import Predictor
-from diffusion_dfl.predictors.gaussian import GaussianPredictor
 from diffusion_dfl.predictors.diffusion.denoiser import (
     Denoiser,
     Prediction,
@@ -21,6 +20,7 @@ from diffusion_dfl.predictors.diffusion.schedule import (
     Spacing,
     sampling_timesteps,
 )
+from diffusion_dfl.predictors.gaussian import GaussianPredictor
 
 
 class DiffusionPredictor(Predictor):

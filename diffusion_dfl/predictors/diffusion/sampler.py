@@ -62,7 +62,9 @@ class Sampler:
             posterior = beta * (1.0 - bar_s) / (1.0 - bar_t)
             share = 1.0 if self.kind == "ancestral" else self.eta**2
             keep = max(1.0 - bar_s - share * posterior, 0.0) ** 0.5 / (1.0 - bar_t) ** 0.5
-            variance = beta if self.kind == "ancestral" and self.variance == "beta" else share * posterior
+            variance = (
+                beta if self.kind == "ancestral" and self.variance == "beta" else share * posterior
+            )
             noise = variance**0.5 if earlier > 0 else 0.0
             result.append((bar_s**0.5 - keep * bar_t**0.5, keep, noise))
         return result[::-1]

@@ -66,7 +66,9 @@ def _cosine(num_steps: int) -> Tensor:
     return (1 - beta).cumprod(0)
 
 
-def sampling_timesteps(num_diffusion_steps: int, num_sampling_steps: int, spacing: Spacing) -> list[int]:
+def sampling_timesteps(
+    num_diffusion_steps: int, num_sampling_steps: int, spacing: Spacing
+) -> list[int]:
     """The S timesteps a sampler visits, rising, the last one T.
 
     ``uniform``: ``round(T i / S)``; ``quadratic``: ``round(T (i / S)^2)``, denser near the data,
@@ -77,9 +79,7 @@ def sampling_timesteps(num_diffusion_steps: int, num_sampling_steps: int, spacin
     """
     total, count = num_diffusion_steps, num_sampling_steps
     if not 1 <= count <= total:
-        raise ValueError(
-            f"num_sampling_steps={count} must lie in 1..num_diffusion_steps={total}"
-        )
+        raise ValueError(f"num_sampling_steps={count} must lie in 1..num_diffusion_steps={total}")
     powers = {"uniform": 1, "quadratic": 2}
     if spacing not in powers:
         raise ValueError(f"spacing={spacing!r} is unknown; choose one of {sorted(powers)}")

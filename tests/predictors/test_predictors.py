@@ -1,0 +1,267 @@
+"""Deterministic, Gaussian and policy networks, and the standardisation all share."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_dfl.predictors import (
+    DeterministicPredictor,
+    DiffusionPredictor,
+    GaussianPredictor,
+    PolicyNetwork,
+    Predictor,
+    Standardiser,
+)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _rows(count: int = 40) -> tuple[Tensor, Tensor]:
+    generator = _generator(5)
+    contexts = 3 + 2 * torch.randn(count, 4, generator=generator)
+    outcomes = torch.tensor([10.0, -5.0]) + torch.tensor([0.5, 4.0]) * torch.randn(
+        count, 2, generator=generator
+    )
+    return contexts, outcomes
+
+
+def _fitted(predictor: Predictor) -> Predictor:
+    predictor.fit_scaling(*_rows())
+    return predictor.eval()
+
+
+def _gaussian(**knobs: float) -> GaussianPredictor:
+    torch.manual_seed(0)
+    predictor = GaussianPredictor(4, 2, width=8, layers=1, **knobs)  # type: ignore[arg-type]
+    _fitted(predictor)
+    return predictor
+
+
+def _diffusion(**knobs: object) -> DiffusionPredictor:
+    torch.manual_seed(0)
+    knobs = {"num_diffusion_steps": 20, "num_sampling_steps": 4, **knobs}
+    predictor = DiffusionPredictor(4, 2, width=8, layers=1, **knobs)  # type: ignore[arg-type]
+    _fitted(predictor)
+    return predictor
+
+
+# Standardisation
+
+
+def test_standardised_rows_have_mean_0_and_population_deviation_1() -> None:
+    values = _rows()[1]
+    standardiser = Standardiser(2)
+    standardiser.fit(values)
+    scaled = standardiser(values).double()
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(2).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(2).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standardiser.inverse(standardiser(values)), values)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, -7e4])
+def test_a_constant_column_is_centred_and_left_unscaled(level: float) -> None:
+    standardiser = Standardiser(2)
+    standardiser.fit(torch.stack([torch.full((9,), level), torch.arange(9.0)], 1))
+    assert float(standardiser.scale[0]) == 1.0
+    assert float(standardiser.scale[1]) == pytest.approx(math.sqrt(60 / 9))
+    assert float(standardiser(torch.tensor([[level + 2, 0.0]]))[0, 0]) == pytest.approx(2, rel=1e-2)
+
+
+def test_standardisation_is_part_of_the_saved_weights() -> None:
+    predictor = _gaussian()
+    other = GaussianPredictor(4, 2, width=8, layers=1)
+    other.load_state_dict(predictor.state_dict())
+    assert torch.equal(other.outcomes.mean, predictor.outcomes.mean)
+    assert torch.equal(other.contexts.scale, predictor.contexts.scale)
+
+
+def test_double_inputs_enter_networks_as_single_precision() -> None:
+    contexts, _ = _rows()
+    predictor = _gaussian()
+    single = predictor.sample(contexts, 3, _generator())
+    double = predictor.sample(contexts.double(), 3, _generator())
+    assert single.dtype == double.dtype == torch.float32
+    assert torch.equal(single, double)
+
+
+# Gaussian
+
+
+def test_gaussian_density_is_that_of_torch_distributions() -> None:
+    contexts, outcomes = _rows()
+    predictor = _gaussian()
+    mean, log_variance = predictor.moments(contexts)
+    normal = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    scenarios = outcomes.unsqueeze(1) + torch.randn(40, 6, 2, generator=_generator())
+    weights = torch.randn(40, 6, dtype=torch.float64, generator=_generator(1))
+    broadcast = torch.distributions.Normal(mean.unsqueeze(1), normal.stddev.unsqueeze(1))
+    expected = (weights * broadcast.log_prob(predictor.outcomes(scenarios)).sum(-1)).sum()
+    found = predictor.weighted_log_density(contexts, scenarios, weights, _generator())
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    loss = predictor.loss(contexts, outcomes, _generator())
+    expected = -normal.log_prob(predictor.outcomes(outcomes)).mean()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("raw", [-1e4, -20.0, 0.0, 2.0, 50.0, 1e4])
+def test_log_variance_stays_within_its_bounds(raw: float) -> None:
+    predictor = _gaussian(min_log_variance=-4.0, max_log_variance=1.0)
+    head = predictor.network[-1]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 0.0, raw, raw]))
+        _, log_variance = predictor.moments(_rows()[0])
+    # The two soft bounds are applied one after the other: the upper one holds to log(1 + e^-5).
+    assert bool((log_variance >= -4.0).all())
+    assert bool((log_variance <= 1.0 + math.log1p(math.exp(-5.0)) + 1e-6).all())
+    assert bool((predictor.loss(*_rows(), _generator()) < 1e3).all())
+
+
+def test_log_variance_well_inside_its_bounds_is_the_networks_output() -> None:
+    predictor = _gaussian()
+    head = predictor.network[-1]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 0.0, -3.0, -3.0]))
+        _, log_variance = predictor.moments(_rows()[0])
+    torch.testing.assert_close(log_variance, torch.full((40, 2), -3.0), rtol=0, atol=1e-2)
+
+
+def test_gaussian_samples_have_the_predicted_moments() -> None:
+    predictor, count = _gaussian(), 100_000
+    context = _rows()[0][:1]
+    draws = predictor.sample(context, count, _generator())[0].double()
+    mean, log_variance = (value[0].double().detach() for value in predictor.moments(context))
+    spread = (predictor.outcomes.scale.double() ** 2) * log_variance.exp()
+    center = predictor.outcomes.mean.double() + predictor.outcomes.scale.double() * mean
+    assert bool(((draws.mean(0) - center).abs() < 4 * (spread / count).sqrt()).all())
+    assert bool(((draws.var(0) - spread).abs() < 4 * spread * math.sqrt(2 / count)).all())
+
+
+# Point predictions and policies
+
+
+def test_a_point_prediction_is_one_scenario_whatever_is_asked_for() -> None:
+    torch.manual_seed(0)
+    predictor = _fitted(DeterministicPredictor(4, 2, width=8, layers=1))
+    contexts, outcomes = _rows()
+    one, many = (predictor.sample(contexts, count, _generator()) for count in (1, 50))
+    assert one.shape == (40, 1, 2)
+    assert torch.equal(one, many)
+    loss = predictor.loss(contexts, outcomes, _generator())
+    error = (predictor.outcomes(one[:, 0]) - predictor.outcomes(outcomes)).square().mean()
+    assert float(loss.detach()) == pytest.approx(float(error), rel=1e-4)
+
+
+def test_point_predictions_and_policies_have_no_density() -> None:
+    contexts, outcomes = _rows()
+    arguments = (contexts, outcomes.unsqueeze(1), torch.ones(40, 1), _generator())
+    for predictor in (DeterministicPredictor(4, 2, 8, 1), PolicyNetwork(4, 2, 8, 1)):
+        assert not predictor.has_density
+        with pytest.raises(TypeError):
+            predictor.weighted_log_density(*arguments)
+    policy = PolicyNetwork(4, 2, 8, 1)
+    with pytest.raises(TypeError, match="grad=policy"):
+        policy.loss(contexts, outcomes, _generator())
+    with pytest.raises(TypeError, match="decide"):
+        policy.sample(contexts, 3, _generator())
+
+
+def test_an_untrained_policy_decides_in_the_units_of_the_outcomes() -> None:
+    torch.manual_seed(0)
+    policy = PolicyNetwork(4, 2, width=8, layers=1)
+    _fitted(policy)
+    decision = policy.decide(_rows()[0])
+    assert decision.shape == (40, 2)
+    assert bool(((decision.mean(0) - _rows()[1].mean(0)).abs() < policy.outcomes.scale).all())
+
+
+# Noise and graphs, of all that sample
+
+SAMPLING = [_gaussian, _diffusion]
+
+
+@pytest.mark.parametrize("make", SAMPLING)
+def test_scenarios_come_from_the_generator_and_from_nothing_else(make) -> None:  # type: ignore[no-untyped-def]
+    predictor, contexts = make(dropout=0.5), _rows()[0]
+    torch.manual_seed(1)
+    first = predictor.sample(contexts, 5, _generator(3))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(predictor.sample(contexts, 5, _generator(3)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(predictor.sample(contexts, 5, _generator(4)), first)
+    assert first.shape == (40, 5, 2)
+
+
+@pytest.mark.parametrize("make", SAMPLING)
+def test_only_differentiable_scenarios_have_a_graph(make) -> None:  # type: ignore[no-untyped-def]
+    predictor, contexts = make(), _rows()[0]
+    plain = predictor.sample(contexts, 5, _generator())
+    assert not plain.requires_grad
+    with torch.no_grad():
+        graph = predictor.sample(contexts, 5, _generator(), differentiable=True)
+    assert graph.requires_grad
+    assert torch.equal(plain, graph)
+    graph.square().sum().backward()
+    for name, parameter in predictor.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().sum()) > 0, name
+
+
+@pytest.mark.parametrize("make", SAMPLING)
+def test_pathwise_gradient_is_the_derivative_of_the_scenarios(make) -> None:  # type: ignore[no-untyped-def]
+    predictor, contexts = make(), _rows()[0][:3]
+    direction = torch.randn(3, 6, 2, generator=_generator(8))
+
+    def value() -> Tensor:
+        draws = predictor.sample(contexts, 6, _generator(7), differentiable=True)
+        return (direction * draws.tanh() + 0.01 * draws.square()).double().sum()
+
+    value().backward()
+    along = 0.0
+    moves = []
+    for parameter in predictor.parameters():
+        assert parameter.grad is not None
+        move = torch.randn(parameter.shape, generator=_generator(len(moves)))
+        along += float((parameter.grad.double() * move).sum())
+        moves.append(move)
+
+    def shifted(step: float) -> float:
+        with torch.no_grad():
+            for parameter, move in zip(predictor.parameters(), moves, strict=True):
+                parameter.add_(step * move)
+            result = float(value())
+            for parameter, move in zip(predictor.parameters(), moves, strict=True):
+                parameter.sub_(step * move)
+        return result
+
+    size = 1e-3
+    numerical = (shifted(size) - shifted(-size)) / (2 * size)
+    assert along == pytest.approx(numerical, rel=2e-2)
+
+
+@pytest.mark.parametrize("make", SAMPLING)
+def test_density_is_linear_in_its_weights_and_moves_the_network(make) -> None:  # type: ignore[no-untyped-def]
+    predictor = make()
+    contexts, outcomes = _rows()
+    scenarios = outcomes.unsqueeze(1) + torch.randn(40, 6, 2, generator=_generator())
+    one = torch.randn(40, 6, dtype=torch.float64, generator=_generator(1))
+    two = torch.randn(40, 6, dtype=torch.float64, generator=_generator(2))
+
+    def density(weights: Tensor) -> Tensor:
+        return predictor.weighted_log_density(contexts, scenarios, weights, _generator(3))
+
+    parts = 3 * density(one) - 2 * density(two)
+    assert float(density(3 * one - 2 * two).detach()) == pytest.approx(float(parts.detach()), rel=1e-4)
+    assert float(density(0 * one).detach()) == 0.0
+    buffers = {name: value.clone() for name, value in predictor.named_buffers()}
+    density(one).backward()
+    for name, parameter in predictor.named_parameters():
+        assert parameter.grad is not None, name
+    for name, value in predictor.named_buffers():
+        assert torch.equal(value, buffers[name])

@@ -1,0 +1,94 @@
+"""The README's commands and code work as written; `make demo` and `make test` are run by .ci/run."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# Appended to training commands: the same command line, on little data.
+SMALL = [
+    "data=simulated", "data.num_days=150", "scale=smoke", "foundation.epochs=1", "fit.epochs=1",
+    "train.epochs=1", "decision.num_scenarios=10", "evaluation.num_large=20",
+]
+
+
+def blocks() -> list[str]:
+    return [
+        re.sub(r"^    ", "", match.group(0), flags=re.MULTILINE)
+        for match in re.finditer(r"(?:^    .*\n|^\n(?=    ))+", README, flags=re.MULTILINE)
+    ]
+
+
+def commands() -> list[str]:
+    found = [line for block in blocks() for line in block.splitlines()]
+    inline = re.findall(r"`((?:python|make) [^`]+)`", README)
+    return [line for line in [*found, *inline] if line.startswith(("python ", "make "))]
+
+
+def test_every_command_is_known_to_this_test() -> None:
+    assert set(commands()) == {
+        "make demo",
+        "make test",
+        "make table1",
+        "make help",
+        "python train.py",
+        "python train.py --help",
+        "python train.py task=power model=diffusion grad=score -m seed=0-9",
+    }
+
+
+def test_python_block_runs_and_gives_a_gradient() -> None:
+    (block,) = [block for block in blocks() if "import torch" in block]
+    names: dict[str, object] = {}
+    exec(block, names)
+    scenarios = names["scenarios"]
+    assert scenarios.grad is not None  # type: ignore[attr-defined]
+    assert scenarios.grad.shape == (8, 50, 24)  # type: ignore[attr-defined]
+    assert float(scenarios.grad.abs().sum()) > 0  # type: ignore[attr-defined]
+
+
+def test_help_names_the_choices() -> None:
+    result = subprocess.run(
+        [sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for word in ("two_stage", "reparam", "score", "gaussian", "simulated", "smoke", "seed=0-9"):
+        assert word in result.stdout
+
+
+@pytest.mark.slow
+def test_ten_seed_command_as_typed_trains_ten_seeds(tmp_path: Path) -> None:
+    (line,) = [line for line in commands() if "seed=0-9" in line]
+    words = line.split()[1:]
+    # The words as typed; what makes it small goes before them.
+    command = [sys.executable, words[0], *SMALL, f"output.root={tmp_path}", *words[1:]]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"^power diffusion-score seed \d", result.stdout, re.MULTILINE)) == 10
+    assert len(list(tmp_path.glob("runs/smoke/power/diffusion-score-*/seed-*/summary.json"))) == 10
+
+
+@pytest.mark.slow
+def test_bare_call_names_the_simulated_data_it_uses() -> None:
+    result = subprocess.run(
+        [sys.executable, "train.py"], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={k: v for k, v in os.environ.items() if k != "DIFFUSION_DFL_DATA"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "data=simulated" in result.stderr
+    assert "simulated data, scale smoke" in result.stdout
+
+
+def test_table_command_renders_the_committed_records_without_changing_the_committed_table() -> None:
+    target = ROOT / "results" / "tables" / "table1.md"
+    result = subprocess.run(
+        [sys.executable, "scripts/make_tables.py", "--published"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )
+    assert "Diffusion score function" in result.stdout
+    assert target.read_text(encoding="utf-8").strip() in result.stdout
