@@ -12,7 +12,7 @@ register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float | None:
+def main(config: DictConfig) -> float:
     """One job: run it, say what came out, return its validation cost (for sweepers)."""
     # Imported late: --help and --cfg need neither torch nor data.
     from diffusion_dfl.reporting.console import announce
@@ -20,7 +20,7 @@ def main(config: DictConfig) -> float | None:
 
     summary = run(config)
     announce(summary)
-    return None if summary is None else summary["validation"]["task"]
+    return float(summary["validation"]["task"])
 
 
 if __name__ == "__main__":

@@ -3,11 +3,16 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from diffusion_dfl.config.arguments import BARE, normalise
 from diffusion_dfl.errors import UserError
@@ -50,23 +55,27 @@ def configure_logging() -> None:
 
 def explain(error: Exception) -> str:
     """One message for an error of Hydra or OmegaConf: the key, the value and the mend."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, wrong = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        options = sorted(error.options)
+        return f"{group}={wrong}: there is no such choice; {_nearest(wrong, options)}"
     cause = error.__cause__ or error.__context__
     inner = cause if isinstance(cause, OmegaConfBaseException) else error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(inner, OmegaConfBaseException) and inner is not error:
-        lines += [line.strip() for line in str(inner).splitlines() if line.strip()]
-    text = "; ".join(
-        dict.fromkeys(
-            line for line in lines if not line.startswith(("reference_type", "object_type"))
-        )
-    )
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        wrong = str(error.missing_cfg_file).rsplit("/", 1)[-1].removesuffix(".yaml")
-        close = get_close_matches(wrong, error.options, n=1)
-        if close:
-            return f"{text.splitlines()[0]}; did you mean {close[0]}?"
-    if isinstance(inner, ConfigKeyError) or "Could not override" in text:
-        return f"{text}; `python train.py --cfg job` shows every key"
+    if isinstance(inner, ConfigKeyError | ConfigAttributeError):
+        full = str(inner.full_key or "")
+        keys = sorted(str(key) for key in getattr(inner.parent_node, "_content", None) or ())
+        prefix = full.rpartition(".")[0]
+        near = get_close_matches(full.rpartition(".")[2], keys, n=1)
+        meant = f"did you mean {prefix + '.' if prefix else ''}{near[0]}? " if near else ""
+        return f"{full}: there is no such key; {meant}`python train.py --cfg job` shows every key"
     if isinstance(inner, ValidationError):
-        return f"{text}; `python train.py --cfg job` shows every key with its value"
-    return text
+        wanted = str(inner).splitlines()[0]
+        return f"{inner.full_key}: {wanted}; `python train.py --cfg job` shows every key with its value"
+    return "; ".join(lines)
+
+
+def _nearest(wrong: str, options: Sequence[str]) -> str:
+    near = get_close_matches(wrong, options, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{meant}Choices: {', '.join(options)}"

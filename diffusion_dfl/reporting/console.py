@@ -3,10 +3,8 @@
 from typing import Any
 
 
-def announce(summary: dict[str, Any] | None) -> None:
+def announce(summary: dict[str, Any]) -> None:
     """Print the run's cell and its numbers on one line."""
-    if summary is None:
-        return
     identity, test, validation = summary["identity"], summary["test"], summary["validation"]
     name = f"{identity['task']} {identity['model']}-{identity['grad']} seed {identity['seed']}"
     numbers = [f"validation cost {validation['task']:.3f} (start {validation['first_task']:.3f})"]

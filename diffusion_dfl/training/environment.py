@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+@cache
 def source_hash() -> str:
-    """Hash of the package's Python files, 16 hexadecimal digits."""
+    """Hash of the package's Python files, 16 hexadecimal digits; read once a process."""
     state = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         state.update(str(path.relative_to(_PACKAGE).as_posix()).encode() + b"\0")

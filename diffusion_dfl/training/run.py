@@ -41,12 +41,13 @@ logger = logging.getLogger(__name__)
 _FIT_SCORE_DRAWS = 8
 
 
-def run(config: DictConfig) -> dict[str, Any] | None:
-    """Do one run, or find it done; the record, or None where the test is not looked at.
+def run(config: DictConfig) -> dict[str, Any]:
+    """Do one run, or find it done, and return its record.
 
     Raises:
         UserError: a configuration or data that cannot work; nothing has been trained.
     """
+    source_hash()  # Of the source that runs, not of what is on disk when it ends.
     validate(config)
     identity = identify(config)
     device = resolve_device(config.device)
@@ -116,7 +117,7 @@ class _Run:
             max_failure_share=config.decision.max_failure_share,
         )
 
-    def execute(self) -> dict[str, Any] | None:
+    def execute(self) -> dict[str, Any]:
         """Fit, train, evaluate and write the record."""
         config = self.config
         write_json(

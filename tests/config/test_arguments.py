@@ -9,7 +9,11 @@ from diffusion_dfl.errors import UserError
 def test_the_literal_command_becomes_a_row_of_overrides_and_a_sweep() -> None:
     words = ["task=power", "model=diffusion", "grad=score", "-m", "seed=0-9"]
     assert normalise(words) == [
-        "task=power", "model=diffusion", "grad=score", "seed=range(0,10)", "-m",
+        "task=power",
+        "model=diffusion",
+        "grad=score",
+        "seed=range(0,10)",
+        "-m",
     ]
 
 
@@ -56,7 +60,8 @@ def test_other_ways_to_name_seeds_pass_untouched(word: str) -> None:
 
 def test_only_seed_is_read_as_a_range() -> None:
     assert normalise(["output.root=runs-1-2", "fit.epochs=3"]) == [
-        "output.root=runs-1-2", "fit.epochs=3",
+        "output.root=runs-1-2",
+        "fit.epochs=3",
     ]
 
 
@@ -104,9 +109,14 @@ VALID = {(model, grad) for model, grads in CELLS.items() for grad in grads}
 
 def test_the_valid_cells_are_nine() -> None:
     assert {
-        ("deterministic", "two_stage"), ("deterministic", "reparam"),
-        ("gaussian", "two_stage"), ("gaussian", "reparam"), ("gaussian", "score"),
-        ("diffusion", "two_stage"), ("diffusion", "reparam"), ("diffusion", "score"),
+        ("deterministic", "two_stage"),
+        ("deterministic", "reparam"),
+        ("gaussian", "two_stage"),
+        ("gaussian", "reparam"),
+        ("gaussian", "score"),
+        ("diffusion", "two_stage"),
+        ("diffusion", "reparam"),
+        ("diffusion", "score"),
         ("policy", "policy"),
     } == VALID
 

@@ -87,8 +87,15 @@ def test_an_added_key_is_refused_when_the_run_is_named(override: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "seed=three", "seed=1.5", "fit.epochs=1.5", "fit.learning_rate=fast", "force=maybe",
-        "model.width=wide", "model.antithetic=7.5", "grad.fit_weight=much", "task.ramp=steep",
+        "seed=three",
+        "seed=1.5",
+        "fit.epochs=1.5",
+        "fit.learning_rate=fast",
+        "force=maybe",
+        "model.width=wide",
+        "model.antithetic=7.5",
+        "grad.fit_weight=much",
+        "task.ramp=steep",
         "decision.num_scenarios=[1]",
     ],
 )
@@ -127,9 +134,15 @@ def _changed(key: str, value: object) -> DictConfig:
             (f"{stage}.{key}", value)
             for stage in ("fit", "train")
             for key, value in (
-                ("epochs", -1), ("batch_size", 0), ("learning_rate", 0.0), ("weight_decay", -1.0),
-                ("decay", "linear"), ("gradient_clip", -1.0), ("ema_decay", 1.0),
-                ("patience", -1), ("validate_every", 0),
+                ("epochs", -1),
+                ("batch_size", 0),
+                ("learning_rate", 0.0),
+                ("weight_decay", -1.0),
+                ("decay", "linear"),
+                ("gradient_clip", -1.0),
+                ("ema_decay", 1.0),
+                ("patience", -1),
+                ("validate_every", 0),
             )
         ],
     ],
@@ -144,8 +157,12 @@ def test_a_value_no_run_can_work_with_is_refused_with_key_value_and_mend(
 @pytest.mark.parametrize(
     "key",
     [
-        "task.shortage", "task.ramp", "fit.learning_rate", "train.gradient_clip",
-        "train.divergence_factor", "grad.decision_weight",
+        "task.shortage",
+        "task.ramp",
+        "fit.learning_rate",
+        "train.gradient_clip",
+        "train.divergence_factor",
+        "grad.decision_weight",
     ],
 )
 def test_not_a_number_is_refused(key: str) -> None:

@@ -38,8 +38,13 @@ def test_the_preset_has_a_path_without_a_hash() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "data.root=/somewhere/else", "data.directory=/elsewhere", "data.url=http://mirror/",
-        "device=cpu", "device=cuda", "output.root=/tmp/out", "force=true",
+        "data.root=/somewhere/else",
+        "data.directory=/elsewhere",
+        "data.url=http://mirror/",
+        "device=cpu",
+        "device=cuda",
+        "output.root=/tmp/out",
+        "force=true",
     ],
 )
 def test_places_and_devices_do_not_name_a_run(override: str) -> None:
@@ -51,9 +56,16 @@ def test_places_and_devices_do_not_name_a_run(override: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "data=simulated", "decision.bandwidth_scale=1.25", "decision.num_scenarios=31",
-        "task.shortage=49", "fit.epochs=7", "train.learning_rate=7e-6", "model.width=77",
-        "grad.decision_weight=0", "threads=2", "evaluation.num_large=1001",
+        "data=simulated",
+        "decision.bandwidth_scale=1.25",
+        "decision.num_scenarios=31",
+        "task.shortage=49",
+        "fit.epochs=7",
+        "train.learning_rate=7e-6",
+        "model.width=77",
+        "grad.decision_weight=0",
+        "threads=2",
+        "evaluation.num_large=1001",
         "task.validation_fraction=0.3",
     ],
 )
@@ -95,9 +107,9 @@ def test_two_spellings_of_a_number_are_one_run(one: str, other: str) -> None:
 
 def test_saying_a_default_aloud_changes_nothing() -> None:
     config = compose_config(CELL)
-    assert _path(
-        f"fit.epochs={config.fit.epochs}", f"task.shortage={config.task.shortage}"
-    ) == PLAIN
+    assert (
+        _path(f"fit.epochs={config.fit.epochs}", f"task.shortage={config.task.shortage}") == PLAIN
+    )
 
 
 def test_an_endless_ramp_names_a_run() -> None:
@@ -111,10 +123,18 @@ def test_minus_zero_is_zero() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "decision.num_scenarios=31", "decision.bandwidth_scale=0.9", "grad=reparam",
-        "grad.decision_weight=0.5", "train.epochs=3", "train.learning_rate=1e-6",
-        "task.shortage=10", "task.excess=2", "task.ramp=0.05", "evaluation.test=false",
-        "evaluation.num_large=1001", "output.root=elsewhere",
+        "decision.num_scenarios=31",
+        "decision.bandwidth_scale=0.9",
+        "grad=reparam",
+        "grad.decision_weight=0.5",
+        "train.epochs=3",
+        "train.learning_rate=1e-6",
+        "task.shortage=10",
+        "task.excess=2",
+        "task.ramp=0.05",
+        "evaluation.test=false",
+        "evaluation.num_large=1001",
+        "output.root=elsewhere",
     ],
 )
 def test_the_fit_is_shared_by_all_runs_that_differ_in_what_it_does_not_read(override: str) -> None:
@@ -124,8 +144,14 @@ def test_the_fit_is_shared_by_all_runs_that_differ_in_what_it_does_not_read(over
 @pytest.mark.parametrize(
     "override",
     [
-        "data=simulated", "fit.epochs=3", "fit.learning_rate=1e-5", "model.width=77", "seed=1",
-        "threads=2", "scale=paper", "task.block_weeks=3",
+        "data=simulated",
+        "fit.epochs=3",
+        "fit.learning_rate=1e-5",
+        "model.width=77",
+        "seed=1",
+        "threads=2",
+        "scale=paper",
+        "task.block_weeks=3",
     ],
 )
 def test_the_fit_is_another_one_where_something_it_reads_differs(override: str) -> None:

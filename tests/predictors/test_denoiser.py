@@ -27,7 +27,9 @@ def test_the_first_layer_in_parts_is_one_layer_on_everything_joined(layers: int)
         noisy, network.time_features(steps), network.context_features(context).unsqueeze(1)
     )
 
-    place = steps.float().unsqueeze(-1) * torch.exp(-torch.log(torch.tensor(1e4)) * torch.arange(8) / 8)
+    place = steps.float().unsqueeze(-1) * torch.exp(
+        -torch.log(torch.tensor(1e4)) * torch.arange(8) / 8
+    )
     hidden = network.from_time[:2](torch.cat([place.cos(), place.sin()], -1))
     joined = torch.cat([noisy, hidden, context.unsqueeze(1).expand(-1, 7, -1)], dim=-1)
     first = nn.Linear(3 + 64 + 5, 16)
@@ -52,6 +54,7 @@ def test_the_context_once_gives_the_numbers_of_the_context_repeated() -> None:
     torch.testing.assert_close(once.reshape(28, 3), repeated, rtol=1e-5, atol=1e-6)
 
 
+@torch.no_grad()
 def test_output_depends_on_outcome_time_and_context() -> None:
     network = _denoiser()
     noisy, context, steps = torch.randn(1, 3), torch.randn(1, 5), torch.tensor([10])

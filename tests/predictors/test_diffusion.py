@@ -17,7 +17,9 @@ def _predictor(**knobs: object) -> DiffusionPredictor:
     knobs = {"num_diffusion_steps": STEPS, "num_sampling_steps": 3, **knobs}
     predictor = DiffusionPredictor(2, 1, width=8, layers=1, **knobs)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
-    predictor.fit_scaling(torch.randn(50, 2, generator=generator), 4 + 3 * torch.randn(50, 1, generator=generator))
+    predictor.fit_scaling(
+        torch.randn(50, 2, generator=generator), 4 + 3 * torch.randn(50, 1, generator=generator)
+    )
     return predictor.eval()
 
 
@@ -32,7 +34,9 @@ def _noise_errors(predictor: DiffusionPredictor, context: Tensor, clean: float) 
         bar = float(predictor.schedule.alpha_bar[t].double())
         signal, noise = math.sqrt(bar), math.sqrt(1 - bar)
         noisy = signal * clean + noise * epsilon
-        output = predictor.denoiser(noisy, predictor.denoiser.time_features(torch.tensor(t)), features)
+        output = predictor.denoiser(
+            noisy, predictor.denoiser.time_features(torch.tensor(t)), features
+        )
         implied = {
             "epsilon": output,
             "x0": (noisy - signal * output) / noise,
@@ -87,21 +91,6 @@ def test_stratified_timesteps_cover_every_part_of_the_schedule_for_every_scenari
     torch.testing.assert_close(shares, torch.full((STEPS,), 1 / STEPS), rtol=0.1, atol=0)
 
 
-def test_stratified_and_antithetic_draws_vary_less() -> None:
-    spread = {}
-    for timesteps, antithetic in (("uniform", False), ("stratified", True)):
-        predictor = _predictor(
-            num_elbo_timesteps=2, elbo_timesteps=timesteps, antithetic=antithetic
-        )
-        weights = torch.ones(1, 5000, requires_grad=True)
-        scenarios = torch.full((1, 5000, 1), 5.0)
-        total = predictor.weighted_log_density(
-            torch.zeros(1, 2), scenarios, weights, torch.Generator().manual_seed(4)
-        )
-        spread[timesteps] = float(torch.autograd.grad(total, weights)[0].var())
-    assert spread["stratified"] < spread["uniform"]
-
-
 def test_the_loss_is_the_denoising_error_averaged_over_the_schedule() -> None:
     predictor = _predictor()
     context, clean = torch.tensor([[0.3, -1.2]]), 0.8
@@ -119,7 +108,7 @@ def test_the_loss_is_the_denoising_error_averaged_over_the_schedule() -> None:
 
 
 def test_a_trained_sampler_follows_the_data() -> None:
-    """Ten seconds of thought for two of training: y = 2 x + noise comes out as such."""
+    """y = 10 + 2 x + noise comes out as such."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2000, 1, generator=generator) * 2 - 1
@@ -162,7 +151,12 @@ def test_scenarios_move_with_the_units_of_the_outcomes(scaling: str) -> None:
     for shift, factor in ((0.0, 1.0), (100.0, 7.0)):
         torch.manual_seed(0)
         predictor = DiffusionPredictor(
-            2, 1, width=8, layers=1, num_diffusion_steps=STEPS, num_sampling_steps=3,
+            2,
+            1,
+            width=8,
+            layers=1,
+            num_diffusion_steps=STEPS,
+            num_sampling_steps=3,
             outcome_scaling=scaling,  # type: ignore[arg-type]
         ).eval()
         generator = torch.Generator().manual_seed(1)
@@ -175,7 +169,12 @@ def test_scenarios_move_with_the_units_of_the_outcomes(scaling: str) -> None:
 def test_the_base_of_residual_scaling_is_fixed_and_sets_place_and_width() -> None:
     torch.manual_seed(0)
     predictor = DiffusionPredictor(
-        2, 1, width=8, layers=1, num_diffusion_steps=STEPS, num_sampling_steps=3,
+        2,
+        1,
+        width=8,
+        layers=1,
+        num_diffusion_steps=STEPS,
+        num_sampling_steps=3,
         outcome_scaling="residual",
     )
     assert predictor.base is not None
@@ -197,8 +196,10 @@ def test_the_base_of_residual_scaling_is_fixed_and_sets_place_and_width() -> Non
         narrower = predictor.sample(context, 500, torch.Generator().manual_seed(0))
         scale = (0.5 * (predictor.base.moments(context)[1] - log_variance)).exp()
     torch.testing.assert_close(
-        narrower - mean.unsqueeze(1), scale.unsqueeze(1) * (before - mean.unsqueeze(1)),
-        rtol=1e-3, atol=1e-4,
+        narrower - mean.unsqueeze(1),
+        scale.unsqueeze(1) * (before - mean.unsqueeze(1)),
+        rtol=1e-3,
+        atol=1e-4,
     )
     predictor.loss(context, torch.zeros(3, 1), torch.Generator()).backward()
     assert all(parameter.grad is None for parameter in predictor.base.parameters())

@@ -58,7 +58,9 @@ def test_standardised_rows_have_mean_0_and_population_deviation_1() -> None:
     standardiser.fit(values)
     scaled = standardiser(values).double()
     torch.testing.assert_close(scaled.mean(0), torch.zeros(2).double(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(2).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        scaled.std(0, correction=0), torch.ones(2).double(), rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(standardiser.inverse(standardiser(values)), values)
 
 
@@ -220,29 +222,24 @@ def test_pathwise_gradient_is_the_derivative_of_the_scenarios(make) -> None:  # 
 
     def value() -> Tensor:
         draws = predictor.sample(contexts, 6, _generator(7), differentiable=True)
-        return (direction * draws.tanh() + 0.01 * draws.square()).double().sum()
+        return (direction * predictor.outcomes(draws)).double().sum()
 
     value().backward()
-    along = 0.0
-    moves = []
-    for parameter in predictor.parameters():
-        assert parameter.grad is not None
-        move = torch.randn(parameter.shape, generator=_generator(len(moves)))
-        along += float((parameter.grad.double() * move).sum())
-        moves.append(move)
+    weights = [parameter.detach().clone() for parameter in predictor.parameters()]
+    moves = [torch.randn(w.shape, generator=_generator(i)) for i, w in enumerate(weights)]
+    along = sum(
+        float((p.grad.double() * move).sum())
+        for p, move in zip(predictor.parameters(), moves, strict=True)
+    )
 
-    def shifted(step: float) -> float:
+    def moved(step: float) -> float:
         with torch.no_grad():
-            for parameter, move in zip(predictor.parameters(), moves, strict=True):
-                parameter.add_(step * move)
-            result = float(value())
-            for parameter, move in zip(predictor.parameters(), moves, strict=True):
-                parameter.sub_(step * move)
-        return result
+            for parameter, weight, move in zip(predictor.parameters(), weights, moves, strict=True):
+                parameter.copy_(weight + step * move)
+            return float(value())
 
-    size = 1e-3
-    numerical = (shifted(size) - shifted(-size)) / (2 * size)
-    assert along == pytest.approx(numerical, rel=2e-2)
+    size = 3e-4  # single precision: rounding and curvature meet here
+    assert along == pytest.approx((moved(size) - moved(-size)) / (2 * size), rel=5e-3)
 
 
 @pytest.mark.parametrize("make", SAMPLING)
@@ -257,7 +254,9 @@ def test_density_is_linear_in_its_weights_and_moves_the_network(make) -> None:  
         return predictor.weighted_log_density(contexts, scenarios, weights, _generator(3))
 
     parts = 3 * density(one) - 2 * density(two)
-    assert float(density(3 * one - 2 * two).detach()) == pytest.approx(float(parts.detach()), rel=1e-4)
+    assert float(density(3 * one - 2 * two).detach()) == pytest.approx(
+        float(parts.detach()), rel=1e-4
+    )
     assert float(density(0 * one).detach()) == 0.0
     buffers = {name: value.clone() for name, value in predictor.named_buffers()}
     density(one).backward()

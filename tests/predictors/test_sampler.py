@@ -95,7 +95,9 @@ def _draw(sampler: Sampler, schedule: NoiseSchedule, draws: int = DRAWS, seed: i
 
 
 @pytest.mark.parametrize(("kind", "eta", "variance"), SAMPLERS)
-@pytest.mark.parametrize(("count", "spacing"), [(1000, "uniform"), (10, "quadratic"), (1, "uniform")])
+@pytest.mark.parametrize(
+    ("count", "spacing"), [(1000, "uniform"), (10, "quadratic"), (1, "uniform")]
+)
 def test_coefficients_are_the_published_ones(
     kind: str, eta: float, variance: str, count: int, spacing: str
 ) -> None:
@@ -139,7 +141,10 @@ def test_the_full_schedule_recovers_the_data(kind: str, eta: float, variance: st
     schedule = NoiseSchedule("linear", 1000)
     timesteps = list(range(1, 1001))
     sampler = Sampler(kind, tuple(timesteps), eta, variance)  # type: ignore[arg-type]
-    steps = [(t, *step) for t, step in zip(reversed(timesteps), sampler.coefficients(schedule), strict=True)]
+    steps = [
+        (t, *step)
+        for t, step in zip(reversed(timesteps), sampler.coefficients(schedule), strict=True)
+    ]
     mean, spread = _moments(schedule, steps)
     # What is left of the data's mean at T is abar_T^(1/2) = 0.6 % of it.
     torch.testing.assert_close(mean, MEAN, rtol=1e-2, atol=0)
@@ -155,7 +160,11 @@ def test_the_last_step_returns_the_clean_prediction_without_noise(
     assert sampler.coefficients(schedule)[-1] == pytest.approx((1.0, 0.0, 0.0), abs=1e-12)
     constant = torch.tensor([2.0, -3.0]).expand(1, 9, 2)
     draws = sampler(
-        lambda noisy, index, step: constant, schedule, (1, 9, 2), torch.Generator(), torch.device("cpu")
+        lambda noisy, index, step: constant,
+        schedule,
+        (1, 9, 2),
+        torch.Generator(),
+        torch.device("cpu"),
     )
     torch.testing.assert_close(draws, constant)
 
@@ -179,7 +188,10 @@ def test_the_clip_bounds_the_clean_prediction() -> None:
     def draw(clip: float) -> Tensor:
         return Sampler("ddim", (30, 100), 1.0, clip=clip)(
             lambda noisy, index, step: 50 * noisy,
-            schedule, (1, 64, 1), torch.Generator().manual_seed(0), torch.device("cpu"),
+            schedule,
+            (1, 64, 1),
+            torch.Generator().manual_seed(0),
+            torch.device("cpu"),
         )
 
     assert float(draw(3.0).abs().max()) == 3.0

@@ -1,5 +1,7 @@
 """Noise schedules and the timesteps of shorter samplers: golden numbers."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -26,9 +28,7 @@ def test_the_last_linear_step_is_noise_for_any_length(steps: int) -> None:
 @pytest.mark.parametrize("steps", [10, 50, 100, 500])
 def test_a_shorter_linear_schedule_is_the_long_one_thinned(steps: int) -> None:
     thinned = NoiseSchedule("linear", 1000).alpha_bar[:: 1000 // steps]
-    torch.testing.assert_close(
-        NoiseSchedule("linear", steps).alpha_bar, thinned, rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(NoiseSchedule("linear", steps).alpha_bar, thinned, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("steps", [10, 50, 100, 300, 1000])
@@ -80,13 +80,15 @@ def test_timesteps_rise_to_the_last_step_for_every_count(total: int, spacing: st
         steps = sampling_timesteps(total, count, spacing)  # type: ignore[arg-type]
         assert len(steps) == count
         assert steps[0] >= 1 and steps[-1] == total
-        assert all(a < b for a, b in zip(steps, steps[1:], strict=False))
+        assert all(a < b for a, b in itertools.pairwise(steps))
     assert sampling_timesteps(total, total, spacing) == list(range(1, total + 1))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("total", "count"), [(10, 11), (10, 0), (1, 2)])
 def test_a_sampler_longer_than_its_schedule_is_refused(total: int, count: int) -> None:
-    with pytest.raises(ValueError, match=rf"num_sampling_steps={count}.*num_diffusion_steps={total}"):
+    with pytest.raises(
+        ValueError, match=rf"num_sampling_steps={count}.*num_diffusion_steps={total}"
+    ):
         sampling_timesteps(total, count, "uniform")
 
 
