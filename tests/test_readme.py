@@ -13,8 +13,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Appended to training commands: the same command line, on little data.
 SMALL = [
-    "data=simulated", "data.num_days=150", "scale=smoke", "foundation.epochs=1", "fit.epochs=1",
-    "train.epochs=1", "decision.num_scenarios=10", "evaluation.num_large=20",
+    "data=simulated",
+    "data.num_days=150",
+    "scale=smoke",
+    "foundation.epochs=1",
+    "fit.epochs=1",
+    "train.epochs=1",
+    "decision.num_scenarios=10",
+    "evaluation.num_large=20",
 ]
 
 
@@ -76,7 +82,11 @@ def test_ten_seed_command_as_typed_trains_ten_seeds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_bare_call_names_the_simulated_data_it_uses() -> None:
     result = subprocess.run(
-        [sys.executable, "train.py"], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "train.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={k: v for k, v in os.environ.items() if k != "DIFFUSION_DFL_DATA"},
     )
     assert result.returncode == 0, result.stderr
@@ -88,7 +98,10 @@ def test_table_command_renders_the_committed_records_without_changing_the_commit
     target = ROOT / "results" / "tables" / "table1.md"
     result = subprocess.run(
         [sys.executable, "scripts/make_tables.py", "--published"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "Diffusion score function" in result.stdout
     assert target.read_text(encoding="utf-8").strip() in result.stdout

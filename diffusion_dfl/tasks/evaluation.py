@@ -158,7 +158,7 @@ def _forecast_scores(scenarios: Tensor, outcome: Tensor) -> dict[str, Tensor]:
     crps = torch.zeros_like(outcome)
     if scenarios.shape[1] > 1:
         values = scoringrules.crps_ensemble(
-            outcome.cpu().numpy(), scenarios.cpu().numpy(), m_axis=1, estimator="fair"
+            outcome.cpu().numpy(), scenarios.cpu().numpy(), m_axis=1, estimator="pwm"
         )
         crps = torch.as_tensor(values)
     return {

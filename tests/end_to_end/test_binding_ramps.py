@@ -26,13 +26,24 @@ def test_training_with_ramp_5_percent_never_loads_the_reference_solver(
     tmp_path: Path, grad: str
 ) -> None:
     overrides = [
-        "data=simulated", "data.num_days=150", "scale=smoke", "model=gaussian", f"grad={grad}",
-        "task.ramp=0.05", "fit.epochs=2", "train.epochs=1", "decision.num_scenarios=20",
-        "evaluation.num_large=20", f"output.root={tmp_path}",
+        "data=simulated",
+        "data.num_days=150",
+        "scale=smoke",
+        "model=gaussian",
+        f"grad={grad}",
+        "task.ramp=0.05",
+        "fit.epochs=2",
+        "train.epochs=1",
+        "decision.num_scenarios=20",
+        "evaluation.num_large=20",
+        f"output.root={tmp_path}",
     ]
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(overrides=overrides)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "False"

@@ -11,22 +11,39 @@ from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.paper import ROWS, TABLE_1
 from diffusion_dfl.reporting.table1 import Selection, mean_and_error, render, render_twins, select
 
-WANTED = Selection("power", "laptop", "real", {("diffusion", "score"): "h", ("gaussian", "score"): "h"})
+WANTED = Selection(
+    "power", "laptop", "real", {("diffusion", "score"): "h", ("gaussian", "score"): "h"}
+)
 
 
 def summary(model: str, seed: int, task: float, **changes: Any) -> dict[str, Any]:
     identity = {
-        "task": "power", "model": model, "grad": "score", "scale": "laptop", "source": "real",
-        "seed": seed, "config_hash": "h", "source_hash": "s", "differs": {},
+        "task": "power",
+        "model": model,
+        "grad": "score",
+        "scale": "laptop",
+        "source": "real",
+        "seed": seed,
+        "config_hash": "h",
+        "source_hash": "s",
+        "differs": {},
     }
     identity.update(changes)
     test = {
-        "task": task, "task_exact": task + 1, "task_at_500": task, "rmse_scenario": 0.1,
-        "crps": None, "coverage_90": 0.9, "solver_failures": 2,
+        "task": task,
+        "task_exact": task + 1,
+        "task_at_500": task,
+        "rmse_scenario": 0.1,
+        "crps": None,
+        "coverage_90": 0.9,
+        "solver_failures": 2,
     }
     return {
-        "schema": 1, "identity": identity, "test": test,
-        "validation": {"diverged": False}, "timing": {"total": 60.0},
+        "schema": 1,
+        "identity": identity,
+        "test": test,
+        "validation": {"diverged": False},
+        "timing": {"total": 60.0},
     }
 
 
@@ -113,7 +130,10 @@ def test_twins_are_compared_over_the_seeds_both_have(tmp_path: Path) -> None:
         write(tmp_path / "runs", f"twin/seed-{seed}", summary("diffusion", seed, 4.0, **twin))
     text = render_twins(collect(tmp_path).records, WANTED)
     assert row(text, "Diffusion score function")[1:] == [
-        "4.000 ± 0.000", "3.500 ± 0.500", "-0.500 ± 0.500", "2"
+        "4.000 ± 0.000",
+        "3.500 ± 0.500",
+        "-0.500 ± 0.500",
+        "2",
     ]
 
 
