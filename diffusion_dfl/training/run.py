@@ -1,7 +1,5 @@
 """One run from configuration to record: fit, train decision-focused, evaluate, write."""
 
-import copy
-import csv
 import logging
 import sys
 import time
@@ -13,14 +11,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion_dfl.config.compose import Identity, fit_path, identify, validate
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator, TwoStage
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
-from diffusion_dfl.tasks import Evaluation, Task, evaluate, power_task
+from diffusion_dfl.tasks import Task, evaluate, power_task
 from diffusion_dfl.tasks.evaluation import decision_score
 from diffusion_dfl.training.environment import (
     describe_environment,
@@ -28,12 +25,12 @@ from diffusion_dfl.training.environment import (
     resolve_device,
     source_hash,
 )
-from diffusion_dfl.training.files import read_tensors, replacing, write_json, write_tensors
-from diffusion_dfl.training.loop import Log, Progress, Stage, TrainingSettings
-from diffusion_dfl.training.run_directory import MetricsLog, RunDirectory
+from diffusion_dfl.training.files import read_tensors, write_json, write_tensors
+from diffusion_dfl.training.loop import Progress, Stage, TrainingSettings
+from diffusion_dfl.training.progress import epoch_log
+from diffusion_dfl.training.record import make_record, write_days
+from diffusion_dfl.training.run_directory import RunDirectory
 from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
-
-SCHEMA = 1
 
 logger = logging.getLogger(__name__)
 
@@ -109,12 +106,17 @@ class _Run:
             block_weeks=config.task.block_weeks,
             gap_days=config.task.gap_days,
         )
-        self.layer = DecisionLayer(
+        self.layer = self._decision_layer()
+
+    def _decision_layer(self) -> DecisionLayer:
+        """The run's decision rule; each has statistics of its own."""
+        settings = self.config.decision
+        return DecisionLayer(
             self.task.program,
-            config.decision.bandwidth_scale,
-            sample_size=config.decision.num_scenarios,
-            on_failure=config.decision.on_failure,
-            max_failure_share=config.decision.max_failure_share,
+            settings.bandwidth_scale,
+            sample_size=settings.num_scenarios,
+            on_failure=settings.on_failure,
+            max_failure_share=settings.max_failure_share,
         )
 
     def execute(self) -> dict[str, Any]:
@@ -128,9 +130,8 @@ class _Run:
             predictor, fit_progress = self._fitted_predictor()
             train_progress = self._train(predictor)
         write_tensors(self.directory.weights, predictor.state_dict())
-        before = self.layer.statistics.seconds
         started = time.perf_counter()
-        validation = self._score(predictor, copy.copy(self.layer))
+        validation = self._score(predictor, self._decision_layer())
         result = None
         if config.evaluation.test:
             result = evaluate(
@@ -142,11 +143,28 @@ class _Run:
                 config.evaluation.num_large,
             )
         evaluated = time.perf_counter() - started
-        summary = self._summary(
-            validation, result, fit_progress, train_progress, solving=before, evaluation=evaluated
+        summary = make_record(
+            self.identity,
+            validation,
+            result,
+            fit_progress,
+            train_progress,
+            higher_is_better=self.task.higher_is_better,
+            solver_failures=self.layer.statistics.failures,
+            seconds={
+                "solving": self.layer.statistics.seconds,
+                "evaluation": evaluated,
+                "total": time.perf_counter() - self.start,
+            },
+            resources={
+                "device": self.device.type,
+                "threads": config.threads,
+                "peak_memory_bytes": peak_memory_bytes(self.device),
+            },
         )
         if result is not None:
-            self._write_days(result)
+            dates = self.task.dataset.dates[self.task.dataset.test]
+            write_days(self.directory.path / "days.csv", dates, result)
         write_json(self.directory.summary, summary)
         return summary
 
@@ -230,13 +248,7 @@ class _Run:
         if not estimator.decision_focused:
             return None
         # Validation solves must not count as training solves.
-        judge = DecisionLayer(
-            self.task.program,
-            self.config.decision.bandwidth_scale,
-            sample_size=self.config.decision.num_scenarios,
-            on_failure=self.config.decision.on_failure,
-            max_failure_share=self.config.decision.max_failure_share,
-        )
+        judge = self._decision_layer()
         torch.manual_seed(stream_seed(self.config.seed, "training"))
         stage = self._stage(
             "train",
@@ -260,7 +272,7 @@ class _Run:
         values = OmegaConf.to_container(settings)
         assert isinstance(values, dict)
         knobs = TrainingSettings(**{str(k): v for k, v in values.items()})
-        log = _epoch_log(directory.metrics, knobs.epochs, f"{self.identity.path} {name}")
+        log = epoch_log(directory.metrics, knobs.epochs, f"{self.identity.path} {name}")
         streams: dict[str, Stream] = {"foundation": "foundation", "fit": "fit", "train": "training"}
         # The fit's directory holds two stages.
         checkpoint = directory.checkpoint
@@ -284,100 +296,3 @@ class _Run:
         else:
             directory.metrics.rewind(name, -1)
         return stage
-
-    def _summary(
-        self,
-        validation: float,
-        result: Evaluation | None,
-        fit: Progress | None,
-        train: Progress | None,
-        solving: float,
-        evaluation: float,
-    ) -> dict[str, Any]:
-        identity = self.identity
-        seconds = (
-            train.seconds
-            if train is not None
-            else {"forward": 0.0, "backward": 0.0, "validation": 0.0}
-        )
-        test: dict[str, Any] = {}
-        if result is not None:
-            test = {**result.metrics, "higher_is_better": self.task.higher_is_better}
-            test["hourly"] = [float(value) for value in result.hours]
-            test["num_days"] = len(result.days)
-        stage = train or fit
-        return {
-            "schema": SCHEMA,
-            "identity": {
-                "task": identity.task,
-                "model": identity.model,
-                "grad": identity.grad,
-                "scale": identity.scale,
-                "source": identity.source,
-                "seed": identity.seed,
-                "config_hash": identity.config_hash,
-                "source_hash": source_hash(),
-                "differs": identity.differs,
-            },
-            "test": test,
-            "validation": {
-                "task": validation,
-                "first_task": train.first_score if train is not None else validation,
-                "best_epoch": train.best_epoch if train is not None else None,
-                "epochs": train.epoch if train is not None else None,
-                "diverged": train.diverged if train is not None else False,
-                "fit_loss": fit.best_score if fit is not None else None,
-                "fit_best_epoch": fit.best_epoch if fit is not None else None,
-                "solver_failures": self.layer.statistics.failures,
-            },
-            "timing": {
-                "fit": sum(fit.seconds.values()) if fit is not None else 0.0,
-                "sampling": max(seconds["forward"] - solving, 0.0),
-                "solving": solving,
-                "backward": seconds["backward"],
-                "validation": seconds["validation"],
-                "evaluation": evaluation,
-                "total": time.perf_counter() - self.start,
-            },
-            "resources": {
-                "device": self.device.type,
-                "threads": self.config.threads,
-                "peak_memory_bytes": peak_memory_bytes(self.device),
-                "saved_for_backward_bytes": stage.saved_bytes if stage is not None else 0,
-            },
-        }
-
-    def _write_days(self, result: Evaluation) -> None:
-        dates = self.task.dataset.dates[self.task.dataset.test]
-        with (
-            replacing(self.directory.path / "days.csv") as partial,
-            partial.open("w", newline="") as handle,
-        ):
-            writer = csv.writer(handle)
-            writer.writerow(["date", "task"])
-            writer.writerows(
-                (str(date), f"{cost:.6f}") for date, cost in zip(dates, result.days, strict=True)
-            )
-
-
-def _epoch_log(metrics: MetricsLog, epochs: int, title: str) -> Log:
-    """Write every epoch to ``metrics`` and show it: a bar on a terminal, a line elsewhere."""
-    bar: tqdm[Any] | None = None
-    if sys.stderr.isatty():
-        bar = tqdm(total=epochs, desc=title, unit="epoch", leave=False)
-
-    def log(stage: str, epoch: int, values: dict[str, float]) -> None:
-        metrics.append(stage, epoch, values)
-        shown = {
-            k: v for k, v in values.items() if k in ("loss", "decision_cost", "validation_score")
-        }
-        text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
-        if bar is None:
-            logger.info("%s epoch %d/%d %s", title, epoch, epochs, text)
-            return
-        bar.n = epoch
-        bar.set_postfix_str(text, refresh=True)
-        if epoch >= epochs:
-            bar.close()
-
-    return log

@@ -86,7 +86,9 @@ def test_gradient_is_that_of_the_problem_on_paper(
     # Single precision of the network's gradient is the floor of the error.
     floor = 1e-6 * expected.abs()
     assert bool(((found.mean(0) - expected).abs() < 3 * error + floor).all()), (
-        found.mean(0), expected, error,
+        found.mean(0),
+        expected,
+        error,
     )
     # The check has teeth: the error is a small part of what is checked.
     assert bool((error < 0.05 * expected.abs()).all())

@@ -193,9 +193,7 @@ def test_a_negative_clip_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("kind", [Reparam, Score])
 @pytest.mark.parametrize("which", [0, 1])
-def test_the_gradient_reaches_every_weight(
-    kind: type[Reparam] | type[Score], which: int
-) -> None:
+def test_the_gradient_reaches_every_weight(kind: type[Reparam] | type[Score], which: int) -> None:
     predictor = _stochastic()[which]
     gradient = _gradient(kind(50), predictor)
     assert set(gradient) == {name for name, _ in predictor.named_parameters()}

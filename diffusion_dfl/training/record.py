@@ -1,0 +1,102 @@
+"""summary.json and days.csv: the record of a run that tables read.
+
+    {schema, identity, test, validation, timing, resources}
+
+Only ``timing`` and ``resources`` may differ between two runs of the same configuration.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion_dfl.config.compose import Identity
+from diffusion_dfl.tasks import Evaluation
+from diffusion_dfl.training.environment import source_hash
+from diffusion_dfl.training.files import replacing
+from diffusion_dfl.training.loop import Progress
+
+SCHEMA = 1
+
+
+def make_record(
+    identity: Identity,
+    validation: float,
+    result: Evaluation | None,
+    fit: Progress | None,
+    train: Progress | None,
+    *,
+    higher_is_better: bool,
+    solver_failures: int,
+    seconds: dict[str, float],
+    resources: dict[str, Any],
+) -> dict[str, Any]:
+    """The record of a finished run.
+
+    Args:
+        identity: what the run is.
+        validation: its validation cost.
+        result: evaluation on the test days; None leaves ``test`` empty.
+        fit: progress of the two-stage fit; None for a policy.
+        train: progress of the decision-focused stage; None for two_stage.
+        higher_is_better: direction of ``task``.
+        solver_failures: unsolved instances in training.
+        seconds: of training's solves, the evaluation and the whole run.
+        resources: device, threads, memory.
+    """
+    test: dict[str, Any] = {}
+    if result is not None:
+        test = {**result.metrics, "higher_is_better": higher_is_better}
+        test["hourly"] = [float(value) for value in result.hours]
+        test["num_days"] = len(result.days)
+    spent = (train or Progress()).seconds
+    last = train or fit
+    return {
+        "schema": SCHEMA,
+        "identity": {
+            "task": identity.task,
+            "model": identity.model,
+            "grad": identity.grad,
+            "scale": identity.scale,
+            "source": identity.source,
+            "seed": identity.seed,
+            "config_hash": identity.config_hash,
+            "source_hash": source_hash(),
+            "differs": identity.differs,
+        },
+        "test": test,
+        "validation": {
+            "task": validation,
+            "first_task": train.first_score if train is not None else validation,
+            "best_epoch": train.best_epoch if train is not None else None,
+            "epochs": train.epoch if train is not None else None,
+            "diverged": train.diverged if train is not None else False,
+            "fit_loss": fit.best_score if fit is not None else None,
+            "fit_best_epoch": fit.best_epoch if fit is not None else None,
+            "solver_failures": solver_failures,
+        },
+        "timing": {
+            "fit": sum(fit.seconds.values()) if fit is not None else 0.0,
+            "sampling": max(spent["forward"] - seconds["solving"], 0.0),
+            "solving": seconds["solving"],
+            "backward": spent["backward"],
+            "validation": spent["validation"],
+            "evaluation": seconds["evaluation"],
+            "total": seconds["total"],
+        },
+        "resources": {
+            **resources,
+            "saved_for_backward_bytes": last.saved_bytes if last is not None else 0,
+        },
+    }
+
+
+def write_days(path: Path, dates: np.ndarray, result: Evaluation) -> None:
+    """Cost of every test day, ``date,task``."""
+    with replacing(path) as partial, partial.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["date", "task"])
+        writer.writerows(
+            (str(date), f"{cost:.6f}") for date, cost in zip(dates, result.days, strict=True)
+        )
