@@ -141,6 +141,7 @@ class Stage:
             self._load()
         elif not self.progress.done:
             self._validate({})
+            self.progress.done = self.settings.epochs == 0
             self._save()
         try:
             while not self.progress.done:
