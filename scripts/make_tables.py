@@ -51,6 +51,8 @@ def main() -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     print(text)
+    if collection.tuning:
+        print(f"{collection.tuning} tuning runs did not look at the test days")
     if collection.left_out:
         print(f"{len(collection.left_out)} runs left out:")
         for line in collection.left_out[:20]:

@@ -8,6 +8,8 @@ from typing import Any
 
 SCHEMA = 1
 
+_TUNING = "was not evaluated on test days"
+
 
 @dataclass(frozen=True)
 class Record:
@@ -35,10 +37,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Collection:
-    """What was found: usable records, and ``path: reason`` for every other run."""
+    """What was found: usable records, ``path: reason`` for every run that is not one, and how many
+    finished tuning runs left the test days unseen on purpose."""
 
     records: list[Record]
     left_out: list[str]
+    tuning: int = 0
 
 
 def collect(results: Path, own: bool = True) -> Collection:
@@ -50,6 +54,7 @@ def collect(results: Path, own: bool = True) -> Collection:
     """
     found: dict[Path, Record] = {}
     left_out: list[str] = []
+    tuning = 0
     for folder, published in (("published", True), ("runs", False)):
         if not published and not own:
             continue
@@ -61,9 +66,11 @@ def collect(results: Path, own: bool = True) -> Collection:
             record = _read(directory, relative, published)
             if isinstance(record, Record):
                 found[relative] = record
+            elif record == _TUNING:
+                tuning += 1
             else:
                 left_out.append(f"{folder}/{relative}: {record}")
-    return Collection(list(found.values()), left_out)
+    return Collection(list(found.values()), left_out, tuning)
 
 
 def _read(directory: Path, relative: Path, published: bool) -> Record | str:
@@ -83,7 +90,7 @@ def _read(directory: Path, relative: Path, published: bool) -> Record | str:
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
         return "summary.json has another schema"
     if not summary.get("test"):
-        return "was not evaluated on test days"
+        return _TUNING
     value = summary["test"].get("task")
     if not isinstance(value, int | float) or not math.isfinite(value):
         return f"test task is {value}"

@@ -139,3 +139,9 @@ def test_twins_are_compared_over_the_seeds_both_have(tmp_path: Path) -> None:
 
 def test_every_row_has_a_printed_power_value() -> None:
     assert {(model, grad) for _, _, model, grad in ROWS} == set(TABLE_1["power"])
+
+
+def test_tuning_runs_are_counted_apart(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "a/seed-0", {**summary("diffusion", 0, 3.0), "test": {}})
+    found = collect(tmp_path)
+    assert (found.records, found.left_out, found.tuning) == ([], [], 1)
