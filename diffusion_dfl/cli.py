@@ -37,6 +37,14 @@ def guarded(main: Callable[[], object]) -> int:
         return _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return _fail(explain(error))
+    except OSError as error:
+        if _in_a_run(error):
+            raise
+        # Hydra makes its folder below output.root before a run starts.
+        return _fail(
+            f"output.root: cannot write to {error.filename} ({error.strerror}); "
+            "make it writable or set output.root=FOLDER"
+        )
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on where it stopped", 130)
     return 0
@@ -45,6 +53,16 @@ def guarded(main: Callable[[], object]) -> int:
 def _fail(message: str, code: int = 2) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def _in_a_run(error: Exception) -> bool:
+    """Whether an error came out of a run, not out of what Hydra does before one."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == "diffusion_dfl.training.run":
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def configure_logging() -> None:

@@ -45,8 +45,8 @@ class Score:
         fit_weight: weight of the predictor's own loss, which anchors the density: negative weights
             alone would raise the denoising loss without bound.
         weight_clip: weights are clipped at this many standard deviations (over the batch) and
-            centred again an instance; 0 for none. The few scenarios beyond the decision carry most
-            of the gradient, so clipping them turns its direction (docs/method.md).
+            centred again an instance; 0 for none. Clipping trades noise for bias: docs/method.md
+            has the measured cosines.
     """
 
     decision_focused = True

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffusion_dfl.estimators import Batch, Estimator
-from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.layers import DecisionLayer, LayerStatistics
 from diffusion_dfl.predictors import Predictor
 from diffusion_dfl.training.files import read_tensors, write_tensors
 
@@ -200,7 +200,7 @@ class Stage:
         if not bool(torch.isfinite(norm) & torch.isfinite(loss.value)):
             raise TrainingDiverged(
                 f"stage {self.name!r}, epoch {self.progress.epoch + 1}, step {step + 1}: loss "
-                f"{float(loss.value)}, gradient norm {float(norm)}; "
+                f"{float(loss.value.detach())}, gradient norm {float(norm)}; "
                 + ", ".join(f"{k} {float(v):.4g}" for k, v in loss.metrics.items())
                 + ". Lower the learning rate or the decision weight, or clip gradients; the best "
                 f"weights are those of epoch {self.progress.best_epoch}"
@@ -250,6 +250,7 @@ class Stage:
                 "generator": self.generator.get_state(),
                 "global_generators": device_states,
                 "progress": asdict(self.progress),
+                "layer": asdict(self.layer.statistics),
             },
         )
 
@@ -265,6 +266,8 @@ class Stage:
         if "cuda" in saved["global_generators"]:
             torch.cuda.set_rng_state(saved["global_generators"]["cuda"].cpu(), self.contexts.device)
         self.progress = Progress(**saved["progress"])
+        if "layer" in saved:
+            self.layer.statistics = LayerStatistics(**saved["layer"])
 
 
 class SavedBytes:
@@ -292,7 +295,8 @@ class SavedBytes:
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         # Weights are there anyway; only what the graph keeps alive counts.
-        if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
+        owner = tensor if tensor._base is None else tensor._base
+        if not isinstance(owner, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor

@@ -1,0 +1,259 @@
+"""What `task`, RMSE, CRPS and coverage are, against their plain definitions."""
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import DeterministicPredictor, PolicyNetwork, Predictor
+from diffusion_dfl.programs import PowerProgram, bandwidth
+from diffusion_dfl.solvers import solve
+from diffusion_dfl.tasks import evaluation
+from diffusion_dfl.tasks.evaluation import Evaluation, decision_score, evaluate, project
+
+HOURS, DAYS, FEW, LARGE, SCALE = 5, 12, 20, 60, 1.5
+PROGRAM = PowerProgram(num_decisions=HOURS)
+
+
+class Table(Predictor):
+    """Scenarios from a table; a day's context is its row."""
+
+    def __init__(self, scenarios: Tensor) -> None:
+        super().__init__(1, scenarios.shape[2])
+        self.scenarios = scenarios
+
+    def sample(
+        self,
+        context: Tensor,
+        num_scenarios: int,
+        generator: torch.Generator,
+        differentiable: bool = False,
+    ) -> Tensor:
+        return self.scenarios[context[:, 0].long(), :num_scenarios]
+
+    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+    def weighted_log_density(
+        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        raise NotImplementedError
+
+
+def _data() -> tuple[Tensor, Tensor, Tensor]:
+    """Scenarios (DAYS, LARGE, HOURS), contexts and outcomes."""
+    generator = torch.Generator().manual_seed(3)
+    scenarios = 1 + 0.3 * torch.randn(DAYS, LARGE, HOURS, generator=generator)
+    outcomes = 1 + 0.3 * torch.randn(DAYS, HOURS, generator=generator)
+    return scenarios, torch.arange(float(DAYS)).unsqueeze(1), outcomes
+
+
+def _layer() -> DecisionLayer:
+    return DecisionLayer(PROGRAM, SCALE, sample_size=FEW)
+
+
+def _evaluate(scenarios: Tensor | None = None) -> Evaluation:
+    table, contexts, outcomes = _data()
+    predictor = Table(table if scenarios is None else scenarios).eval()
+    return evaluate(predictor, _layer(), contexts, outcomes, FEW, torch.Generator(), LARGE)
+
+
+def _cost(decision: np.ndarray, outcome: np.ndarray) -> np.ndarray:
+    """f(y, z) an hour, as the paper prints it."""
+    gap = outcome - decision
+    return 50 * np.maximum(gap, 0) + 0.5 * np.maximum(-gap, 0) + 0.5 * gap**2
+
+
+@pytest.mark.parametrize(
+    ("metric", "count", "smooth"),
+    [
+        ("task", FEW, True),
+        ("task_exact", FEW, False),
+        ("task_at_500", LARGE, True),
+        ("task_exact_at_500", LARGE, False),
+    ],
+)
+def test_costs_are_those_of_the_rule_named(metric: str, count: int, smooth: bool) -> None:
+    table, _, outcomes = _data()
+    scenarios = table[:, :count].double()
+    # The width is that of the training M, whatever the number of scenarios.
+    width = SCALE * scenarios.numpy().std(1) * FEW**-0.2
+    solution = solve(PROGRAM, scenarios, None, torch.as_tensor(width) if smooth else None)
+    hourly = _cost(solution.decision.numpy(), outcomes.double().numpy())
+    result = _evaluate()
+    assert result.metrics[metric] == pytest.approx(hourly.sum(1).mean(), rel=1e-10)
+    if metric == "task":
+        np.testing.assert_allclose(result.days, hourly.sum(1), rtol=1e-10)
+        np.testing.assert_allclose(result.hours, hourly.mean(0), rtol=1e-10)
+
+
+def test_the_rules_differ() -> None:
+    metrics = _evaluate().metrics
+    values = [metrics[k] for k in ("task", "task_exact", "task_at_500", "task_exact_at_500")]
+    assert len(set(values)) == 4
+    assert metrics["solver_failures"] == 0
+
+
+def test_exact_decisions_are_those_of_the_plain_program() -> None:
+    table, _, outcomes = _data()
+    costs = []
+    for scenarios, outcome in zip(
+        table[:3].double().numpy(), outcomes.double().numpy(), strict=False
+    ):
+        problem, z, _ = PROGRAM.cvxpy_problem(scenarios[:FEW], np.full(FEW, 1 / FEW))
+        problem.solve(solver=cp.CLARABEL)
+        costs.append(_cost(z.value, outcome).sum())
+    predictor = Table(table).eval()
+    contexts = torch.arange(3.0).unsqueeze(1)
+    result = evaluate(
+        predictor,
+        DecisionLayer(PROGRAM, 0.0),
+        contexts,
+        outcomes[:3],
+        FEW,
+        torch.Generator(),
+        LARGE,
+    )
+    np.testing.assert_allclose(result.days, costs, rtol=1e-5)
+    assert result.metrics["task"] == result.metrics["task_exact"]
+
+
+def test_forecast_scores_are_their_definitions() -> None:
+    table, _, outcomes = (value.double().numpy() for value in _data())
+    metrics = _evaluate().metrics
+    errors = table - outcomes[:, None]
+    assert metrics["rmse_scenario"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert metrics["rmse_mean"] == pytest.approx(np.sqrt(np.mean((table.mean(1) - outcomes) ** 2)))
+    low, high = np.quantile(table, [0.05, 0.95], axis=1)
+    assert metrics["coverage_90"] == pytest.approx(np.mean((low <= outcomes) & (outcomes <= high)))
+    # The fair estimator: pairs of different scenarios only.
+    pairs = np.abs(table[:, :, None] - table[:, None]).sum((1, 2)) / (LARGE * (LARGE - 1))
+    assert metrics["crps"] == pytest.approx((np.abs(errors).mean(1) - 0.5 * pairs).mean())
+
+
+def test_crps_of_a_gaussian_forecast_is_its_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scenarios = torch.randn(1, 40_000, 3, generator=generator).double()
+    outcome = torch.tensor([[0.0, 1.0, -2.0]]).double()
+    scores = evaluation._forecast_scores(scenarios, outcome)
+    normal = torch.distributions.Normal(torch.zeros(1).double(), 1.0)
+    density = normal.log_prob(outcome).exp()
+    expected = outcome * (2 * normal.cdf(outcome) - 1) + 2 * density - np.pi**-0.5
+    torch.testing.assert_close(scores["crps"], expected, rtol=0, atol=0.02)
+    assert scores["covered"].tolist() == [[1.0, 1.0, 0.0]]
+
+
+def test_a_perfect_forecast_scores_zero_and_costs_nothing() -> None:
+    _, _, outcomes = _data()
+    # Hours of one height, so that no ramp binds.
+    flat = outcomes[:, :1].expand(-1, HOURS)
+    predictor = Table(flat.unsqueeze(1).expand(-1, LARGE, -1)).eval()
+    contexts = torch.arange(float(DAYS)).unsqueeze(1)
+    result = evaluate(predictor, _layer(), contexts, flat, FEW, torch.Generator(), LARGE)
+    for name in ("task", "task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps"):
+        assert result.metrics[name] == pytest.approx(0.0, abs=1e-6), name
+    assert result.metrics["coverage_90"] == 1.0
+
+
+def test_days_in_chunks_give_the_numbers_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _evaluate()
+    monkeypatch.setattr(evaluation, "_CHUNK_ROWS", 2 * LARGE + 1)
+    parts = _evaluate()
+    assert parts.metrics.keys() == whole.metrics.keys()
+    for name, value in whole.metrics.items():
+        assert parts.metrics[name] == pytest.approx(value, rel=1e-12), name
+    np.testing.assert_allclose(parts.days, whole.days, rtol=1e-12)
+
+
+def test_the_validation_score_is_task_on_the_same_scenarios() -> None:
+    table, contexts, outcomes = _data()
+    score = decision_score(
+        Table(table).eval(), _layer(), contexts, outcomes, FEW, torch.Generator()
+    )
+    assert score == pytest.approx(_evaluate().metrics["task"], rel=1e-12)
+
+
+def test_unsolved_days_are_counted_and_left_out() -> None:
+    table, _, _ = _data()
+    broken = table.clone()
+    broken[4, 0, 0] = torch.nan  # one of the first M scenarios of a day
+    result, whole = _evaluate(broken), _evaluate()
+    assert result.metrics["solver_failures"] == 4  # four rules decide that day
+    others = np.delete(whole.days, 4)
+    assert result.metrics["task"] == pytest.approx(others.mean(), rel=1e-10)
+    assert np.isnan(result.days[4])
+    assert np.isfinite(result.hours).all()
+
+
+def test_a_point_prediction_has_neither_crps_nor_coverage() -> None:
+    _, _, outcomes = _data()
+    torch.manual_seed(0)
+    predictor = DeterministicPredictor(1, HOURS, 8, 1)
+    contexts = torch.arange(float(DAYS)).unsqueeze(1)
+    predictor.fit_scaling(contexts, outcomes)
+    result = evaluate(predictor.eval(), _layer(), contexts, outcomes, 1, torch.Generator(), LARGE)
+    assert result.metrics["crps"] is None
+    assert result.metrics["coverage_90"] is None
+    assert result.metrics["rmse_scenario"] == pytest.approx(result.metrics["rmse_mean"])
+    predicted = predictor.sample(contexts, 1, torch.Generator())[:, 0].double()
+    decision = project(PROGRAM, predicted)
+    if torch.equal(decision, predicted):  # one scenario and slack ramps: decide what is predicted
+        assert result.metrics["task"] == pytest.approx(
+            float(PROGRAM.cost(outcomes.double(), predicted).mean())
+        )
+
+
+# Projection and policies
+
+
+@pytest.mark.parametrize("ramp", [0.05, 0.4])
+def test_the_projection_is_the_nearest_feasible_decision(ramp: float) -> None:
+    program = PowerProgram(ramp=ramp, num_decisions=HOURS)
+    raw = 1 + 0.4 * torch.randn(8, HOURS, generator=torch.Generator().manual_seed(1)).double()
+    found = project(program, raw)
+    for row, point in zip(found.numpy(), raw.numpy(), strict=True):
+        z = cp.Variable(HOURS)
+        steps = cp.abs(z[1:] - z[:-1])
+        cp.Problem(cp.Minimize(cp.sum_squares(z - point)), [steps <= ramp]).solve(
+            solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11
+        )
+        np.testing.assert_allclose(row, z.value, atol=1e-6)
+    assert float(found.diff(dim=1).abs().max()) <= ramp + 1e-9
+
+
+def test_a_feasible_decision_is_its_own_projection() -> None:
+    raw = torch.tensor([[1.0, 1.1, 1.2, 1.0, 0.9]]).double()
+    torch.testing.assert_close(project(PROGRAM, raw), raw, rtol=0, atol=1e-12)
+
+
+def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it() -> None:
+    program = PowerProgram(ramp=0.02, num_decisions=HOURS)
+    _, contexts, outcomes = _data()
+    torch.manual_seed(0)
+    policy = PolicyNetwork(1, HOURS, 8, 1)
+    policy.fit_scaling(contexts, outcomes)
+    policy.eval()
+    layer = DecisionLayer(program, SCALE)
+    result = evaluate(policy, layer, contexts, outcomes, FEW, torch.Generator(), LARGE)
+    with torch.no_grad():
+        raw = policy.decide(contexts).double()
+    assert float(raw.diff(dim=1).abs().max()) > 0.02  # so that the two differ
+    feasible = project(program, raw).numpy()
+    observed = outcomes.double().numpy()
+    assert result.metrics["task"] == pytest.approx(_cost(feasible, observed).sum(1).mean())
+    assert result.metrics["task_raw"] == pytest.approx(_cost(raw.numpy(), observed).sum(1).mean())
+    assert result.metrics["task"] != result.metrics["task_raw"]
+    for name in ("task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps", "coverage_90"):
+        assert result.metrics[name] is None, name
+    score = decision_score(policy, layer, contexts, outcomes, 1, torch.Generator())
+    assert score == pytest.approx(result.metrics["task"])
+    np.testing.assert_allclose(result.days, _cost(feasible, observed).sum(1))
+
+
+def test_the_bandwidth_of_the_layer_is_the_rule_with_its_own_sample_size() -> None:
+    scenarios = _data()[0].double()
+    expected = bandwidth(scenarios, None, SCALE, FEW)
+    assert torch.equal(_layer().bandwidth(scenarios), expected)
+    assert not torch.allclose(expected, bandwidth(scenarios, None, SCALE))
