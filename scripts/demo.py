@@ -1,5 +1,6 @@
 """The main job in small: every kind of predictor, trained on simulated load, and their table."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ SWEEPS = (
     ["model=deterministic,gaussian,diffusion", "grad=two_stage"],
     ["model=deterministic", "grad=reparam"],
     ["model=gaussian,diffusion", "grad=reparam,score"],
+    ["model=policy", "grad=policy"],
 )
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for sweep in SWEEPS:
         command = [sys.executable, "train.py", *COMMON, *sweep, "-m"]
         print("$ python " + " ".join(command[1:]), flush=True)

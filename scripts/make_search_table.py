@@ -1,4 +1,4 @@
-"""Tuning runs (evaluation.test=false) as a table of validation columns: results/search/<task>.md.
+"""Tuning runs (evaluation.test=false) as a table of validation columns.
 
 A cell's values are chosen from this table, and it is committed, before its test days are looked at.
 """
@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--task", default="power")
     parser.add_argument("--scale", default="laptop")
     parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--write", action="store_true", help="replace results/search/<task>.md")
     arguments = parser.parse_args()
     groups: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     root = arguments.results / "runs" / arguments.scale / arguments.task
@@ -47,11 +48,14 @@ def main() -> int:
         lines.append(
             f"| {model} | {grad} | {text} | {shown} | {first:.3f} | {epochs or '–'} | {', '.join(map(str, seeds))} |"
         )
-    target = arguments.results / "search" / f"{arguments.task}.md"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
-    print(f"written to {target}")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if arguments.write:
+        # The committed table is the evidence for the presets: never replaced unasked.
+        target = arguments.results / "search" / f"{arguments.task}.md"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        print(f"written to {target}")
     return 0
 
 

@@ -5,16 +5,27 @@ import sys
 from pathlib import Path
 
 from diffusion_dfl.config.arguments import CELLS
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config, identify
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.table1 import Selection, render, render_twins, select
 
 
+def choices(group: str) -> list[str]:
+    """Names of a configuration group."""
+    return sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", default="power", help="which task's table")
-    parser.add_argument("--scale", default="laptop", help="scale of the runs")
-    parser.add_argument("--data", default="real", help="data source of the runs")
+    parser.add_argument(
+        "--task", choices=choices("task"), default="power", help="which task's table"
+    )
+    parser.add_argument(
+        "--scale", choices=choices("scale"), default="laptop", help="scale of the runs"
+    )
+    parser.add_argument(
+        "--data", choices=choices("data"), default="real", help="data source of the runs"
+    )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where the records are"
     )
@@ -22,6 +33,10 @@ def main() -> int:
         "--published", action="store_true", help="committed records only; print and write nothing"
     )
     arguments = parser.parse_args()
+    if not arguments.results.is_dir():
+        parser.error(
+            f"--results {arguments.results}: there is no such folder; name the one runs are in"
+        )
 
     hashes = {}
     for model, grads in CELLS.items():
@@ -42,6 +57,9 @@ def main() -> int:
         for part in (render(cells, wanted, stale), render_twins(collection.records, wanted))
         if part
     )
+    if arguments.published:
+        print(text)
+        return 0
     name = (
         "table1"
         if (arguments.scale, arguments.data) == ("laptop", "real")

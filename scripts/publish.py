@@ -13,7 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--scale", default="laptop")
-    parser.add_argument("--source", default="real", help="data source of the records")
+    parser.add_argument("--data", default="real", help="data source of the records")
     arguments = parser.parse_args()
     runs, published = arguments.results / "runs", arguments.results / "published"
     count = 0
@@ -22,7 +22,7 @@ def main() -> int:
         summary = json.loads(path.read_text(encoding="utf-8"))
         if status != "finished" or not summary["test"]:
             continue
-        if summary["identity"]["source"] != arguments.source:
+        if summary["identity"]["source"] != arguments.data:
             continue
         target = published / path.parent.relative_to(runs)
         target.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,11 @@ bare call, and refuses model and grad pairs that make no sense before any run of
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
 from diffusion_dfl.errors import UserError
@@ -24,6 +25,8 @@ CELLS: dict[str, tuple[str, ...]] = {
     "diffusion": ("two_stage", "reparam", "score"),
     "policy": ("policy",),
 }
+
+_GRADS = {name for grads in CELLS.values() for name in grads}
 
 _VALUE_FLAGS = {
     "-c",
@@ -70,6 +73,8 @@ def normalise(arguments: Sequence[str]) -> list[str]:
         elif word in ("-i", "--info") and rest and rest[0] in _INFO_TOPICS:
             flags.append(rest.pop(0))
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
+    if sweep and any(flag in ("-c", "--cfg") for flag in flags):
+        raise UserError("--cfg shows the configuration of one run; leave out -m")
     overrides = [_expand_seed(word, sweep) for word in overrides]
     refuse_bad_cells(overrides)
     return overrides + flags
@@ -90,7 +95,7 @@ def _expand_seed(word: str, sweep: bool) -> str:
     return f"seed=range({first},{last + 1})"
 
 
-def refuse_bad_cells(overrides: Iterable[str]) -> None:
+def refuse_bad_cells(overrides: Sequence[str]) -> None:
     """Raise UserError if any model and grad pair of a (swept) command makes no sense."""
     chosen = {"model": ["diffusion"], "grad": ["score"]}
     for word in overrides:
@@ -99,20 +104,28 @@ def refuse_bad_cells(overrides: Iterable[str]) -> None:
             continue
         try:
             (override,) = OverridesParser.create().parse_overrides([word])
-            if override.is_sweep_override():
+            if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+                known = list(CELLS) if key == "model" else sorted(_GRADS)
+                chosen[key] = override.value().filter(known)
+            elif override.is_sweep_override():
                 chosen[key] = [str(value) for value in override.sweep_string_iterator()]
             else:
                 chosen[key] = [str(override.value())]
         except HydraException:
-            return  # Hydra will say what is wrong with it, or expands a glob itself.
+            return  # Hydra will say what is wrong with it.
+    typed = {word.split("=", 1)[0] for word in overrides}
     for model, grad in product(chosen["model"], chosen["grad"]):
-        check_cell(model, grad)
+        try:
+            check_cell(model, grad)
+        except UserError as error:
+            if "grad" in typed:
+                raise
+            raise UserError(f"{error}. (grad=score is the default; add grad=...)") from None
 
 
 def check_cell(model: str, grad: str) -> None:
     """Raise UserError for a known model with a grad that makes no sense for it."""
-    known_grads = {name for grads in CELLS.values() for name in grads}
-    if model in CELLS and grad in known_grads and grad not in CELLS[model]:
+    if model in CELLS and grad in _GRADS and grad not in CELLS[model]:
         raise UserError(
             f"model={model} grad={grad} makes no sense: {_reason(model, grad)}. "
             "Pairs that do: "

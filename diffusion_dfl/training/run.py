@@ -1,6 +1,7 @@
 """One run from configuration to record: fit, train decision-focused, evaluate, write."""
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -60,7 +61,7 @@ def run(config: DictConfig) -> dict[str, Any]:
             summary = _Run(config, identity, device, directory).execute()
         except BaseException as error:
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = _without_paths(f"{type(error).__name__}: {error}".splitlines()[0])
             directory.set_status(kind, reason=reason, traceback=_traceback())
             if not isinstance(error, UserError | KeyboardInterrupt):
                 logger.error("%s failed: %s", directory.path, reason)
@@ -73,7 +74,12 @@ def _traceback() -> str:
     """The traceback with paths from the package on, so that records name no machine."""
     text = traceback.format_exc()
     root = str(Path(__file__).resolve().parents[2])
-    return text.replace(root, ".").replace(sys.prefix, "<environment>")
+    return _without_paths(text.replace(root, ".").replace(sys.prefix, "<environment>"))
+
+
+def _without_paths(text: str) -> str:
+    """Absolute paths shortened to their last part."""
+    return re.sub(r"(?<![\w.<>/:])(?:/[\w.+-]+)+/([\w.+-]+)", r"\1", text)
 
 
 class _Run:
@@ -272,7 +278,11 @@ class _Run:
         values = OmegaConf.to_container(settings)
         assert isinstance(values, dict)
         knobs = TrainingSettings(**{str(k): v for k, v in values.items()})
-        log = epoch_log(directory.metrics, knobs.epochs, f"{self.identity.path} {name}")
+        log = epoch_log(
+            directory.metrics,
+            knobs.epochs,
+            f"{self.identity.model}-{self.identity.grad} seed {self.config.seed} {name}",
+        )
         streams: dict[str, Stream] = {"foundation": "foundation", "fit": "fit", "train": "training"}
         # The fit's directory holds two stages.
         checkpoint = directory.checkpoint
@@ -291,7 +301,13 @@ class _Run:
             log,
         )
         if checkpoint.exists():
-            epoch = read_tensors(checkpoint, torch.device("cpu"))["progress"]["epoch"]
+            try:
+                epoch = read_tensors(checkpoint, torch.device("cpu"))["progress"]["epoch"]
+            except Exception as error:
+                raise UserError(
+                    f"{checkpoint} cannot be read ({type(error).__name__}); move it away and repeat "
+                    "the command, which then trains this stage again"
+                ) from error
             directory.metrics.rewind(name, epoch)
         else:
             directory.metrics.rewind(name, -1)
