@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 
 from diffusion_dfl.errors import UserError
@@ -104,13 +104,13 @@ def refuse_bad_cells(overrides: Sequence[str]) -> None:
             continue
         try:
             (override,) = OverridesParser.create().parse_overrides([word])
-            if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-                known = list(CELLS) if key == "model" else sorted(_GRADS)
-                chosen[key] = override.value().filter(known)
+            value = override.value()
+            if isinstance(value, Glob):
+                chosen[key] = value.filter(list(CELLS) if key == "model" else sorted(_GRADS))
             elif override.is_sweep_override():
                 chosen[key] = [str(value) for value in override.sweep_string_iterator()]
             else:
-                chosen[key] = [str(override.value())]
+                chosen[key] = [str(value)]
         except HydraException:
             return  # Hydra will say what is wrong with it.
     typed = {word.split("=", 1)[0] for word in overrides}
