@@ -50,12 +50,12 @@ def test_places_may_change_between_claims(directory: RunDirectory) -> None:
 def test_the_stored_configuration_names_no_place_of_this_machine(directory: RunDirectory) -> None:
     directory.claim(
         _config(
-            data__root="/home/me/loads", data__directory="/home/me/data", output__root="/home/me"
+            data__root="/Users/me/loads", data__directory="/Users/me/data", output__root="/Users/me"
         ),
         force=False,
     )
     text = (directory.path / "config.yaml").read_text()
-    assert "/home/me" not in text
+    assert "/Users/me" not in text
     stored = OmegaConf.create(text)
     assert stored.train.learning_rate == _config().train.learning_rate
     assert stored.data.source == "simulated"
