@@ -34,12 +34,12 @@ class Table(Predictor):
         return self.scenarios[context[:, 0].long(), :num_scenarios]
 
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("an evaluation needs scenarios only")
 
     def weighted_log_density(
         self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
     ) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("an evaluation needs scenarios only")
 
 
 def _data() -> tuple[Tensor, Tensor, Tensor]:
