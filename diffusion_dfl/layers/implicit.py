@@ -119,8 +119,8 @@ def differentiate(
     in_scenarios = in_scenarios + share * residual.unsqueeze(1)
     subgradients = torch.where(good.unsqueeze(2), solution.subgradients, 0.0)
     in_weights = -torch.einsum("bn,bmn->bm", adjoint, subgradients)
-    slope = program.gradient_in_bandwidth(scenarios, weights, bandwidth, z)
-    return in_scenarios, in_weights, -slope * adjoint
+    in_bandwidth = -program.bandwidth_product(scenarios, weights, bandwidth, z, adjoint)
+    return in_scenarios, in_weights, in_bandwidth
 
 
 def solve_binding(matrix: Tensor, binding: Tensor, inverse: Tensor, right: Tensor) -> Tensor:

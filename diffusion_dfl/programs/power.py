@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.program import Hinges, Program
 from diffusion_dfl.programs.smoothing import hinge, hinge_density, hinge_slope, normal_pdf
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PowerProgram:
+class PowerProgram(Program):
     """Asymmetric scheduling cost per hour with ramp limits between consecutive hours.
 
     Attributes:
@@ -48,6 +50,7 @@ class PowerProgram:
 
     #: The cost has kinks, so estimators that need a density must smooth it.
     kinked = True
+    separable = True
 
     def __post_init__(self) -> None:
         for name in ("shortage", "excess", "ramp"):
@@ -56,6 +59,10 @@ class PowerProgram:
                 raise ValueError(f"{name}={value} must be a number >= 0")
         if self.num_decisions < 1:
             raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+
+    @property
+    def num_outcomes(self) -> int:  # type: ignore[override]
+        return self.num_decisions
 
     @property
     def hinge_slope(self) -> float:
@@ -104,10 +111,21 @@ class PowerProgram:
         density = hinge_density(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
         return -1.0 - self.hinge_slope * density
 
-    def gradient_in_bandwidth(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor
+    def cross_product(
+        self,
+        scenarios: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        adjoint: Tensor,
+        shares: Tensor | None = None,
     ) -> Tensor:
-        """Derivative in s of the gradient of :meth:`objective`: ``(B, n)``, 0 where s = 0.
+        """:meth:`cross` times u: ``(B, M, n)``. Slopes in z do not depend on y, so no ``shares``."""
+        return self.cross(scenarios, bandwidth, z) * adjoint.unsqueeze(1)
+
+    def bandwidth_product(
+        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
+    ) -> Tensor:
+        """``(d/ds gradient)' u``: ``(B, n)``, 0 where s = 0.
 
         d/ds [-(gamma_s + gamma_e) Phi(t)] = (gamma_s + gamma_e) phi(t) t / s with t = (y - z)/s.
         """
@@ -116,7 +134,22 @@ class PowerProgram:
         safe = torch.where(positive, width, torch.ones_like(width))
         ratio = (scenarios - z.unsqueeze(1)) / safe
         slope = torch.where(positive, normal_pdf(ratio) * ratio / safe, torch.zeros_like(ratio))
-        return self.hinge_slope * torch.einsum("bm,bmn->bn", weights, slope)
+        return self.hinge_slope * torch.einsum("bm,bmn->bn", weights, slope) * adjoint
+
+    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges:
+        """``(gamma_s + gamma_e) (y_h - z_h)_+`` of the hours without a bandwidth; K = n."""
+        exact = (bandwidth <= 0).unsqueeze(1).expand_as(scenarios).to(scenarios.dtype)
+        eye = torch.eye(self.num_decisions, dtype=scenarios.dtype, device=scenarios.device)
+        return Hinges(self.hinge_slope * exact, scenarios, -eye.view(1, 1, *eye.shape))
+
+    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+        """The argument ``y_h - z_h`` has derivative 1 in ``y_h``: the multipliers themselves."""
+        return multipliers
+
+    def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
+        """The ramp limits of :meth:`inequalities`."""
+        matrix, limit = self.inequalities(like)
+        return Constraints.of(like, self.num_decisions, matrix=matrix, limit=limit)
 
     def inequalities(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Ramp limits as ``G z <= h``: the n-1 rises, then the n-1 falls; ``(2(n-1), n), (2(n-1),)``."""

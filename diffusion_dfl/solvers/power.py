@@ -221,7 +221,7 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     allowed = torch.stack([slope + resolution, _TOLERANCE * length, slope * length], dim=1)
     good = (residuals <= allowed).all(1)
     status = torch.where(good, int(Status.SOLVED), int(Status.NOT_CONVERGED))
-    return Solution(z, duals, subgradients, held, status, iterations, residuals)
+    return Solution(z, duals, z.new_zeros(len(z), 0), subgradients, held, status, iterations, residuals)
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -149,6 +149,7 @@ def _complete(
     return Solution(
         decision=decision,
         duals=duals,
+        equality_duals=duals.new_zeros(len(duals), 0),
         subgradients=torch.where(failed.view(-1, 1, 1), torch.nan, subgradients),
         at_kink=at_kink & ~failed.view(-1, 1, 1),
         status=status,

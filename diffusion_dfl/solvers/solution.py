@@ -1,6 +1,6 @@
 """What a solve returns: decisions, duals and, an instance, how it went."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import torch
@@ -13,6 +13,9 @@ class Status(IntEnum):
     SOLVED = 0
     NOT_CONVERGED = 1
     INVALID_INPUT = 2
+    INFEASIBLE = 3
+    UNBOUNDED = 4
+    NON_CONVEX = 5
 
     @property
     def sentence(self) -> str:
@@ -24,6 +27,9 @@ _SENTENCES = {
     Status.NOT_CONVERGED: "not converged: the KKT residuals stayed above tolerance",
     Status.INVALID_INPUT: "invalid input: a scenario, weight or bandwidth is NaN, infinite or "
     "negative, or the weights do not sum to 1",
+    Status.INFEASIBLE: "infeasible: no decision satisfies the constraints",
+    Status.UNBOUNDED: "unbounded: the cost falls for ever along a feasible direction",
+    Status.NON_CONVEX: "not convex: the cost has negative curvature at a decision",
 }
 
 
@@ -33,23 +39,63 @@ class Solution:
 
     Attributes:
         decision: z*, ``(B, n)``; NaN where the input was invalid.
-        duals: multipliers of ``G z <= h``, ``(B, m)``, non-negative.
+        duals: multipliers of the inequalities, ``(B, q)``, non-negative; rows of G, lower bounds,
+            upper bounds, smooth constraints, in the order of
+            :meth:`~diffusion_dfl.programs.constraints.Constraints.inequality_values`.
+        equality_duals: multipliers of ``A z = b``, ``(B, p)``.
         subgradients: g_m in the subdifferential of f(y_m, .) at z*, ``(B, M, n)``, such that
-            ``sum_m omega_m g_m + G' duals = 0``.
-        at_kink: ``(B, M, n)``, whether the decision sits on this scenario's kink with a
-            subgradient strictly inside its interval, so that it moves with the scenario.
+            ``sum_m omega_m g_m + J' duals + A' equality_duals = 0``.
+        at_kink: ``(B, M, K)``, whether the decision sits on this hinge of this scenario with a
+            slope share strictly inside (0, 1), so that it moves with the scenario; K is the number
+            of hinges of a scenario, 0 for a smooth program.
         status: ``(B,)`` int64 of :class:`Status`.
         iterations: ``(B,)`` int64, steps of the iterative part; 0 where a sort sufficed.
         residuals: ``(B, 3)``: stationarity, primal feasibility, complementarity (largest entry).
+        shares: slope share in [0, 1] of every hinge, ``(B, M, K)``, or None if the slopes of the
+            hinges do not depend on the outcome.
     """
 
     decision: Tensor
     duals: Tensor
+    equality_duals: Tensor
     subgradients: Tensor
     at_kink: Tensor
     status: Tensor
     iterations: Tensor
     residuals: Tensor
+    shares: Tensor | None = None
+
+    def replaced(self, rows: Tensor, other: "Solution") -> "Solution":
+        """This solution with the instances ``rows`` taken from ``other``, a solution of those."""
+
+        def put(mine: Tensor, theirs: Tensor) -> Tensor:
+            return mine.index_copy(0, rows, theirs.to(mine.dtype))
+
+        names = [field.name for field in fields(self) if field.name != "shares"]
+        parts = {name: put(getattr(self, name), getattr(other, name)) for name in names}
+        shares = self.shares
+        if shares is not None and other.shares is not None:
+            shares = put(shares, other.shares)
+        return Solution(**parts, shares=shares)
+
+    def invalidated(self, rows: Tensor) -> "Solution":
+        """This solution with INVALID_INPUT and NaN in the instances where ``rows (B,)`` is true."""
+        column = rows.unsqueeze(1)
+
+        def blank(value: Tensor) -> Tensor:
+            return torch.where(column if value.dim() == 2 else column.unsqueeze(2), torch.nan, value)
+
+        return Solution(
+            decision=blank(self.decision),
+            duals=blank(self.duals),
+            equality_duals=blank(self.equality_duals),
+            subgradients=blank(self.subgradients),
+            at_kink=self.at_kink & ~column.unsqueeze(2),
+            status=torch.where(rows, int(Status.INVALID_INPUT), self.status),
+            iterations=torch.where(rows, 0, self.iterations),
+            residuals=torch.where(column, torch.inf, self.residuals),
+            shares=None if self.shares is None else blank(self.shares),
+        )
 
     @property
     def solved(self) -> Tensor:

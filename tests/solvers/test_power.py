@@ -453,7 +453,7 @@ def test_shapes_that_do_not_match_are_refused(
     def zeros(shape):  # type: ignore[no-untyped-def]
         return None if shape is None else torch.zeros(shape, dtype=torch.float64)
 
-    with pytest.raises(ValueError, match="shape|hours"):
+    with pytest.raises(ValueError, match="shape|outcomes"):
         solve(PowerProgram(), zeros(scenarios), zeros(weights), zeros(width))
 
 

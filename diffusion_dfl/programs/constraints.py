@@ -1,0 +1,211 @@
+"""Constraints of a decision problem: bounds, affine rows, equalities and smooth convex functions.
+
+    lower <= z <= upper,   G z <= h,   A z = b,   c(x, z) <= 0        (paper, Appendix A)
+
+One object holds them for a batch; multipliers of the inequalities are stored in one tensor, in the
+order of :meth:`Constraints.inequality_values`: rows of G, lower bounds, upper bounds, smooth ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import hessian, jacfwd, vmap
+
+
+@dataclass(frozen=True)
+class SmoothConstraints:
+    """Convex functions ``c(x, z) <= 0``, differentiated by torch.func.
+
+    Attributes:
+        function: ``(context (d_x,) or None, z (n,)) -> (q,)``, for one instance.
+        size: q.
+        context: ``(B, d_x)``, or None if the functions do not depend on it.
+    """
+
+    function: Callable[[Tensor | None, Tensor], Tensor]
+    size: int
+    context: Tensor | None = None
+
+    def select(self, rows: Tensor) -> "SmoothConstraints":
+        """The instances ``rows`` of the batch."""
+        context = None if self.context is None else self.context[rows]
+        return SmoothConstraints(self.function, self.size, context)
+
+    def values(self, z: Tensor) -> Tensor:
+        """``(B, n) -> (B, q)``."""
+        return self._over_batch(self.function, z)
+
+    def jacobian(self, z: Tensor) -> Tensor:
+        """``(B, n) -> (B, q, n)``."""
+        return self._over_batch(jacfwd(self.function, argnums=1), z)
+
+    def hessian(self, z: Tensor, multipliers: Tensor) -> Tensor:
+        """``sum_q multiplier_q hess_zz c_q``: ``(B, n), (B, q) -> (B, n, n)``."""
+
+        def weighted(context: Tensor | None, point: Tensor, factor: Tensor) -> Tensor:
+            return (factor * self.function(context, point)).sum()
+
+        second = hessian(weighted, argnums=1)
+        if self.context is None:
+            return vmap(lambda point, factor: second(None, point, factor))(z, multipliers)
+        return vmap(second)(self.context, z, multipliers)
+
+    def _over_batch(self, function: Callable[..., Tensor], z: Tensor) -> Tensor:
+        if self.context is None:
+            return vmap(lambda point: function(None, point))(z)
+        return vmap(function)(self.context, z)
+
+
+class RowCounts(NamedTuple):
+    """How many inequalities there are of each kind, in the order multipliers are stored."""
+
+    affine: int
+    lower: int
+    upper: int
+    smooth: int
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Feasible set of a batch of instances.
+
+    The leading dimension of every tensor is B, or 1 where all instances share it. Bounds are None
+    or finite on every coordinate that has one; ``-inf`` and ``inf`` mean no bound.
+
+    Attributes:
+        matrix, limit: ``G (B|1, m, n)`` and ``h (B|1, m)``; m may be 0. ``h`` may hold ``inf``.
+        lower, upper: ``(B|1, n)`` or None.
+        equality_matrix, equality_value: ``A (B|1, p, n)`` and ``b (B|1, p)``; p may be 0.
+        smooth: the functions c, or None.
+    """
+
+    matrix: Tensor
+    limit: Tensor
+    lower: Tensor | None
+    upper: Tensor | None
+    equality_matrix: Tensor
+    equality_value: Tensor
+    smooth: SmoothConstraints | None = None
+
+    @staticmethod
+    def of(
+        like: Tensor,
+        size: int,
+        matrix: Tensor | None = None,
+        limit: Tensor | None = None,
+        lower: Tensor | None = None,
+        upper: Tensor | None = None,
+        equality_matrix: Tensor | None = None,
+        equality_value: Tensor | None = None,
+        smooth: SmoothConstraints | None = None,
+    ) -> "Constraints":
+        """Constraints from the parts that exist, shared by all instances or batched.
+
+        Args:
+            like: tensor whose dtype and device the parts take.
+            size: n.
+            matrix, limit: ``(m, n)``, ``(m,)`` or with a leading B.
+            lower, upper: ``(n,)`` or ``(B, n)``.
+            equality_matrix, equality_value: ``(p, n)``, ``(p,)`` or with a leading B.
+            smooth: see :class:`SmoothConstraints`.
+        """
+
+        def batched(value: Tensor | None, dimensions: int, empty: tuple[int, ...]) -> Tensor:
+            if value is None:
+                return like.new_zeros(1, *empty)
+            value = value.to(dtype=like.dtype, device=like.device)
+            return value.unsqueeze(0) if value.dim() < dimensions else value
+
+        return Constraints(
+            matrix=batched(matrix, 3, (0, size)),
+            limit=batched(limit, 2, (0,)),
+            lower=None if lower is None else batched(lower, 2, (size,)),
+            upper=None if upper is None else batched(upper, 2, (size,)),
+            equality_matrix=batched(equality_matrix, 3, (0, size)),
+            equality_value=batched(equality_value, 2, (0,)),
+            smooth=smooth,
+        )
+
+    @property
+    def counts(self) -> RowCounts:
+        """Number of affine rows, lower bounds, upper bounds and smooth constraints."""
+        size = self.matrix.shape[2]
+        return RowCounts(
+            affine=self.matrix.shape[1],
+            lower=0 if self.lower is None else size,
+            upper=0 if self.upper is None else size,
+            smooth=0 if self.smooth is None else self.smooth.size,
+        )
+
+    def select(self, rows: Tensor) -> "Constraints":
+        """The instances ``rows`` of the batch."""
+
+        def part(value: Tensor) -> Tensor:
+            return value if value.shape[0] == 1 else value[rows]
+
+        return Constraints(
+            matrix=part(self.matrix),
+            limit=part(self.limit),
+            lower=None if self.lower is None else part(self.lower),
+            upper=None if self.upper is None else part(self.upper),
+            equality_matrix=part(self.equality_matrix),
+            equality_value=part(self.equality_value),
+            smooth=None if self.smooth is None else self.smooth.select(rows),
+        )
+
+    def inequality_values(self, z: Tensor) -> Tensor:
+        """``G z - h``, ``lower - z``, ``z - upper``, ``c(x, z)``, all <= 0 if feasible: ``(B, q)``."""
+        parts = [apply(self.matrix, z) - self.limit]
+        if self.lower is not None:
+            parts.append(self.lower - z)
+        if self.upper is not None:
+            parts.append(z - self.upper)
+        if self.smooth is not None:
+            parts.append(self.smooth.values(z))
+        return torch.cat(parts, dim=1)
+
+    def inequality_jacobian(self, z: Tensor) -> Tensor:
+        """Derivative of :meth:`inequality_values` in z: ``(B, q, n)``."""
+        batch, size = z.shape
+        eye = torch.eye(size, dtype=z.dtype, device=z.device).expand(batch, size, size)
+        parts = [self.matrix.expand(batch, -1, -1)]
+        if self.lower is not None:
+            parts.append(-eye)
+        if self.upper is not None:
+            parts.append(eye)
+        if self.smooth is not None:
+            parts.append(self.smooth.jacobian(z))
+        return torch.cat(parts, dim=1)
+
+    def inequality_force(self, z: Tensor, duals: Tensor) -> Tensor:
+        """``sum_q dual_q grad_z`` of the inequalities: ``(B, n), (B, q) -> (B, n)``."""
+        affine, lower, upper, smooth = duals.split(list(self.counts), dim=1)
+        force = transpose_apply(self.matrix, affine)
+        if self.lower is not None:
+            force = force - lower
+        if self.upper is not None:
+            force = force + upper
+        if self.smooth is not None:
+            force = force + transpose_apply(self.smooth.jacobian(z), smooth)
+        return force
+
+    def equality_residual(self, z: Tensor) -> Tensor:
+        """``A z - b``: ``(B, n) -> (B, p)``."""
+        return apply(self.equality_matrix, z) - self.equality_value
+
+
+def apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """``(B|1, m, n), (B, n) -> (B, m)``; one product where all instances share the matrix."""
+    if matrix.shape[0] == 1:
+        return vector @ matrix[0].T
+    return torch.einsum("bmn,bn->bm", matrix, vector)
+
+
+def transpose_apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """``(B|1, m, n), (B, m) -> (B, n)``; one product where all instances share the matrix."""
+    if matrix.shape[0] == 1:
+        return vector @ matrix[0]
+    return torch.einsum("bmn,bm->bn", matrix, vector)

@@ -1,0 +1,147 @@
+"""What every decision problem offers to solvers and layers.
+
+A program is the stochastic convex problem
+
+    min_z  sum_m omega_m f(y_m, z)   s.t.  lower <= z <= upper, G z <= h, A z = b, c(x, z) <= 0.
+
+Where f has kinks, f is a smooth part plus hinges ``coefficient * (a(y, z))_+`` with arguments that
+are affine in z, and may be replaced by its Gaussian-convolved form ``f_s(y, z) = E f(y + s xi, z)``
+with the bandwidth s. Solvers use derivatives of the sum; the adjoint uses products with the cross
+derivative, which is never formed for large problems.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs.constraints import Constraints
+
+if TYPE_CHECKING:
+    import cvxpy
+
+
+@dataclass(frozen=True)
+class Hinges:
+    """The kinks that a bandwidth leaves: ``sum_k coefficient_mk (offset_mk + jacobian_mk' z)_+``.
+
+    Attributes:
+        coefficient: ``(B, M, K)``, >= 0; 0 where the hinge is smoothed.
+        offset: ``(B, M, K)``.
+        jacobian: ``(B|1, M|1, K, n)``.
+    """
+
+    coefficient: Tensor
+    offset: Tensor
+    jacobian: Tensor
+
+    def arguments(self, z: Tensor) -> Tensor:
+        """``offset + jacobian' z``: ``(B, n) -> (B, M, K)``."""
+        return self.offset + torch.einsum("bmkn,bn->bmk", self._expanded(z), z)
+
+    def force(self, z: Tensor, slopes: Tensor) -> Tensor:
+        """``sum_mk slope_mk jacobian_mk``: ``(B, n), (B, M, K) -> (B, n)``."""
+        if self.jacobian.shape[:2] == (1, 1):
+            return slopes.sum(1) @ self.jacobian[0, 0]
+        return torch.einsum("bmk,bmkn->bn", slopes, self._expanded(z))
+
+    def _expanded(self, z: Tensor) -> Tensor:
+        return self.jacobian.expand(z.shape[0], self.offset.shape[1], -1, -1)
+
+
+class Program(ABC):
+    """A stochastic convex decision problem. Subclasses are immutable and stateless.
+
+    Shapes: ``scenarios (B, M, d_y)``, ``weights (B, M)``, ``bandwidth (B, d_y)``, ``z (B, n)``.
+
+    Attributes:
+        num_decisions: n.
+        num_outcomes: d_y.
+        kinked: whether f has kinks; the bandwidth of a smooth program is ignored.
+        separable: whether coordinate i of the decision meets coordinate i of the outcome only, in
+            the cost: then :meth:`hessian` is a diagonal ``(B, n)``.
+    """
+
+    num_decisions: int
+    num_outcomes: int
+    kinked: bool = False
+    separable: bool = False
+
+    @abstractmethod
+    def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
+        """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``."""
+
+    @abstractmethod
+    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """What the solver minimises, up to a constant: ``(B,)``."""
+
+    @abstractmethod
+    def gradients(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``."""
+
+    @abstractmethod
+    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Hessian of :meth:`objective` in z, kinks of width 0 left out.
+
+        ``(B, n, n)``, or its diagonal ``(B, n)`` for a separable program.
+        """
+
+    @abstractmethod
+    def cross_product(
+        self,
+        scenarios: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        adjoint: Tensor,
+        shares: Tensor | None = None,
+    ) -> Tensor:
+        """``f_zy(y_m, z)' u`` of every scenario: ``(B, M, d_y)``.
+
+        Args:
+            adjoint: u, ``(B, n)``.
+            shares: slope share in [0, 1] of every hinge ``(B, M, K)``, for hinges of width 0 whose
+                slope in z depends on y; by the sign of the argument if None.
+        """
+
+    @abstractmethod
+    def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
+        """The feasible set, with the dtype and device of ``like``."""
+
+    @abstractmethod
+    def cvxpy_problem(
+        self, scenarios: "cvxpy.typing.ArrayLike", weights: "cvxpy.typing.ArrayLike"
+    ) -> tuple[Any, Any, list[Any]]:
+        """The exact sample program in plain cvxpy: ``(problem, z, constraints)``.
+
+        ``scenarios (M, d_y)`` may be an array or a ``cvxpy.Parameter``; the statement is DPP in
+        it. The duals of ``constraints``, raveled and joined, are ``Solution.duals`` followed by
+        ``Solution.equality_duals``.
+        """
+
+    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Gradient of :meth:`objective`, ``sum_m omega_m`` :meth:`gradients`: ``(B, n)``."""
+        return torch.einsum("bm,bmn->bn", weights, self.gradients(scenarios, bandwidth, z))
+
+    def bandwidth_product(
+        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
+    ) -> Tensor:
+        """``(d/ds gradient)' u``: ``(B, d_y)``; 0 for a smooth program and where s = 0."""
+        return torch.zeros_like(bandwidth)
+
+    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges | None:
+        """The kinks left where the bandwidth is 0; None for a smooth program."""
+        return None
+
+    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+        """``sum_k multiplier_mk grad_y a_mk``: ``(B, M, K) -> (B, M, d_y)``; kinked programs only."""
+        raise TypeError(f"{type(self).__name__} has no hinges")
+
+    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+        """Raise ``ValueError`` if the scenarios' last dimension is not d_y."""
+        if scenarios.shape[2] != self.num_outcomes:
+            raise ValueError(
+                f"scenarios have {scenarios.shape[2]} outcomes; {type(self).__name__} has "
+                f"{self.num_outcomes}"
+            )

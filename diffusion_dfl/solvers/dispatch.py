@@ -1,0 +1,169 @@
+"""``solve``: checks the input, picks a solver, and keeps invalid instances out of its way."""
+
+from functools import singledispatch
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs import PowerProgram, Program
+from diffusion_dfl.programs.smoothing import resolvable
+from diffusion_dfl.solvers.interior_point import solve_interior_point
+from diffusion_dfl.solvers.power import solve_power
+from diffusion_dfl.solvers.solution import Solution, Status
+
+SolverName = Literal["auto", "structured", "interior_point", "cvxpy"]
+SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
+
+
+def solve(
+    program: Program,
+    scenarios: Tensor,
+    weights: Tensor | None = None,
+    bandwidth: Tensor | None = None,
+    context: Tensor | None = None,
+    *,
+    solver: SolverName = "auto",
+    start: Tensor | None = None,
+) -> Solution:
+    """Solve ``z* = argmin_z sum_m omega_m f_s(y_m, z)`` under the program's constraints.
+
+    The whole batch at once, on the scenarios' device. A bad instance does not raise: it is
+    reported in ``Solution.status``.
+
+    Args:
+        program: what to solve.
+        scenarios: ``(B, M, d_y)`` float64, ``M >= 1``.
+        weights: ``(B, M)``, non-negative, each row with sum 1; uniform if None.
+        bandwidth: ``(B, d_y)``, width of the Gaussian that smooths a kinked program; None or 0
+            for the exact program, as is a width too narrow for float64. Smooth programs ignore it.
+        context: ``(B, d_x)``, for programs whose constraints depend on it; unused by the others.
+        solver: ``auto`` takes the program's structured solver, or the interior point if it has
+            none; ``structured`` and ``interior_point`` insist; ``cvxpy`` is the slow reference
+            (Clarabel), for exact programs only.
+        start: ``(B, n)``, first guess of the decisions, e.g. those of the last epoch. It changes
+            iterations, never the optimum; solvers that iterate on nothing ignore it.
+
+    Raises:
+        TypeError: scenarios that are not float64, or no structured solver where one is asked for.
+        ValueError: shapes that do not match, or a solver that cannot take this program.
+    """
+    weights, bandwidth = _checked(program, scenarios, weights, bandwidth, context, start)
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    scenarios, weights, bandwidth = scenarios.detach(), weights.detach(), bandwidth.detach()
+    context = None if context is None else context.detach()
+    start = None if start is None else start.detach().nan_to_num(0.0, 0.0, 0.0)
+    valid = scenarios.isfinite().all(2).all(1) & weights.isfinite().all(1)
+    valid &= bandwidth.isfinite().all(1) & (bandwidth >= 0).all(1) & (weights >= 0).all(1)
+    valid &= (weights.sum(1) - 1.0).abs() <= 1e-3
+    if context is not None:
+        valid &= context.isfinite().all(1)
+    bandwidth = resolvable(scenarios, bandwidth) if program.kinked else bandwidth * 0.0
+    if bool(valid.all()):
+        return _run(solver, program, scenarios, weights, bandwidth, context, start)
+    # A harmless stand-in keeps the batch together; its rows are overwritten below.
+    scenarios = torch.where(valid.view(-1, 1, 1), scenarios, 0.0)
+    weights = torch.where(valid.view(-1, 1), weights, 1.0 / scenarios.shape[1])
+    bandwidth = torch.where(valid.view(-1, 1), bandwidth, 0.0)
+    if context is not None:
+        context = torch.where(valid.view(-1, 1), context, 0.0)
+    solution = _run(solver, program, scenarios, weights, bandwidth, context, start)
+    return solution.invalidated(~valid)
+
+
+def _checked(
+    program: Program,
+    scenarios: Tensor,
+    weights: Tensor | None,
+    bandwidth: Tensor | None,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Weights and bandwidth with their defaults, or an error that names what does not fit."""
+    if not isinstance(program, Program):
+        raise TypeError(
+            f"{program!r} is not a diffusion_dfl.programs.Program; pass an instance of one"
+        )
+    if scenarios.dtype != torch.float64:
+        raise TypeError(
+            f"scenarios have dtype {scenarios.dtype}; solves need torch.float64 "
+            "(DecisionLayer casts for you)"
+        )
+    if scenarios.dim() != 3 or scenarios.shape[1] < 1:
+        raise ValueError(
+            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, d_y), M >= 1"
+        )
+    program.validate(scenarios, context)
+    batch, num_scenarios, size = scenarios.shape
+    if weights is None:
+        weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)
+    if bandwidth is None:
+        bandwidth = scenarios.new_zeros(batch, size)
+    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [
+        ("weights", weights, (batch, num_scenarios)),
+        ("bandwidth", bandwidth, (batch, size)),
+    ]
+    if context is not None:
+        expected.append(("context", context, (batch, *context.shape[1:])))
+    if start is not None:
+        expected.append(("start", start, (batch, program.num_decisions)))
+    for name, value, shape in expected:
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{name} have shape {tuple(value.shape)}; expected {shape}")
+        if value.dtype != scenarios.dtype or value.device != scenarios.device:
+            raise TypeError(
+                f"{name} are {value.dtype} on {value.device}; the scenarios are "
+                f"{scenarios.dtype} on {scenarios.device}: convert one of them"
+            )
+    return weights, bandwidth
+
+
+def _run(
+    solver: SolverName,
+    program: Program,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    if solver == "cvxpy":
+        # Here, so that training never imports cvxpy.
+        from diffusion_dfl.solvers.reference import solve_reference
+
+        return solve_reference(program, scenarios, weights, bandwidth)
+    if solver == "interior_point":
+        return solve_interior_point(program, scenarios, weights, bandwidth, context, start)
+    if solver == "structured" and _structured.dispatch(type(program)) is _unstructured:
+        raise TypeError(
+            f"{type(program).__name__} has no structured solver; use solver='interior_point'"
+        )
+    return _structured(program, scenarios, weights, bandwidth, context, start)
+
+
+@singledispatch
+def _structured(
+    program: Program,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    return solve_interior_point(program, scenarios, weights, bandwidth, context, start)
+
+
+_unstructured = _structured.dispatch(object)
+
+
+@_structured.register
+def _(
+    program: PowerProgram,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    return solve_power(program, scenarios, weights, bandwidth)
