@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_dfl.config.arguments import check_cell
 from diffusion_dfl.config.schema import register
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.layers.decision import CURVATURES, LAYER_SOLVERS
+from diffusion_dfl.layers.failures import ON_FAILURE
+
+logger = logging.getLogger(__name__)
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
 
 # These say where and how a run happens, not what its numbers are.
 _INCIDENTAL = ("device", "force", "output", "data.root", "data.url", "data.directory")
+
+# Keys that joined later, at the value that keeps what was before: there they leave a run's hash
+# alone, so that committed records stay current.
+_NEUTRAL = {"decision.solver": "auto", "decision.curvature": "convolved"}
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -131,7 +140,9 @@ def identify(config: DictConfig) -> Identity:
         seed=config.seed,
         source=config.data.source,
         differs=differs,
-        config_hash=digest({k: v for k, v in values.items() if k != "seed"}, 16),
+        config_hash=digest(
+            {k: v for k, v in values.items() if k != "seed" and _NEUTRAL.get(k) != v}, 16
+        ),
     )
 
 
@@ -167,7 +178,14 @@ def validate(config: DictConfig) -> None:
         ),
         ("decision.num_scenarios", config.decision.num_scenarios >= 1, "an integer >= 1"),
         ("decision.bandwidth_scale", config.decision.bandwidth_scale >= 0, "a number >= 0"),
-        ("decision.on_failure", config.decision.on_failure in ("drop", "raise"), "drop or raise"),
+        *(
+            (f"decision.{name}", config.decision[name] in known, f"one of {', '.join(known)}")
+            for name, known in (
+                ("curvature", CURVATURES),
+                ("solver", LAYER_SOLVERS),
+                ("on_failure", ON_FAILURE),
+            )
+        ),
         ("decision.max_failure_share", 0 <= config.decision.max_failure_share <= 1, "in 0..1"),
         (
             "evaluation.num_large",
@@ -195,13 +213,45 @@ def validate(config: DictConfig) -> None:
     for key, good, mend in checks:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
-    if config.grad.name == "score" and config.decision.bandwidth_scale == 0:
-        raise UserError(
-            "grad=score with decision.bandwidth_scale=0: the optimum of the exact sample program "
-            "sits on scenarios and does not move with their weights, so its score gradient is zero; "
-            "set decision.bandwidth_scale above 0 (1.5 is a good start) or use grad=reparam"
+    _check_decision_rule(config)
+
+
+def _check_decision_rule(config: DictConfig) -> None:
+    """Refuse decision rules that have no gradient, or no solver."""
+    decision = config.decision
+    convolved = decision.curvature == "convolved" and decision.bandwidth_scale > 0
+    if config.grad.name == "score" and not convolved and decision.curvature != "paper":
+        key = "curvature" if decision.curvature == "saa" else "bandwidth_scale"
+        mend = (
+            "set decision.curvature=convolved"
+            if key == "curvature"
+            else "set decision.bandwidth_scale above 0 (1.5 is a good start)"
         )
-    if config.grad.name == "score" and config.decision.num_scenarios < 2:
+        raise UserError(
+            f"grad=score with decision.{key}={decision[key]}: the optimum of the exact sample "
+            "program sits on scenarios and does not move with their weights, so its score gradient "
+            f"is zero; {mend} or use grad=reparam"
+        )
+    if config.grad.name == "score" and decision.num_scenarios < 2:
         raise UserError(
             "grad=score needs decision.num_scenarios of at least 2; the preset has more"
         )
+    if convolved and decision.solver in ("cvxpy", "cvxpylayers"):
+        raise UserError(
+            f"decision.solver={decision.solver}: the convolved cost has no conic form; set "
+            "decision.curvature=saa with it, or decision.solver=auto"
+        )
+    if convolved and decision.on_failure == "reference":
+        raise UserError(
+            "decision.on_failure=reference: the reference solves exact programs only; set "
+            "decision.curvature=saa with it, or decision.on_failure=retry"
+        )
+    if decision.solver == "cvxpylayers" and (
+        config.grad.name == "score" or decision.curvature == "paper"
+    ):
+        raise UserError(
+            "decision.solver=cvxpylayers differentiates the exact program in its scenarios only; "
+            "use it with grad=reparam and decision.curvature=saa"
+        )
+    if decision.solver == "cvxpy" and config.grad.name in ("reparam", "score"):
+        logger.warning("decision.solver=cvxpy solves one instance at a time: expect minutes a step")

@@ -35,6 +35,8 @@ class DataConfig:
 class DecisionConfig:
     num_scenarios: int = MISSING
     bandwidth_scale: float = MISSING
+    curvature: str = MISSING
+    solver: str = MISSING
     on_failure: str = MISSING
     max_failure_share: float = MISSING
 

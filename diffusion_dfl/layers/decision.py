@@ -1,18 +1,23 @@
 """The decision layer as a module: scenarios in, decisions out, gradients by the adjoint."""
 
 import time
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_dfl.layers.implicit import ImplicitDecision
-from diffusion_dfl.programs.power import PowerProgram
+from diffusion_dfl.layers.adjoint import Degeneracy
+from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
+from diffusion_dfl.layers.implicit import Curvature, ImplicitDecision, SolveOptions, SolveRecord
+from diffusion_dfl.programs import Program
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
-from diffusion_dfl.solvers import Solution
+from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
+from diffusion_dfl.solvers.devices import require_float64
 
-OnFailure = Literal["drop", "raise"]
+LayerSolver = SolverName | Literal["cvxpylayers"]
+LAYER_SOLVERS: tuple[LayerSolver, ...] = (*SOLVERS, "cvxpylayers")
+CURVATURES: tuple[Curvature, ...] = get_args(Curvature)
 
 
 class SolverFailure(RuntimeError):
@@ -21,27 +26,54 @@ class SolverFailure(RuntimeError):
 
 @dataclass
 class LayerStatistics:
-    """Totals since the layer was made: instances seen, instances not solved, seconds."""
+    """Totals since the layer was made.
+
+    Attributes:
+        instances: instances seen.
+        failures: instances left out, after what ``on_failure`` tried.
+        retried, by_retry, by_reference: instances tried again, and solved by which attempt.
+        vertices, rank_deficient, weak: differentiated instances that were degenerate
+            (:class:`~diffusion_dfl.layers.adjoint.Degeneracy`).
+        seconds: spent in solves.
+    """
 
     instances: int = 0
     failures: int = 0
+    retried: int = 0
+    by_retry: int = 0
+    by_reference: int = 0
+    vertices: int = 0
+    rank_deficient: int = 0
+    weak: int = 0
     seconds: float = 0.0
+
+    def counts(self) -> dict[str, int]:
+        """All totals but the seconds, by name."""
+        return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
 
 class DecisionLayer(nn.Module):
     """Solve the stochastic program on scenarios; differentiable in scenarios and weights.
 
-    A kinked program is solved in its Gaussian-convolved form with bandwidth
-    ``s_j = bandwidth_scale * std_m(y_mj) * M^(-1/5)``; gradients include the bandwidth's own
-    dependence on the scenarios and their weights, unless ``bandwidth`` is passed.
+    With ``curvature="convolved"`` a kinked program is solved in its Gaussian-convolved form with
+    bandwidth ``s_j = bandwidth_scale * std_m(y_mj) * M^(-1/5)``; gradients include the bandwidth's
+    own dependence on the scenarios and their weights, unless ``bandwidth`` is passed.
 
     Args:
         program: the decision problem.
         bandwidth_scale: c; 0 solves the exact program.
         sample_size: the M of the bandwidth rule; the number of scenarios of the call if None.
-        on_failure: ``drop`` leaves unsolved instances out (NaN decision, zero gradient) and counts
-            them; ``raise`` stops at the first.
-        max_failure_share: with ``drop``, share of unsolved instances of one call that is too many.
+        curvature: ``convolved``, ``saa`` (the exact sample program; its score weights in the
+            kinked hours are 0, so a kinked program cannot be trained by its score), or ``paper``
+            (the printed formula, which differentiates no map; for comparison). Smooth programs
+            are the same in all three.
+        solver: ``auto``, ``structured``, ``interior_point``, ``cvxpy`` as in
+            :func:`diffusion_dfl.solvers.solve`, or ``cvxpylayers``: solved and differentiated by
+            cvxpylayers with Clarabel, for exact programs with uniform weights.
+        on_failure: ``retry``, ``reference``, ``drop`` or ``raise``
+            (:mod:`diffusion_dfl.layers.failures`).
+        max_failure_share: share of unsolved instances of one call that is too many; with
+            ``raise`` it is 0.
 
     Example:
         >>> layer = DecisionLayer(PowerProgram(), bandwidth_scale=1.5)
@@ -52,28 +84,61 @@ class DecisionLayer(nn.Module):
 
     def __init__(
         self,
-        program: PowerProgram,
+        program: Program,
         bandwidth_scale: float = 1.06,
         sample_size: int | None = None,
+        curvature: Curvature = "convolved",
+        solver: LayerSolver = "auto",
         on_failure: OnFailure = "drop",
         max_failure_share: float = 0.05,
     ) -> None:
         super().__init__()
-        if on_failure not in ("drop", "raise"):
-            raise ValueError(f"on_failure={on_failure!r} is unknown; choose drop or raise")
+        for name, value, known in (
+            ("on_failure", on_failure, ON_FAILURE),
+            ("curvature", curvature, CURVATURES),
+            ("solver", solver, LAYER_SOLVERS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+        if not bandwidth_scale >= 0:
+            raise ValueError(f"bandwidth_scale={bandwidth_scale} must be a number >= 0")
+        if not 0 <= max_failure_share <= 1:
+            raise ValueError(f"max_failure_share={max_failure_share} must lie in [0, 1]")
         self.program = program
-        self.bandwidth_scale = bandwidth_scale
+        self.bandwidth_scale = bandwidth_scale if curvature == "convolved" else 0.0
         self.sample_size = sample_size
-        self.on_failure = on_failure
+        self.curvature: Curvature = curvature
+        self.solver = solver
+        self.on_failure: OnFailure = on_failure
         self.max_failure_share = max_failure_share
         self.statistics = LayerStatistics()
         self.last_solution: Solution | None = None
+        if self.smooths and solver in ("cvxpy", "cvxpylayers"):
+            raise ValueError(
+                f"solver={solver!r} cannot solve the convolved cost of {type(program).__name__}, "
+                "which has no conic form; use curvature='saa' or another solver"
+            )
+        if self.smooths and on_failure == "reference":
+            raise ValueError(
+                "on_failure='reference' needs an exact program: the convolved cost of "
+                f"{type(program).__name__} has no conic form; use on_failure='retry' or "
+                "curvature='saa'"
+            )
+        if solver == "cvxpylayers" and curvature == "paper":
+            raise ValueError("curvature='paper' is a formula of ours; use solver='auto' with it")
+
+    @property
+    def smooths(self) -> bool:
+        """Whether the layer replaces the program by its convolved form."""
+        return self.program.kinked and self.bandwidth_scale > 0
 
     def forward(
         self,
         scenarios: Tensor,
         weights: Tensor | None = None,
         bandwidth: Tensor | None = None,
+        context: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Decisions ``(B, n)`` in float64, on the scenarios' device.
 
@@ -83,37 +148,104 @@ class DecisionLayer(nn.Module):
         Args:
             scenarios: ``(B, M, d_y)``, any floating dtype.
             weights: ``(B, M)``, rows with sum 1; uniform if None.
-            bandwidth: ``(B, d_y)``, fixed or differentiable; by the rule above if None.
+            bandwidth: ``(B, d_y)``, fixed or differentiable; by the rule above if None. Only with
+                ``curvature="convolved"``.
+            context: ``(B, d_x)``, for programs whose constraints depend on it.
+            start: ``(B, n)``, first guess of the decisions.
 
         Raises:
             SolverFailure: too many instances were not solved.
+            TypeError: scenarios that are not floating, or a device without float64.
+            ValueError: shapes that do not match.
         """
+        if not scenarios.is_floating_point():
+            raise TypeError(f"scenarios have dtype {scenarios.dtype}; pass floating scenarios")
+        require_float64(scenarios.device)
         scenarios = scenarios.double()
+        if self.solver == "cvxpylayers":
+            return self._forward_cvxpylayers(scenarios, weights)
         if weights is None:
             weights = scenarios.new_full(scenarios.shape[:2], 1.0 / max(scenarios.shape[1], 1))
         weights = weights.double()
         if bandwidth is None:
             bandwidth = self.bandwidth(scenarios, weights)
-        start = time.perf_counter()
-        record: list[Solution] = []
+        elif self.curvature != "convolved":
+            raise ValueError(
+                f"curvature={self.curvature!r} solves the exact program and takes no bandwidth"
+            )
+        begin = time.perf_counter()
+        record = SolveRecord(count=self._count_degenerate)
         decision = ImplicitDecision.apply(
-            self.program, scenarios, weights, bandwidth.double(), record
+            self.program,
+            scenarios,
+            weights,
+            bandwidth.double(),
+            None if context is None else context.double(),
+            SolveOptions(
+                self.solver,
+                self.curvature,
+                self.on_failure,
+                None if start is None else start.double(),
+            ),
+            record,
         )
-        self.last_solution = record[0]
-        self._count(record[0], time.perf_counter() - start)
+        solution = record.solution
+        assert solution is not None
+        self.last_solution = solution
+        self.statistics.retried += record.recovery.retried
+        self.statistics.by_retry += record.recovery.by_retry
+        self.statistics.by_reference += record.recovery.by_reference
+        self._judge(solution.status, time.perf_counter() - begin)
         return decision
+
+    @torch.no_grad()
+    def solve(
+        self, scenarios: Tensor, exact: bool = False, context: Tensor | None = None
+    ) -> Solution:
+        """Decide without a gradient, by the layer's rule or by the exact program; not counted.
+
+        Args:
+            scenarios: ``(B, M, d_y)``, any floating dtype; weights are uniform.
+            exact: without the bandwidth.
+            context: ``(B, d_x)``, for programs whose constraints depend on it.
+        """
+        scenarios = scenarios.double()
+        width = None if exact else self.bandwidth(scenarios)
+        context = None if context is None else context.double()
+        # cvxpylayers is a way to differentiate Clarabel's solution.
+        solver = "cvxpy" if self.solver == "cvxpylayers" else self.solver
+        return solve(self.program, scenarios, None, width, context, solver=solver)
 
     def bandwidth(self, scenarios: Tensor, weights: Tensor | None = None) -> Tensor:
         """The width the layer uses for these scenarios, ``(B, d_y)``."""
-        if not self.program.kinked or self.bandwidth_scale == 0:
+        if not self.smooths:
             return torch.zeros_like(scenarios[:, 0])
         return bandwidth_rule(scenarios, weights, self.bandwidth_scale, self.sample_size)
 
-    def _count(self, solution: Solution, seconds: float) -> None:
-        failures = int((~solution.solved).sum())
-        self.statistics.instances += len(solution.status)
+    def _forward_cvxpylayers(self, scenarios: Tensor, weights: Tensor | None) -> Tensor:
+        from diffusion_dfl.layers.cvxpylayers_backend import CvxpyDecision
+
+        if weights is not None:
+            raise ValueError(
+                "solver='cvxpylayers' takes uniform weights only (a weighted statement is not "
+                "DPP), so it has no score gradient; use solver='auto'"
+            )
+        begin = time.perf_counter()
+        decision, status = CvxpyDecision.of(self.program, scenarios.shape[1])(scenarios)
+        self.last_solution = None
+        self._judge(status, time.perf_counter() - begin)
+        return decision
+
+    def _judge(self, status: Tensor, seconds: float) -> None:
+        failures = int((status != int(Status.SOLVED)).sum())
+        self.statistics.instances += len(status)
         self.statistics.failures += failures
         self.statistics.seconds += seconds
         allowed = 0.0 if self.on_failure == "raise" else self.max_failure_share
-        if failures > allowed * len(solution.status):
-            raise SolverFailure(f"the decision layer failed on {solution.report()}")
+        if failures > allowed * len(status):
+            raise SolverFailure(f"the decision layer failed on {report(status)}")
+
+    def _count_degenerate(self, degeneracy: Degeneracy) -> None:
+        self.statistics.vertices += int(degeneracy.vertex.sum())
+        self.statistics.rank_deficient += int(degeneracy.rank_deficient.sum())
+        self.statistics.weak += int(degeneracy.weak.sum())

@@ -1,37 +1,70 @@
 """Implicit differentiation of the KKT system (Eq. 5 and Eq. 9 from the same adjoint).
 
-At a solution the binding constraints ``G_a z = h_a`` hold with equality and
+At a solution the binding rows R hold with equality and
 
-    sum_m omega_m grad_z f(y_m, z) + G_a' v = 0.
+    sum_m omega_m grad_z f(y_m, z) + R' v = 0.
 
-One solve of the transposed system ``[H G_a'; G_a 0] [u; v] = [dL/dz; 0]`` an instance gives
+One solve of the transposed system ``[H R'; R 0] [u; v] = [dL/dz; 0]`` an instance gives
 
     dL/dy_m     = -omega_m f_zy(y_m, z)' u          (pathwise, Eq. 5)
     dL/domega_m = -u' grad_z f(y_m, z) = w_m        (score weights, Eq. 9 and 10)
     dL/ds       = -(d/ds sum_m omega_m grad_z f_s)' u.
 
-A kinked program in exact form has decisions that sit on a scenario's kink. Such an hour moves with
-its scenario and with nothing else: its inverse curvature is 0 and the scenario receives what is
-left of ``dL/dz``, ``r = dL/dz - G_a' v``.
+A kinked program in exact form has decisions that sit on a scenario's kink ``a(y_m, z) = 0``. That
+kink is a row of R, and its multiplier reaches the scenario: ``dL/dy_m = -v grad_y a``.
+
+Curvature (``curvature=``):
+    ``convolved``  the program is solved in its Gaussian-convolved form and all derivatives are its;
+    ``saa``        the exact sample program and its exact derivatives;
+    ``paper``      the exact program with the derivatives the paper prints: kinks left out of H and
+                   of the cross term, a 0/1 mask in the gradients. It is the derivative of no map,
+                   and exists for comparison.
 
 Where the map has a kink of its own, one rule each, so that results are reproducible:
 a constraint that is tight with a zero multiplier counts as slack; a decision that touches a
 scenario whose slope share is 0 or 1 counts as not held by it; tied scenarios share alike;
-a rank-deficient set of binding constraints is solved by its pseudo-inverse.
+a rank-deficient set of binding rows is solved by its scaled pseudo-inverse.
 """
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diffusion_dfl.programs.power import PowerProgram
+from diffusion_dfl.layers.adjoint import Degeneracy, solve_adjoint
+from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
+from diffusion_dfl.programs import Program
 from diffusion_dfl.programs.smoothing import resolvable
-from diffusion_dfl.solvers import Solution, solve
+from diffusion_dfl.solvers import Solution, SolverName
 
-# A multiplier below this share of the cost's slopes is rounding.
-_WEAK = 1e-10
+Curvature = Literal["convolved", "saa", "paper"]
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """How a batch is solved and differentiated; see :class:`~diffusion_dfl.layers.DecisionLayer`."""
+
+    solver: SolverName = "auto"
+    curvature: Curvature = "convolved"
+    on_failure: OnFailure = "drop"
+    start: Tensor | None = None
+
+
+@dataclass
+class SolveRecord:
+    """What a call of :class:`ImplicitDecision` leaves behind.
+
+    Attributes:
+        count: called with the degeneracy of the instances when they are differentiated.
+        solution, recovery: of the solve.
+    """
+
+    count: Callable[[Degeneracy], None] | None = None
+    solution: Solution | None = None
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 class ImplicitDecision(torch.autograd.Function):
@@ -44,102 +77,130 @@ class ImplicitDecision(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        program: PowerProgram,
+        program: Program,
         scenarios: Tensor,
         weights: Tensor,
         bandwidth: Tensor,
-        record: list[Solution],
+        context: Tensor | None,
+        options: SolveOptions,
+        record: SolveRecord,
     ) -> Tensor:
         bandwidth = resolvable(scenarios, bandwidth)
-        solution = solve(program, scenarios, weights, bandwidth)
-        record.append(solution)
-        ctx.program, ctx.solution = program, solution
+        if options.curvature != "convolved" or not program.kinked:
+            bandwidth = torch.zeros_like(bandwidth)
+        solution, record.recovery = solve_or_recover(
+            program,
+            scenarios,
+            weights,
+            bandwidth,
+            context,
+            solver=options.solver,
+            start=options.start,
+            on_failure=options.on_failure,
+        )
+        record.solution = solution
+        ctx.program, ctx.solution, ctx.options, ctx.record = program, solution, options, record
+        ctx.context = context
         ctx.save_for_backward(scenarios, weights, bandwidth)
         return solution.decision.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_decision: Tensor) -> tuple[None, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_decision: Tensor) -> tuple[Tensor | None, ...]:
         scenarios, weights, bandwidth = ctx.saved_tensors
-        gradients = differentiate(
+        *gradients, degeneracy = differentiate(
             ctx.program,
             ctx.solution,
             scenarios,
             weights,
             bandwidth,
             grad_decision,
+            ctx.context,
+            ctx.options.curvature,
         )
-        return None, *gradients, None
+        if ctx.record.count is not None:
+            ctx.record.count(degeneracy)
+        return None, *gradients, None, None, None
 
 
 def differentiate(
-    program: PowerProgram,
+    program: Program,
     solution: Solution,
     scenarios: Tensor,
     weights: Tensor,
     bandwidth: Tensor,
     grad_decision: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    context: Tensor | None = None,
+    curvature: Curvature = "convolved",
+) -> tuple[Tensor, Tensor, Tensor, Degeneracy]:
     """Vector-Jacobian product of z*: gradients in scenarios, weights and bandwidth.
 
     Args:
         program: what was solved.
         solution: its solution.
-        scenarios, weights, bandwidth: ``(B, M, n)``, ``(B, M)``, ``(B, n)``.
+        scenarios, weights, bandwidth: ``(B, M, d_y)``, ``(B, M)``, ``(B, d_y)``.
         grad_decision: dL/dz*, ``(B, n)``.
+        context: ``(B, d_x)``, where constraints depend on it.
+        curvature: ``paper`` for the printed formula; the others differ in what was solved only.
+
+    Returns:
+        The three gradients, shaped like their inputs, and which instances are degenerate.
     """
-    good = solution.solved.unsqueeze(1)
-    z = torch.where(good, solution.decision, 0.0)
-    right = torch.where(good, grad_decision, 0.0)
-    scenarios = torch.where(good.unsqueeze(2), scenarios, 0.0)
-    weights = torch.where(good, weights, 1.0 / weights.shape[1])
-    bandwidth = torch.where(good, bandwidth, 0.0)
-    held = solution.at_kink
-    inverse = 1.0 / program.hessian(scenarios, weights, bandwidth, z)
-    inverse = torch.where(held.any(1), 0.0, inverse)
-    matrix, _ = program.inequalities(z)
-    slopes = program.hinge_slope + scenarios.abs().amax((1, 2))
-    binding = (solution.duals > _WEAK * slopes.unsqueeze(1)) & good
-    residual = right
-    if program.ramp == 0:
-        # Rise and fall make one equality, which binds whatever its multiplier.
-        rises = torch.arange(len(matrix), device=z.device) < len(matrix) // 2
-        binding = rises & good
-    rows = torch.nonzero(binding.any(1)).flatten()
-    if rows.numel():
-        dual = solve_binding(
-            matrix, binding[rows], inverse[rows], (inverse * right)[rows] @ matrix.T
-        )
-        residual = right.index_add(0, rows, dual @ matrix, alpha=-1)
-    adjoint = inverse * residual
-    cross = program.cross(scenarios, bandwidth, z)
-    in_scenarios = -weights.unsqueeze(-1) * cross * adjoint.unsqueeze(1)
-    # Only the kinked hours of an exact program are held, and those have no curvature of their own.
-    share = held.to(z.dtype) / held.sum(1, keepdim=True).clamp_min(1)
-    in_scenarios = in_scenarios + share * residual.unsqueeze(1)
-    subgradients = torch.where(good.unsqueeze(2), solution.subgradients, 0.0)
-    in_weights = -torch.einsum("bn,bmn->bm", adjoint, subgradients)
-    in_bandwidth = -program.bandwidth_product(scenarios, weights, bandwidth, z, adjoint)
-    return in_scenarios, in_weights, in_bandwidth
+    solution, scenarios, weights, bandwidth, context = _with_stand_ins(
+        solution, scenarios, weights, bandwidth, context
+    )
+    z = solution.decision
+    right = torch.where(solution.solved.unsqueeze(1), grad_decision, 0.0)
+    held, subgradients, shares = solution.at_kink, solution.subgradients, solution.shares
+    if curvature == "paper":
+        held, shares = torch.zeros_like(held), None
+        subgradients = program.masked_gradients(scenarios, z)
+    hinges = program.hinges(scenarios, bandwidth) if held.shape[2] else None
+    hessian = program.hessian(scenarios, weights, bandwidth, z)
+    adjoint = solve_adjoint(solution, program.constraints(z, context), hessian, hinges, held, right)
+    degeneracy = adjoint.degeneracy
+    if hinges is not None:
+        touching = (hinges.arguments(z) == 0) & (hinges.coefficient > 0) & ~held
+        touching = touching & (weights > 0).unsqueeze(2)
+        degeneracy = replace(degeneracy, weak=degeneracy.weak | touching.flatten(1).any(1))
+    u = adjoint.direction
+    cross = program.cross_product(scenarios, bandwidth, z, u, shares)
+    in_scenarios = -weights.unsqueeze(-1) * cross
+    if adjoint.kink_multipliers is not None and held.shape[2]:
+        moved = program.hinge_product(scenarios, z, adjoint.kink_multipliers)
+        in_scenarios = in_scenarios - moved
+    in_weights = -torch.einsum("bn,bmn->bm", u, subgradients)
+    in_bandwidth = -program.bandwidth_product(scenarios, weights, bandwidth, z, u)
+    return in_scenarios, in_weights, in_bandwidth, degeneracy
 
 
-def solve_binding(matrix: Tensor, binding: Tensor, inverse: Tensor, right: Tensor) -> Tensor:
-    """A v on the binding rows with ``G_a D G_a' v = right_a``; 0 elsewhere: ``(B, m)``.
-
-    The system is scaled to a unit diagonal first, so that stiff hours beside soft ones do not
-    look rank-deficient; of several solutions the scaled one of least norm is taken.
-
-    Args:
-        matrix: G, ``(m, n)``.
-        binding: ``(B, m)`` bool.
-        inverse: diagonal D of the inverse Hessian, ``(B, n)``; 0 where a decision is held.
-        right: ``(B, m)``.
-    """
-    mask = binding.to(right.dtype)
-    schur = torch.einsum("mi,bi,ki->bmk", matrix, inverse, matrix)
-    schur = schur * mask.unsqueeze(1) * mask.unsqueeze(2)
-    size = schur.diagonal(dim1=1, dim2=2)
-    unit = torch.where(size > 0, size, torch.ones_like(size)).rsqrt() * mask
-    schur = schur * unit.unsqueeze(1) * unit.unsqueeze(2) + torch.diag_embed(1 - mask)
-    pseudo_inverse = torch.linalg.pinv(schur, hermitian=True, rtol=1e-12)
-    return unit * torch.einsum("bmk,bk->bm", pseudo_inverse, unit * right)
+def _with_stand_ins(
+    solution: Solution,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+) -> tuple[Solution, Tensor, Tensor, Tensor, Tensor | None]:
+    """Finite values in place of what belongs to unsolved instances."""
+    good = solution.solved
+    if bool(good.all()):
+        return solution, scenarios, weights, bandwidth, context
+    column, block = good.unsqueeze(1), good.view(-1, 1, 1)
+    solution = Solution(
+        decision=torch.where(column, solution.decision, 0.0),
+        duals=torch.where(column, solution.duals, 0.0),
+        equality_duals=torch.where(column, solution.equality_duals, 0.0),
+        subgradients=torch.where(block, solution.subgradients, 0.0),
+        at_kink=solution.at_kink & block,
+        status=solution.status,
+        iterations=solution.iterations,
+        residuals=solution.residuals,
+        shares=None if solution.shares is None else torch.where(block, solution.shares, 0.0),
+    )
+    return (
+        solution,
+        torch.where(block, scenarios, 0.0),
+        torch.where(column, weights, 1.0 / weights.shape[1]),
+        torch.where(column, bandwidth, 0.0),
+        None if context is None else torch.where(column, context, 0.0),
+    )

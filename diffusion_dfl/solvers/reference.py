@@ -9,28 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs.power import PowerProgram
+from diffusion_dfl.programs import Hinges, Program
 from diffusion_dfl.solvers.solution import Solution, Status
 
 # Tried in turn: an interior point in float64 does not always reach the tightest.
 _TOLERANCES = (1e-12, 1e-11, 1e-10, 1e-9)
-# Decisions this close to a scenario, relative to the largest one, sit on its kink.
+# Hinge arguments this small, relative to the largest one, are at their kink.
 _AT_KINK = 1e-7
 # A slope share this close to an end of its interval does not hold the decision.
 _STRICT = 1e-6
 
 
 def solve_reference(
-    program: PowerProgram,
+    program: Program,
     scenarios: Tensor,
     weights: Tensor | None = None,
     bandwidth: Tensor | None = None,
 ) -> Solution:
-    """Solve ``min_z sum_m omega_m f(y_m, z)`` under ramp limits with Clarabel.
+    """Solve ``min_z sum_m omega_m f(y_m, z)`` under the program's constraints with Clarabel.
 
     Args:
         program: what to solve; its ``cvxpy_problem`` is the statement.
-        scenarios: ``(B, M, n)`` float64, ``M >= 1``.
+        scenarios: ``(B, M, d_y)`` float64, ``M >= 1``.
         weights: ``(B, M)``, non-negative, each row with sum 1; uniform if None.
         bandwidth: None or zeros: only the exact program has a conic form.
 
@@ -40,23 +40,22 @@ def solve_reference(
         the slope shares at kinks are what stationarity with Clarabel's duals leaves over.
 
     Raises:
-        TypeError: scenarios that are not float64.
+        TypeError: scenarios that are not float64, or a program without a cvxpy statement.
         ValueError: a positive bandwidth, or shapes that do not match.
     """
     if scenarios.dtype != torch.float64:
         raise TypeError(f"scenarios have dtype {scenarios.dtype}; torch.float64 is needed")
     if scenarios.dim() != 3 or scenarios.shape[1] < 1:
         raise ValueError(
-            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, n), M >= 1"
+            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, d_y), M >= 1"
         )
-    if bandwidth is not None and bool((bandwidth > 0).any()):
+    if program.kinked and bandwidth is not None and bool((bandwidth > 0).any()):
         raise ValueError(
             "the reference solves exact programs only: a convolved cost has no conic form; "
             "pass bandwidth=None"
         )
-    batch, num_scenarios, size = scenarios.shape
-    if size != program.num_decisions:
-        raise ValueError(f"scenarios have {size} hours; the program has {program.num_decisions}")
+    program.validate(scenarios, None)
+    batch, num_scenarios, _ = scenarios.shape
     if weights is None:
         weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)
     if tuple(weights.shape) != (batch, num_scenarios):
@@ -64,24 +63,34 @@ def solve_reference(
             f"weights have shape {tuple(weights.shape)}; expected {(batch, num_scenarios)}"
         )
     scenarios, weights = scenarios.detach(), weights.detach()
-    rows = [_solve_one(program, scenarios[b], weights[b]) for b in range(batch)]
-    decision = torch.stack([row[0] for row in rows])
-    duals = torch.stack([row[1] for row in rows])
-    status = torch.tensor([int(row[2]) for row in rows], device=scenarios.device)
-    iterations = torch.tensor([row[3] for row in rows], device=scenarios.device)
-    return _complete(program, scenarios, weights, decision, duals, status, iterations)
+    constraints = program.constraints(scenarios)
+    num_equalities = constraints.equality_matrix.shape[1]
+    num_duals = sum(constraints.counts) + num_equalities
+    decision = scenarios.new_full((batch, program.num_decisions), torch.nan)
+    duals = scenarios.new_full((batch, num_duals), torch.nan)
+    status = torch.full((batch,), int(Status.NOT_CONVERGED), device=scenarios.device)
+    iterations = torch.zeros_like(status)
+    for row in range(batch):
+        z, multipliers, status[row], iterations[row] = _solve_one(
+            program, scenarios[row], weights[row]
+        )
+        if z is not None and multipliers is not None:
+            decision[row] = scenarios.new_tensor(z)
+            duals[row] = scenarios.new_tensor(multipliers)
+    inequality = duals[:, : num_duals - num_equalities].clamp_min(0)
+    equality = duals[:, num_duals - num_equalities :]
+    return _complete(
+        program, scenarios, weights, decision, inequality, equality, status, iterations
+    )
 
 
 def _solve_one(
-    program: PowerProgram, scenarios: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Status, int]:
-    """Decision ``(n,)``, duals ``(m,)``, status and iterations of one instance."""
-    num_limits = 2 * (program.num_decisions - 1)
-    nothing = scenarios.new_full((program.num_decisions,), torch.nan)
-    no_duals = scenarios.new_full((num_limits,), torch.nan)
+    program: Program, scenarios: Tensor, weights: Tensor
+) -> tuple[np.ndarray | None, np.ndarray | None, int, int]:
+    """Decision ``(n,)``, duals ``(q + p,)``, status and iterations of one instance."""
     valid = scenarios.isfinite().all() & weights.isfinite().all() & (weights >= 0).all()
     if not bool(valid & ((weights.sum() - 1.0).abs() <= 1e-3)):
-        return nothing, no_duals, Status.INVALID_INPUT, 0
+        return None, None, int(Status.INVALID_INPUT), 0
     # Scenarios without weight change nothing but the conditioning of the conic form.
     used = weights > 0
     problem, z, constraints = program.cvxpy_problem(
@@ -101,47 +110,58 @@ def _solve_one(
             continue
         if problem.status == cp.OPTIMAL:
             break
+        if problem.status == cp.INFEASIBLE:
+            return None, None, int(Status.INFEASIBLE), 0
+        if problem.status == cp.UNBOUNDED:
+            return None, None, int(Status.UNBOUNDED), 0
     else:
-        return nothing, no_duals, Status.NOT_CONVERGED, 0
-    multipliers = np.concatenate([np.ravel(limit.dual_value) for limit in constraints])
-    return (
-        scenarios.new_tensor(z.value),
-        scenarios.new_tensor(multipliers).clamp_min(0),
-        Status.SOLVED,
-        int(problem.solver_stats.num_iters),
-    )
+        return None, None, int(Status.NOT_CONVERGED), 0
+    multipliers = [np.ravel(constraint.dual_value) for constraint in constraints]
+    joined = np.concatenate(multipliers) if multipliers else np.zeros(0)
+    return z.value, joined, int(Status.SOLVED), int(problem.solver_stats.num_iters)
 
 
 def _complete(
-    program: PowerProgram,
+    program: Program,
     scenarios: Tensor,
     weights: Tensor,
     decision: Tensor,
     duals: Tensor,
+    equality_duals: Tensor,
     status: Tensor,
     iterations: Tensor,
 ) -> Solution:
     """Subgradients, kinks and residuals of Clarabel's decisions."""
-    matrix, limit = program.inequalities(decision)
-    force = duals @ matrix
-    shortfall = scenarios - decision.unsqueeze(1)
-    reach = _AT_KINK * (1e-300 + scenarios.abs().amax((1, 2))).view(-1, 1, 1)
-    near = shortfall.abs() <= reach
-    share = ((shortfall > 0) & ~near).to(decision.dtype)
-    subgradients = program.excess - shortfall - program.hinge_slope * share
-    rest = torch.einsum("bm,bmn->bn", weights, subgradients) + force
-    tied = torch.einsum("bm,bmn->bn", weights, near.to(decision.dtype)) * program.hinge_slope
-    kink_share = torch.where(tied > 0, rest / torch.where(tied > 0, tied, 1.0), 0.0).clamp(0, 1)
-    kink_share = kink_share.unsqueeze(1) * near
-    subgradients = subgradients - program.hinge_slope * kink_share
-    at_kink = (kink_share > _STRICT) & (kink_share < 1 - _STRICT) & (weights > 0).unsqueeze(-1)
-    slack = limit - decision @ matrix.T
+    constraints = program.constraints(decision)
+    force = constraints.inequality_force(decision, duals)
+    force = force + equality_duals @ constraints.equality_matrix[0]
+    exact = torch.zeros_like(scenarios[:, 0])
+    hinges = program.hinges(scenarios, exact)
+    at_kink = torch.zeros_like(scenarios[..., :0], dtype=torch.bool)
+    subgradients = program.gradients(scenarios, exact, decision)
+    if hinges is not None:
+        arguments = hinges.arguments(decision)
+        reach = _AT_KINK * (1e-300 + hinges.offset.abs().amax((1, 2))).view(-1, 1, 1)
+        near = arguments.abs() <= reach
+        # Off the kink the sign counts; near it the slope is what stationarity leaves over.
+        sign = 0.5 * (1 + torch.sign(arguments))
+        subgradients = subgradients - hinges.scenario_force(
+            hinges.coefficient * torch.where(near, sign, 0.0)
+        )
+        rest = torch.einsum("bm,bmn->bn", weights, subgradients) + force
+        share = _kink_shares(hinges, weights, near, rest)
+        subgradients = subgradients + hinges.scenario_force(hinges.coefficient * share)
+        strict = (share > _STRICT) & (share < 1 - _STRICT)
+        at_kink = near & strict & (weights > 0).unsqueeze(-1)
     stationarity = torch.einsum("bm,bmn->bn", weights, subgradients) + force
-    unused = torch.where(duals > 0, duals * slack, 0.0)
+    values = constraints.inequality_values(decision)
+    violation = torch.cat([values.clamp_min(0), constraints.equality_residual(decision)], dim=1)
+    # An infinite limit has an infinite slack.
+    unused = torch.where(duals > 0, duals * values, 0.0)
     residuals = torch.stack(
         [
             torch.cat([part.abs(), part.new_zeros(len(part), 1)], dim=1).amax(1)
-            for part in (stationarity, (-slack).clamp_min(0), unused)
+            for part in (stationarity, violation, unused)
         ],
         dim=1,
     )
@@ -149,10 +169,24 @@ def _complete(
     return Solution(
         decision=decision,
         duals=duals,
-        equality_duals=duals.new_zeros(len(duals), 0),
+        equality_duals=equality_duals,
         subgradients=torch.where(failed.view(-1, 1, 1), torch.nan, subgradients),
         at_kink=at_kink & ~failed.view(-1, 1, 1),
         status=status,
         iterations=iterations,
         residuals=torch.where(failed.view(-1, 1), torch.inf, residuals),
     )
+
+
+def _kink_shares(hinges: Hinges, weights: Tensor, near: Tensor, rest: Tensor) -> Tensor:
+    """Shares in [0, 1] of the kinks in ``near`` that bring ``rest (B, n)`` to 0: ``(B, M, K)``.
+
+    Of all shares the ones of least norm, so that tied scenarios share alike.
+    """
+    size = weights.unsqueeze(2) * hinges.coefficient * near
+    jacobian = hinges.jacobian.expand(*size.shape, -1) * size.unsqueeze(3)
+    rows = jacobian.flatten(1, 2)
+    gram = rows.transpose(1, 2) @ rows
+    solved = torch.linalg.pinv(gram.nan_to_num(), rtol=1e-12, hermitian=True) @ rest.unsqueeze(2)
+    shares = -(rows @ solved.nan_to_num()).squeeze(2).view_as(size)
+    return torch.where(near, shares, 0.0).clamp(0, 1)

@@ -78,6 +78,13 @@ class Solution:
             shares = put(shares, other.shares)
         return Solution(**parts, shares=shares)
 
+    def select(self, rows: Tensor) -> "Solution":
+        """The instances ``rows`` of the batch."""
+        shares = self.shares
+        names = [field.name for field in fields(self) if field.name != "shares"]
+        parts = {name: getattr(self, name)[rows] for name in names}
+        return Solution(**parts, shares=None if shares is None else shares[rows])
+
     def invalidated(self, rows: Tensor) -> "Solution":
         """This solution with INVALID_INPUT and NaN in the instances where ``rows (B,)`` is true."""
         column = rows.unsqueeze(1)
@@ -104,12 +111,15 @@ class Solution:
 
     def report(self) -> str:
         """One line for the instances that failed, naming them and the reason; '' if none did."""
-        lines = []
-        for status in Status:
-            rows = torch.nonzero(self.status == status).flatten().tolist()
-            if status is not Status.SOLVED and rows:
-                shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-                lines.append(
-                    f"instances {shown} ({len(rows)} of {len(self.status)}): {status.sentence}"
-                )
-        return "; ".join(lines)
+        return report(self.status)
+
+
+def report(statuses: Tensor) -> str:
+    """The instances of ``statuses (B,)`` that failed, by number, and why; '' if none did."""
+    lines = []
+    for status in Status:
+        rows = torch.nonzero(statuses == status).flatten().tolist()
+        if status is not Status.SOLVED and rows:
+            shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+            lines.append(f"instances {shown} ({len(rows)} of {len(statuses)}): {status.sentence}")
+    return "; ".join(lines)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
-from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.programs import PowerProgram, Program
 from diffusion_dfl.solvers import solve
 
 # Scenarios held at once: bounds the memory of an evaluation whatever M is.
@@ -78,17 +78,17 @@ def evaluate(
         generator: evaluation noise.
         num_large: scenarios of the large evaluation; the first M of them serve for ``task``.
     """
-    if isinstance(predictor, PolicyNetwork):
-        return _evaluate_policy(predictor, layer.program, contexts, outcomes)
     program = layer.program
+    if not isinstance(program, PowerProgram):
+        raise TypeError(f"metrics by hour need a PowerProgram, not {type(program).__name__}")
+    if isinstance(predictor, PolicyNetwork):
+        return _evaluate_policy(predictor, program, contexts, outcomes)
     parts: dict[str, list[Tensor]] = {}
     failures = 0
 
     def cost(name: str, scenarios: Tensor, outcome: Tensor, smooth: bool) -> Tensor:
         nonlocal failures
-        scenarios = scenarios.double()
-        width = layer.bandwidth(scenarios) if smooth else None
-        solution = solve(program, scenarios, None, width)
+        solution = layer.solve(scenarios, exact=not smooth)
         failures += int((~solution.solved).sum())
         hourly = program.hourly_cost(outcome.double(), solution.decision)
         parts.setdefault(name, []).append(hourly.sum(1))
@@ -119,11 +119,13 @@ def evaluate(
     )
 
 
-def project(program: PowerProgram, decision: Tensor) -> Tensor:
+def project(program: Program, decision: Tensor) -> Tensor:
     """Nearest feasible decision in the Euclidean norm, ``(B, n) float64 -> (B, n)``.
 
     The projection is the program itself without its linear costs and with one scenario.
     """
+    if not isinstance(program, PowerProgram):
+        raise TypeError(f"a policy needs a PowerProgram, not {type(program).__name__}")
     quadratic = PowerProgram(0.0, 0.0, program.ramp, program.num_decisions)
     return solve(quadratic, decision.unsqueeze(1)).decision
 

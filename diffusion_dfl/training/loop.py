@@ -167,6 +167,10 @@ class Stage:
             steps += 1
         progress.epoch += 1
         metrics = {key: float(value) / steps for key, value in totals.items()}
+        if self.layer.statistics.instances:
+            # Totals since the run began.
+            counts = self.layer.statistics.counts().items()
+            metrics.update({f"solver_{name}": float(value) for name, value in counts})
         last = progress.epoch >= settings.epochs
         if last or progress.epoch % settings.validate_every == 0:
             self._validate(metrics)

@@ -28,7 +28,7 @@ def make_record(
     train: Progress | None,
     *,
     higher_is_better: bool,
-    solver_failures: int,
+    solver: dict[str, int],
     seconds: dict[str, float],
     resources: dict[str, Any],
 ) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def make_record(
         fit: progress of the two-stage fit; None for a policy.
         train: progress of the decision-focused stage; None for two_stage.
         higher_is_better: direction of ``task``.
-        solver_failures: unsolved instances in training.
+        solver: what the decision layer counted in training.
         seconds: of training's solves, the evaluation and the whole run.
         resources: device, threads, memory.
     """
@@ -74,7 +74,8 @@ def make_record(
             "diverged": train.diverged if train is not None else False,
             "fit_loss": fit.best_score if fit is not None else None,
             "fit_best_epoch": fit.best_epoch if fit is not None else None,
-            "solver_failures": solver_failures,
+            "solver_failures": solver["failures"],
+            "solver": solver,
         },
         "timing": {
             "fit": sum(fit.seconds.values()) if fit is not None else 0.0,

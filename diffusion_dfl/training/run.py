@@ -121,6 +121,8 @@ class _Run:
             self.task.program,
             settings.bandwidth_scale,
             sample_size=settings.num_scenarios,
+            curvature=settings.curvature,
+            solver=settings.solver,
             on_failure=settings.on_failure,
             max_failure_share=settings.max_failure_share,
         )
@@ -156,7 +158,7 @@ class _Run:
             fit_progress,
             train_progress,
             higher_is_better=self.task.higher_is_better,
-            solver_failures=self.layer.statistics.failures,
+            solver=self.layer.statistics.counts(),
             seconds={
                 "solving": self.layer.statistics.seconds,
                 "evaluation": evaluated,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion_dfl.estimators import Batch, Policy, Reparam, Score, TwoStage, score_weights
 from diffusion_dfl.estimators.base import Estimator
-from diffusion_dfl.layers import DecisionLayer, implicit
+from diffusion_dfl.layers import DecisionLayer, failures
 from diffusion_dfl.predictors import (
     DeterministicPredictor,
     DiffusionPredictor,
@@ -251,14 +251,14 @@ def test_two_stage_is_the_predictors_loss() -> None:
 def _fail(rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the solver give up on these instances of every batch."""
 
-    def broken(*arguments: object) -> Solution:
-        solution = solve(*arguments)  # type: ignore[arg-type]
+    def broken(*arguments: object, **options: object) -> Solution:
+        solution = solve(*arguments, **options)  # type: ignore[arg-type]
         status, decision = solution.status.clone(), solution.decision.clone()
         status[rows] = int(Status.NOT_CONVERGED)
         decision[rows] = torch.nan
         return dataclasses.replace(solution, status=status, decision=decision)
 
-    monkeypatch.setattr(implicit, "solve", broken)
+    monkeypatch.setattr(failures, "solve", broken)
 
 
 @pytest.mark.parametrize("kind", [Reparam, Score])

@@ -67,7 +67,7 @@ def test_reference_refuses_wrong_types_and_shapes() -> None:
     program = PowerProgram(num_decisions=12)
     with pytest.raises(TypeError, match="float32"):
         solve_reference(program, _scenarios().float())
-    with pytest.raises(ValueError, match="hours"):
+    with pytest.raises(ValueError, match="outcomes"):
         solve_reference(PowerProgram(), _scenarios())
     with pytest.raises(ValueError, match="weights"):
         solve_reference(program, _scenarios(), torch.ones(3, 5, dtype=torch.float64))

@@ -18,7 +18,6 @@ import torch
 from diffusion_dfl.config.compose import compose_config, fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.solvers import Solution
 from diffusion_dfl.training.run import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -340,14 +339,14 @@ def test_solver_failures_of_training_are_counted_and_survive_a_restart(
     """Two instances of the first epoch fail; the record of a resumed run says so too."""
     import diffusion_dfl.training.loop as loop
 
-    counted = DecisionLayer._count
+    counted = DecisionLayer._judge
 
     def run_with_failures(root: Path, stop: bool) -> dict[str, Any]:
         calls = 0
 
-        def count(self: DecisionLayer, solution: Solution, seconds: float) -> None:
+        def count(self: DecisionLayer, status: torch.Tensor, seconds: float) -> None:
             nonlocal calls
-            counted(self, solution, seconds)
+            counted(self, status, seconds)
             if torch.is_grad_enabled() and calls == 0:
                 calls += 1
                 self.statistics.failures += 2
@@ -363,7 +362,7 @@ def test_solver_failures_of_training_are_counted_and_survive_a_restart(
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(DecisionLayer, "_count", count)
+            patched.setattr(DecisionLayer, "_judge", count)
             patched.setattr(loop.Stage, "_save", save_and_stop)
             if not stop:
                 return _run(root, "train.epochs=2")
