@@ -5,12 +5,14 @@ positive multiplier, and hinges whose kink the decision sits on. H is the Hessia
 Degenerate instances are found here, counted, and follow one rule each (:class:`Degeneracy`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Constraints, Hinges
+from diffusion_dfl.programs.program import block
 from diffusion_dfl.solvers import Solution
 
 # A multiplier below this share of the cost's slopes is rounding.
@@ -71,7 +73,7 @@ class _Binding:
 def solve_adjoint(
     solution: Solution,
     constraints: Constraints,
-    hessian: Tensor,
+    hessian: Tensor | Callable[[Tensor], Tensor],
     hinges: Hinges | None,
     held: Tensor,
     right: Tensor,
@@ -80,13 +82,14 @@ def solve_adjoint(
 
     Args:
         solution, constraints: what was solved; unsolved instances hold finite stand-ins.
-        hessian: of the cost, ``(B, n)`` for a separable program, else ``(B, n, n)``.
+        hessian: of the cost: its diagonal ``(B, n)`` for a separable program, else the function
+            that gives its block ``(B, k, k)`` on the free coordinates ``(B, k)``.
         hinges: the exact kinks, or None.
         held: kinks that hold the decision, ``(B, M, K)`` bool; K may be 0.
         right: dL/dz, ``(B, n)``; 0 for unsolved instances.
     """
     binding = _binding(solution, constraints)
-    if hessian.dim() == 2:
+    if isinstance(hessian, Tensor):
         return _separable(constraints, binding, hessian, held, right)
     return _dense(solution, constraints, binding, hessian, hinges, held, right)
 
@@ -201,17 +204,13 @@ def _dense(
     solution: Solution,
     constraints: Constraints,
     binding: _Binding,
-    hessian: Tensor,
+    hessian: Callable[[Tensor], Tensor],
     hinges: Hinges | None,
     held: Tensor,
     right: Tensor,
 ) -> Adjoint:
     """Dense Hessian: the free coordinates and the binding rows of every instance, gathered."""
     z = solution.decision
-    size = z.shape[1]
-    if constraints.smooth is not None:
-        curved = solution.duals[:, -constraints.smooth.size :]
-        hessian = hessian + constraints.smooth.hessian(z, curved)
     free, is_free = gather_true(~binding.fixed)
     rows, mask = _constraint_rows(solution, constraints, binding)
     vertex = mask.sum(1) >= is_free.sum(1)
@@ -222,8 +221,10 @@ def _dense(
         mask = torch.cat([mask, kink_mask], dim=1)
     rows = rows.gather(2, free.unsqueeze(1).expand(-1, rows.shape[1], -1))
     rows = rows * is_free.unsqueeze(1) * mask.unsqueeze(2)
-    reduced = hessian.gather(1, free.unsqueeze(2).expand(-1, -1, size))
-    reduced = reduced.gather(2, free.unsqueeze(1).expand(-1, free.shape[1], -1))
+    reduced = hessian(free)
+    if constraints.smooth is not None:
+        curved = solution.duals[:, -constraints.smooth.size :]
+        reduced = reduced + block(constraints.smooth.hessian(z, curved), free)
     reduced = reduced * is_free.unsqueeze(1) * is_free.unsqueeze(2)
     target = right.gather(1, free) * is_free
     reduced_direction, dual, singular = _solve_kkt(reduced, rows, is_free, mask, target)

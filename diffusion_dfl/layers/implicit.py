@@ -28,11 +28,11 @@ a rank-deficient set of binding rows is solved by its scaled pseudo-inverse.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from diffusion_dfl.layers.adjoint import Degeneracy, solve_adjoint
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
@@ -105,22 +105,41 @@ class ImplicitDecision(torch.autograd.Function):
         return solution.decision.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_decision: Tensor) -> tuple[Tensor | None, ...]:
-        scenarios, weights, bandwidth = ctx.saved_tensors
-        *gradients, degeneracy = differentiate(
-            ctx.program,
-            ctx.solution,
-            scenarios,
-            weights,
-            bandwidth,
-            grad_decision,
-            ctx.context,
-            ctx.options.curvature,
-        )
+        scenarios, weights, bandwidth = inputs = ctx.saved_tensors
+        with torch.no_grad():
+            *gradients, degeneracy = differentiate(
+                ctx.program,
+                ctx.solution,
+                scenarios,
+                weights,
+                bandwidth,
+                grad_decision,
+                ctx.context,
+                ctx.options.curvature,
+            )
         if ctx.record.count is not None:
             ctx.record.count(degeneracy)
+        if torch.is_grad_enabled():
+            # create_graph=True: the gradients may be used, but not differentiated.
+            gradients = [_FirstOrderOnly.apply(g, grad_decision, *inputs) for g in gradients]
         return None, *gradients, None, None, None
+
+
+class _FirstOrderOnly(torch.autograd.Function):
+    """The identity on a gradient that depends on ``anchors`` in a way autograd does not see."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *anchors: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> None:
+        raise RuntimeError(
+            "the decision layer has first derivatives only: z* is differentiated implicitly once, "
+            "and a second derivative through it (a gradient penalty, a Hessian) would be wrong; "
+            "detach() the gradients, or leave create_graph off"
+        )
 
 
 def differentiate(
@@ -154,9 +173,12 @@ def differentiate(
     held, subgradients, shares = solution.at_kink, solution.subgradients, solution.shares
     if curvature == "paper":
         held, shares = torch.zeros_like(held), None
-        subgradients = program.masked_gradients(scenarios, z)
+        subgradients = program.masked_gradients(scenarios, z, weights)
     hinges = program.hinges(scenarios, bandwidth) if held.shape[2] else None
-    hessian = program.hessian(scenarios, weights, bandwidth, z)
+    point = (scenarios, weights, bandwidth, z)
+    hessian = (
+        program.hessian(*point) if program.separable else partial(program.hessian_block, *point)
+    )
     adjoint = solve_adjoint(solution, program.constraints(z, context), hessian, hinges, held, right)
     degeneracy = adjoint.degeneracy
     if hinges is not None:
@@ -164,7 +186,7 @@ def differentiate(
         touching = touching & (weights > 0).unsqueeze(2)
         degeneracy = replace(degeneracy, weak=degeneracy.weak | touching.flatten(1).any(1))
     u = adjoint.direction
-    cross = program.cross_product(scenarios, bandwidth, z, u, shares)
+    cross = program.cross_product(scenarios, bandwidth, z, u, shares, weights)
     in_scenarios = -weights.unsqueeze(-1) * cross
     if adjoint.kink_multipliers is not None and held.shape[2]:
         moved = program.hinge_product(scenarios, z, adjoint.kink_multipliers)

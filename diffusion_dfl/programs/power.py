@@ -89,7 +89,9 @@ class PowerProgram(Program):
         cost = 0.5 * shortfall**2 - self.excess * shortfall + self.hinge_slope * smooth
         return (weights.unsqueeze(-1) * cost).sum((1, 2))
 
-    def gradients(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradients(
+        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """Gradient in z of each scenario's convolved cost: ``(B, M, n)``.
 
         Where ``bandwidth`` is 0 and ``y = z`` this is the midpoint of the subdifferential; the
@@ -118,6 +120,7 @@ class PowerProgram(Program):
         z: Tensor,
         adjoint: Tensor,
         shares: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """:meth:`cross` times u: ``(B, M, n)``. Slopes in z do not depend on y, so no ``shares``."""
         return self.cross(scenarios, bandwidth, z) * adjoint.unsqueeze(1)
@@ -162,21 +165,21 @@ class PowerProgram(Program):
         """The exact sample program in plain cvxpy, the reference of the fast solvers.
 
         Args:
-            scenarios: array ``(M, n)``.
+            scenarios: array or ``cvxpy.Parameter``, ``(M, n)``.
             weights: array ``(M,)``.
 
         Returns:
             ``(problem, z, constraints)``; the duals of ``constraints`` are the rises and the falls.
         """
         import cvxpy as cp
+        import numpy as np
 
+        weights = np.asarray(weights, dtype=float)
         z = cp.Variable(self.num_decisions)
-        objective = 0
-        for y, weight in zip(scenarios, weights, strict=True):
-            objective += weight * (
-                self.shortage * cp.sum(cp.pos(y - z))
-                + self.excess * cp.sum(cp.pos(z - y))
-                + 0.5 * cp.sum_squares(z - y)
-            )
+        schedule = cp.reshape(z, (1, self.num_decisions), order="C")
+        shortfall = scenarios - np.ones((len(weights), 1)) @ schedule
+        linear = self.shortage * cp.pos(shortfall) + self.excess * cp.neg(shortfall)
+        spread = cp.multiply(np.sqrt(weights / 2)[:, None] * np.ones(shortfall.shape), shortfall)
+        objective = cp.sum(weights @ linear) + cp.sum_squares(spread)
         constraints = [z[1:] - z[:-1] <= self.ramp, z[:-1] - z[1:] <= self.ramp]
         return cp.Problem(cp.Minimize(objective), constraints), z, constraints

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,8 @@ class Hinges:
 
     def arguments(self, z: Tensor) -> Tensor:
         """``offset + jacobian' z``: ``(B, n) -> (B, M, K)``."""
+        if self.jacobian.shape[:2] == (1, 1):
+            return self.offset + (z @ self.jacobian[0, 0].T).unsqueeze(1)
         return self.offset + torch.einsum("bmkn,bn->bmk", self._expanded(z), z)
 
     def force(self, z: Tensor, slopes: Tensor) -> Tensor:
@@ -46,6 +49,20 @@ class Hinges:
         if self.jacobian.shape[:2] == (1, 1):
             return slopes.sum(1) @ self.jacobian[0, 0]
         return torch.einsum("bmk,bmkn->bn", slopes, self._expanded(z))
+
+    def scenario_force(self, slopes: Tensor) -> Tensor:
+        """``sum_k slope_mk jacobian_mk``: ``(B, M, K) -> (B, M, n)``."""
+        if self.jacobian.shape[:2] == (1, 1):
+            return slopes @ self.jacobian[0, 0]
+        return torch.einsum("bmk,bmkn->bmn", slopes, self.jacobian.expand(*slopes.shape[:2], -1, -1))
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Jacobians of the hinges at ``positions (B, r)``, indices into M * K: ``(B, r, n)``."""
+        num_scenarios, num_hinges, size = *self.offset.shape[1:], self.jacobian.shape[3]
+        if self.jacobian.shape[:2] == (1, 1):
+            return self.jacobian[0, 0][positions % num_hinges]
+        every = self.jacobian.expand(len(positions), num_scenarios, -1, -1).flatten(1, 2)
+        return every.gather(1, positions.unsqueeze(2).expand(-1, -1, size))
 
     def _expanded(self, z: Tensor) -> Tensor:
         return self.jacobian.expand(z.shape[0], self.offset.shape[1], -1, -1)
@@ -78,8 +95,14 @@ class Program(ABC):
         """What the solver minimises, up to a constant: ``(B,)``."""
 
     @abstractmethod
-    def gradients(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``."""
+    def gradients(
+        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``.
+
+        ``weights`` are those of the sum, uniform if None: programs that measure costs in units of
+        their expectation need them (:class:`~diffusion_dfl.programs.allocation.ProductAllocation`).
+        """
 
     @abstractmethod
     def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
@@ -96,6 +119,7 @@ class Program(ABC):
         z: Tensor,
         adjoint: Tensor,
         shares: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """``f_zy(y_m, z)' u`` of every scenario: ``(B, M, d_y)``.
 
@@ -103,6 +127,7 @@ class Program(ABC):
             adjoint: u, ``(B, n)``.
             shares: slope share in [0, 1] of every hinge ``(B, M, K)``, for hinges of width 0 whose
                 slope in z depends on y; by the sign of the argument if None.
+            weights: as in :meth:`gradients`.
         """
 
     @abstractmethod
@@ -111,7 +136,7 @@ class Program(ABC):
 
     @abstractmethod
     def cvxpy_problem(
-        self, scenarios: "cvxpy.typing.ArrayLike", weights: "cvxpy.typing.ArrayLike"
+        self, scenarios: "np.ndarray | cvxpy.Parameter", weights: np.ndarray
     ) -> tuple[Any, Any, list[Any]]:
         """The exact sample program in plain cvxpy: ``(problem, z, constraints)``.
 
@@ -122,7 +147,19 @@ class Program(ABC):
 
     def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """Gradient of :meth:`objective`, ``sum_m omega_m`` :meth:`gradients`: ``(B, n)``."""
-        return torch.einsum("bm,bmn->bn", weights, self.gradients(scenarios, bandwidth, z))
+        return torch.einsum("bm,bmn->bn", weights, self.gradients(scenarios, bandwidth, z, weights))
+
+    def hessian_block(
+        self,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        coordinates: Tensor,
+    ) -> Tensor:
+        """Rows and columns ``coordinates (B, k)`` of a dense :meth:`hessian`: ``(B, k, k)``."""
+        hessian = self.hessian(scenarios, weights, bandwidth, z)
+        return block(hessian, coordinates)
 
     def bandwidth_product(
         self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
@@ -138,6 +175,22 @@ class Program(ABC):
         """``sum_k multiplier_mk grad_y a_mk``: ``(B, M, K) -> (B, M, d_y)``; kinked programs only."""
         raise TypeError(f"{type(self).__name__} has no hinges")
 
+    def masked_gradients(
+        self, scenarios: Tensor, z: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Gradients of the exact cost with the mask ``1{argument > 0}`` at its kinks: ``(B, M, n)``.
+
+        This is what the paper's formulas print; at a kink it is one arbitrary end of the
+        subdifferential.
+        """
+        exact = torch.zeros_like(scenarios[:, 0])
+        gradients = self.gradients(scenarios, exact, z, weights)
+        hinges = self.hinges(scenarios, exact)
+        if hinges is None:
+            return gradients
+        half = 0.5 * hinges.coefficient * (hinges.arguments(z) == 0)
+        return gradients - hinges.scenario_force(half)
+
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """Raise ``ValueError`` if the scenarios' last dimension is not d_y."""
         if scenarios.shape[2] != self.num_outcomes:
@@ -145,3 +198,10 @@ class Program(ABC):
                 f"scenarios have {scenarios.shape[2]} outcomes; {type(self).__name__} has "
                 f"{self.num_outcomes}"
             )
+
+
+def block(matrix: Tensor, coordinates: Tensor) -> Tensor:
+    """Rows and columns ``coordinates (B, k)`` of ``matrix (B, n, n)``: ``(B, k, k)``."""
+    size, count = matrix.shape[2], coordinates.shape[1]
+    rows = matrix.gather(1, coordinates.unsqueeze(2).expand(-1, -1, size))
+    return rows.gather(2, coordinates.unsqueeze(1).expand(-1, count, -1))

@@ -114,6 +114,7 @@ def test_the_record_has_its_schema(root: Path) -> None:
         "fit_loss",
         "fit_best_epoch",
         "solver_failures",
+        "solver",
     }
     assert set(summary["timing"]) == {
         "fit",
