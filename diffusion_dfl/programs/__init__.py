@@ -1,17 +1,28 @@
 """The mathematics of each decision problem: cost, derivatives, constraints, kinks."""
 
+from diffusion_dfl.programs.allocation import ProductAllocation
 from diffusion_dfl.programs.constraints import Constraints, SmoothConstraints
+from diffusion_dfl.programs.general import Hinge, TorchProgram
+from diffusion_dfl.programs.newsvendor import Newsvendor
+from diffusion_dfl.programs.portfolio import MeanVariancePortfolio
 from diffusion_dfl.programs.power import PowerProgram
 from diffusion_dfl.programs.program import Hinges, Program
+from diffusion_dfl.programs.risk import conditional_value_at_risk
 from diffusion_dfl.programs.smoothing import bandwidth, hinge, hinge_density, hinge_slope
 
 __all__ = [
     "Constraints",
+    "Hinge",
     "Hinges",
+    "MeanVariancePortfolio",
+    "Newsvendor",
     "PowerProgram",
+    "ProductAllocation",
     "Program",
     "SmoothConstraints",
+    "TorchProgram",
     "bandwidth",
+    "conditional_value_at_risk",
     "hinge",
     "hinge_density",
     "hinge_slope",

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import hessian, jacfwd, vmap
+from torch.func import grad, jacrev
+
+from diffusion_dfl.programs.batching import over_batch
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class SmoothConstraints:
 
     def jacobian(self, z: Tensor) -> Tensor:
         """``(B, n) -> (B, q, n)``."""
-        return self._over_batch(jacfwd(self.function, argnums=1), z)
+        return self._over_batch(jacrev(self.function, argnums=1), z)
 
     def hessian(self, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_q multiplier_q hess_zz c_q``: ``(B, n), (B, q) -> (B, n, n)``."""
@@ -48,15 +50,15 @@ class SmoothConstraints:
         def weighted(context: Tensor | None, point: Tensor, factor: Tensor) -> Tensor:
             return (factor * self.function(context, point)).sum()
 
-        second = hessian(weighted, argnums=1)
+        second = jacrev(grad(weighted, argnums=1), argnums=1)
         if self.context is None:
-            return vmap(lambda point, factor: second(None, point, factor))(z, multipliers)
-        return vmap(second)(self.context, z, multipliers)
+            return over_batch(lambda point, factor: second(None, point, factor), z, multipliers)
+        return over_batch(second, self.context, z, multipliers)
 
     def _over_batch(self, function: Callable[..., Tensor], z: Tensor) -> Tensor:
         if self.context is None:
-            return vmap(lambda point: function(None, point))(z)
-        return vmap(function)(self.context, z)
+            return over_batch(lambda point: function(None, point), z)
+        return over_batch(function, self.context, z)
 
 
 class RowCounts(NamedTuple):

@@ -6,11 +6,20 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import PowerProgram, Program
+from diffusion_dfl.programs import (
+    MeanVariancePortfolio,
+    Newsvendor,
+    PowerProgram,
+    ProductAllocation,
+    Program,
+)
 from diffusion_dfl.programs.smoothing import resolvable
+from diffusion_dfl.solvers.box_newton import solve_allocation
 from diffusion_dfl.solvers.interior_point import solve_interior_point
+from diffusion_dfl.solvers.newsvendor import solve_newsvendor
 from diffusion_dfl.solvers.power import solve_power
-from diffusion_dfl.solvers.solution import Solution, Status
+from diffusion_dfl.solvers.simplex import solve_portfolio
+from diffusion_dfl.solvers.solution import Solution
 
 SolverName = Literal["auto", "structured", "interior_point", "cvxpy"]
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
@@ -167,3 +176,39 @@ def _(
     start: Tensor | None,
 ) -> Solution:
     return solve_power(program, scenarios, weights, bandwidth)
+
+
+@_structured.register
+def _(
+    program: Newsvendor,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    return solve_newsvendor(program, scenarios, weights, bandwidth, start)
+
+
+@_structured.register
+def _(
+    program: MeanVariancePortfolio,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    return solve_portfolio(program, scenarios, weights, bandwidth, start)
+
+
+@_structured.register
+def _(
+    program: ProductAllocation,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    return solve_allocation(program, scenarios, weights, bandwidth, start)

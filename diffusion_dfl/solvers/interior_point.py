@@ -1,6 +1,280 @@
-"""Placeholder until the solver lands."""
-from diffusion_dfl.solvers.solution import Solution
+"""Batched primal-dual interior point for any program of :mod:`diffusion_dfl.programs`.
+
+    min_z  F(z) + sum_mk c_mk (a_mk(z))_+   s.t.  c(z) <= 0,  A z = b
+
+:mod:`diffusion_dfl.solvers.predictor_corrector` brings an instance close to its optimum, then
+:mod:`diffusion_dfl.solvers.active_set` solves for its active set to rounding and certifies it;
+certified instances leave the batch, as do those that :mod:`diffusion_dfl.solvers.evidence` shows
+to have no optimum.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs import Program
+from diffusion_dfl.programs.smoothing import bandwidth as kernel_width
+from diffusion_dfl.solvers.active_set import Multipliers, polish
+from diffusion_dfl.solvers.evidence import (
+    cost_falls_for_ever,
+    no_decision_satisfies,
+    nothing_is_feasible,
+)
+from diffusion_dfl.solvers.newton_system import (
+    FirstOrder,
+    Problem,
+    ScaledHinges,
+    has_negative_curvature,
+    largest,
+)
+from diffusion_dfl.solvers.predictor_corrector import (
+    Iterate,
+    error,
+    multipliers,
+    newton_step,
+    started,
+)
+from diffusion_dfl.solvers.scaling import cold_start, rescaled, scaled_problem
+from diffusion_dfl.solvers.solution import Solution, Status
+
+_MAX_ITERATIONS = 200
+# Iterations without progress before an instance is given up.
+_STALL = 30
+# And before its active set is tried again, or evidence that it has no optimum is looked for.
+_PAUSE = 3
+# KKT residual at which the active set is first tried, and what divides it after a failure.
+_FIRST_POLISH, _NEXT_POLISH = 1e-7, 30.0
+# A kernel narrower than this share of the usual width is entered from the exact program.
+_NARROW = 0.2
+_NARROW_ROUNDS = 30
+# A slope share this close to an end of its interval rests on the end.
+_STRICT = 1e-9
 
 
-def solve_interior_point(program, scenarios, weights, bandwidth, context=None, start=None) -> Solution:
-    raise TypeError
+def solve_interior_point(
+    program: Program,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Solution:
+    """Solve a batch of programs of any kind.
+
+    Args:
+        program: costs and constraints.
+        scenarios: ``(B, M, d_y)`` float64, finite, ``M >= 1``.
+        weights: ``(B, M)``, non-negative, rows with a positive sum.
+        bandwidth: ``(B, d_y)``; where 0, kinks are exact.
+        context: ``(B, d_x)``, for constraints that depend on it.
+        start: ``(B, n)``, a decision believed close; it changes iterations, never the optimum.
+
+    Returns:
+        The :class:`Solution`. SOLVED is certified by the KKT residuals of the program as given,
+        INFEASIBLE by multipliers that exclude every decision within 1e8 times the data's size,
+        UNBOUNDED by a feasible direction along which the cost still falls at that distance.
+    """
+    problem = scaled_problem(program, scenarios, weights, bandwidth, context)
+    narrow = _narrow(problem)
+    if bool(narrow.any()):
+        point, status, iterations = _through_exact(problem, narrow, start, context)
+    else:
+        point, status, iterations = _interior(problem, start)
+    return _solution(problem, point, status, iterations, context)
+
+
+def _narrow(problem: Problem) -> Tensor:
+    """Whether a kernel is much narrower than the scenarios' spread asks for: ``(B,)``."""
+    if not problem.program.kinked:
+        return torch.zeros_like(problem.slope, dtype=torch.bool)
+    spread = kernel_width(problem.scenarios, problem.weights)
+    return ((problem.bandwidth > 0) & (problem.bandwidth < _NARROW * spread)).any(1)
+
+
+def _through_exact(
+    problem: Problem, narrow: Tensor, start: Tensor | None, context: Tensor | None
+) -> tuple[Multipliers, Tensor, Tensor]:
+    """Solve where ``narrow`` from the active set of the program with exact kinks.
+
+    Through a narrow kernel the slope is a staircase, which Newton's method climbs one scenario at a
+    time. The exact decision is a few widths off, and where a kink holds it, it is at the middle of
+    the kernel, from where Newton's method does not overshoot.
+    """
+    width = torch.where(narrow.unsqueeze(1), 0.0, problem.bandwidth)
+    exact = scaled_problem(problem.program, problem.scenarios, problem.weights, width, context)
+    point, status, iterations = _interior(exact, start)
+    if problem.hinges is None:
+        none = point.z.new_zeros(len(point.z), 0, 0)
+        point = replace(point, alpha=none, held=none > 0)
+    rows = torch.nonzero(narrow & (status == int(Status.SOLVED))).flatten()
+    if rows.numel():
+        begun = point.select(rows)
+        slack = torch.where(begun.dual > 0, 0.0, problem.length[rows].unsqueeze(1))
+        found, score = polish(problem.select(rows), begun, slack, _NARROW_ROUNDS, 1)
+        point.write(rows, found)
+        status[rows] = torch.where(score <= 1.0, int(Status.SOLVED), int(Status.NOT_CONVERGED))
+    rows = torch.nonzero(narrow & (status == int(Status.NOT_CONVERGED))).flatten()
+    if rows.numel():
+        found, status[rows], more = _interior(problem.select(rows), point.z[rows])
+        point.write(rows, found)
+        iterations[rows] += more
+    return point, status, iterations
+
+
+def _interior(problem: Problem, start: Tensor | None) -> tuple[Multipliers, Tensor, Tensor]:
+    """Decisions with multipliers, status and iterations of a batch."""
+    first = cold_start(problem) if start is None else start
+    problem = rescaled(problem, first)
+    iterate = started(problem, first, start is not None)
+    rows = torch.arange(len(first), device=first.device)
+    final = multipliers(problem, iterate)
+    status = torch.full_like(rows, int(Status.NOT_CONVERGED))
+    iterations = torch.zeros_like(rows)
+    best = torch.full_like(problem.slope, torch.inf)
+    stalled = torch.zeros_like(rows)
+    threshold = torch.full_like(problem.slope, _FIRST_POLISH)
+    ray = torch.zeros_like(first)
+    part, at = problem, problem.first_order(iterate.z)
+    for step in range(_MAX_ITERATIONS + 1):
+        if not rows.numel():
+            break
+        hessian, bend = part.curvature(iterate.z, iterate.dual)
+        distance = error(part, iterate, at)
+        stalled = torch.where(distance < 0.9 * best, 0, stalled + 1)
+        outcome = _excluded(part, iterate, at, hessian, bend)
+        lost = (stalled >= _STALL) | ~distance.isfinite() | (step == _MAX_ITERATIONS)
+        suspect = (stalled % _PAUSE == 0) & (stalled > 0) & (distance > _FIRST_POLISH) | lost
+        suspect = torch.nonzero(suspect & (outcome == int(Status.NOT_CONVERGED))).flatten()
+        if suspect.numel():
+            outcome[suspect] = _without_optimum(
+                part.select(suspect), at.select(suspect), iterate.z[suspect], ray[suspect]
+            )
+        best = torch.minimum(best, distance)
+        known = outcome != int(Status.NOT_CONVERGED)
+        stuck = (stalled >= _PAUSE) & (distance <= _FIRST_POLISH)
+        trying = ((distance <= threshold) | stuck | lost) & distance.isfinite() & ~known
+        trying = torch.nonzero(trying).flatten()
+        if trying.numel():
+            chosen, tried = iterate.select(trying), part.select(trying)
+            point, score = polish(tried, multipliers(tried, chosen), chosen.slack)
+            outcome[trying[score <= 1.0]] = int(Status.SOLVED)
+            final.write(rows[trying], point)
+            threshold[trying] = threshold[trying] / _NEXT_POLISH
+        if bool(known.any()):
+            shown = torch.nonzero(known).flatten()
+            final.write(rows[shown], multipliers(part, iterate).select(shown))
+        leaving = lost | (outcome != int(Status.NOT_CONVERGED))
+        if bool(leaving.any()):
+            status[rows] = outcome
+            stay = torch.nonzero(~leaving).flatten()
+            if not stay.numel():
+                break
+            rows, part = rows[stay], part.select(stay)
+            iterate, at = iterate.select(stay), at.select(stay)
+            hessian, bend = hessian[stay], None if bend is None else bend[stay]
+            best, stalled, threshold = best[stay], stalled[stay], threshold[stay]
+        before = iterate.z
+        iterate, at = newton_step(part, iterate, at, hessian, bend)
+        ray = iterate.z - before
+        iterations[rows] += 1
+    return final, status, iterations
+
+
+def _excluded(
+    problem: Problem, iterate: Iterate, at: FirstOrder, hessian: Tensor, bend: Tensor | None
+) -> Tensor:
+    """Status of the instances that turned out to have no optimum, NOT_CONVERGED of the others."""
+    outcome = torch.full_like(problem.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
+    noise = 1e-13 * problem.slope / problem.length
+    concave = has_negative_curvature(hessian, noise)
+    if bend is not None:
+        concave = concave | has_negative_curvature(bend, noise)
+    empty = no_decision_satisfies(problem, at, iterate.z, iterate.dual, iterate.nu)
+    outcome = torch.where(empty, int(Status.INFEASIBLE), outcome)
+    return torch.where(concave, int(Status.NON_CONVEX), outcome)
+
+
+def _without_optimum(problem: Problem, at: FirstOrder, z: Tensor, ray: Tensor) -> Tensor:
+    """Status of instances that do not converge, after a look for the reason: ``(B,)``."""
+    outcome = torch.full_like(problem.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
+    falling = cost_falls_for_ever(problem, at, z, ray)
+    outcome = torch.where(falling, int(Status.UNBOUNDED), outcome)
+    if at.values.shape[1] + at.equality.shape[1]:
+        empty = nothing_is_feasible(problem, z)
+        outcome = torch.where(empty, int(Status.INFEASIBLE), outcome)
+    return outcome
+
+
+def _solution(
+    problem: Problem,
+    point: Multipliers,
+    status: Tensor,
+    iterations: Tensor,
+    context: Tensor | None,
+) -> Solution:
+    """Multipliers, subgradients and residuals in the units of the program as it was given."""
+    program, hinges, z = problem.program, problem.hinges, point.z
+    given = program.constraints(z, context)
+    dual, nu = problem.rows.original_duals(point.dual, point.nu)
+    subgradients = program.gradients(problem.scenarios, problem.bandwidth, z, problem.weights)
+    at_kink, shares = (
+        torch.zeros(*subgradients.shape[:2], 0, dtype=torch.bool, device=z.device),
+        None,
+    )
+    original = program.hinges(problem.scenarios, problem.bandwidth)
+    if original is not None:
+        at_kink = torch.zeros_like(original.offset, dtype=torch.bool)
+        side = 0.5 * (1 + torch.sign(original.arguments(z)))
+        shares = side
+        if hinges is not None:
+            exact = hinges.weight > 0
+            shares = torch.where(exact, point.alpha / hinges.weight.clamp_min(1e-300), side)
+            shares = _tied_alike(hinges, point, shares)
+            at_kink = point.held & exact & (shares > _STRICT) & (shares < 1 - _STRICT)
+        change = original.coefficient * (shares - side)
+        jacobian = original.jacobian
+        if jacobian.shape[:2] == (1, 1):
+            subgradients = subgradients + change @ jacobian[0, 0]
+        else:
+            subgradients = subgradients + torch.einsum(
+                "bmk,bmkn->bmn", change, jacobian.expand(*change.shape, -1)
+            )
+    values = given.inequality_values(z)
+    stationarity = torch.einsum("bm,bmn->bn", problem.weights, subgradients)
+    stationarity = stationarity + given.inequality_force(z, dual)
+    if nu.shape[1]:
+        matrix = given.equality_matrix.expand(len(z), -1, -1)
+        stationarity = stationarity + torch.einsum("bpn,bp->bn", matrix, nu)
+    outside = torch.maximum(largest(values.clamp_min(0)), largest(given.equality_residual(z)))
+    # An infinite limit has an infinite slack.
+    unused = largest(torch.where(dual > 0, dual * values, 0.0))
+    return Solution(
+        decision=z,
+        duals=dual,
+        equality_duals=nu,
+        subgradients=subgradients,
+        at_kink=at_kink,
+        status=status,
+        iterations=iterations,
+        residuals=torch.stack([largest(stationarity), outside, unused], dim=1),
+        shares=shares,
+    )
+
+
+def _tied_alike(hinges: ScaledHinges, point: Multipliers, shares: Tensor) -> Tensor:
+    """Equal shares for scenarios tied at a kink, those without weight included: ``(B, M, K)``.
+
+    The sum over a kink's scenarios is what stationarity fixes; how they share it is a convention.
+    Ties show only where a hinge has the same gradient in every scenario.
+    """
+    if hinges.jacobian.shape[1] > 1:
+        return shares
+    held = point.held & (hinges.weight > 0)
+    weight = torch.where(held, hinges.weight, 0.0).sum(1, keepdim=True)
+    pull = torch.where(held, point.alpha, 0.0).sum(1, keepdim=True)
+    common = pull / torch.where(weight > 0, weight, 1.0)
+    # Held hinges of one gradient have one offset, which idle ones may share.
+    offset = torch.where(held, hinges.offset, -torch.inf).amax(1, keepdim=True)
+    idle = (hinges.weight == 0) & (hinges.offset == offset)
+    return torch.where(held | idle, common, shares)

@@ -138,7 +138,7 @@ def _complete(
     exact = torch.zeros_like(scenarios[:, 0])
     hinges = program.hinges(scenarios, exact)
     at_kink = torch.zeros_like(scenarios[..., :0], dtype=torch.bool)
-    subgradients = program.gradients(scenarios, exact, decision)
+    subgradients = program.gradients(scenarios, exact, decision, weights)
     if hinges is not None:
         arguments = hinges.arguments(decision)
         reach = _AT_KINK * (1e-300 + hinges.offset.abs().amax((1, 2))).view(-1, 1, 1)

@@ -8,10 +8,13 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from diffusion_dfl.programs.smoothing import (
+    HingePair,
     bandwidth,
     hinge,
+    hinge_cube,
     hinge_density,
     hinge_slope,
+    hinge_square,
     normal_cdf,
     resolvable,
 )
@@ -47,6 +50,61 @@ def test_slope_and_density_are_the_derivatives_of_the_hinge(a: float, s: float) 
     assert float(slope) == pytest.approx(float(hinge_slope(_scalar(a), _scalar(s))), abs=1e-13)
     (density,) = torch.autograd.grad(hinge_slope(argument, _scalar(s)), argument)
     assert float(density) == pytest.approx(float(hinge_density(_scalar(a), _scalar(s))), abs=1e-13)
+
+
+@pytest.mark.parametrize("s", WIDTHS)
+@pytest.mark.parametrize("a", ARGUMENTS)
+def test_powers_of_the_hinge_are_the_gaussian_expectations(a: float, s: float) -> None:
+    argument, width = _scalar(a), _scalar(s)
+    square, cube = _integral(a, s, 2), _integral(a, s, 3)
+    assert float(hinge_square(argument, width)) == pytest.approx(square, rel=1e-11, abs=1e-11)
+    assert float(hinge_cube(argument, width)) == pytest.approx(cube, rel=1e-11, abs=1e-11)
+
+
+@pytest.mark.parametrize("s", WIDTHS)
+@pytest.mark.parametrize("a", ARGUMENTS)
+def test_powers_of_the_hinge_are_each_others_derivatives(a: float, s: float) -> None:
+    argument = _scalar(a).requires_grad_()
+    (square,) = torch.autograd.grad(hinge_cube(argument, _scalar(s)), argument)
+    assert float(square) == pytest.approx(
+        3 * float(hinge_square(_scalar(a), _scalar(s))), abs=1e-12
+    )
+    (plain,) = torch.autograd.grad(hinge_square(argument, _scalar(s)), argument)
+    assert float(plain) == pytest.approx(2 * float(hinge(_scalar(a), _scalar(s))), abs=1e-12)
+
+
+@pytest.mark.parametrize("s", [0.0, 1e-8, *WIDTHS])
+def test_a_pair_holds_both_sides_of_the_hinge_and_no_negative_value(s: float) -> None:
+    a = torch.tensor([-1e4, *ARGUMENTS, 1e4], dtype=torch.float64)
+    width = torch.full_like(a, s)
+    pair = HingePair.of(a, width)
+    assert torch.allclose(pair.slope, hinge_slope(a, width), rtol=0, atol=1e-15)
+    assert torch.allclose(pair.density, hinge_density(a, width), rtol=1e-13, atol=1e-280)
+    for side, linear, square in zip((a, -a), pair.linear, pair.square, strict=True):
+        assert torch.allclose(linear, hinge(side, width), rtol=1e-13, atol=1e-15 * (1 + s))
+        assert torch.allclose(
+            square, hinge_square(side, width), rtol=1e-12, atol=1e-15 * (1 + s) ** 2
+        )
+        assert bool((linear >= 0).all()) and bool((square >= 0).all())
+
+
+def test_a_pair_without_width_is_exact_with_half_slopes_at_the_kink() -> None:
+    a = torch.tensor([-2.0, -1e-300, 0.0, 1e-300, 3.0], dtype=torch.float64)
+    pair = HingePair.of(a, torch.zeros(1, dtype=torch.float64))
+    assert pair.slope.tolist()[::2] == [0.0, 0.5, 1.0]
+    assert torch.equal(pair.density, torch.zeros_like(a))
+    assert torch.equal(pair.linear[0], a.clamp_min(0)) and torch.equal(
+        pair.linear[1], (-a).clamp_min(0)
+    )
+    assert pair.square[0].tolist() == [0.0, 0.0, 0.0, 0.0, 9.0]
+    assert pair.square[1].tolist() == [4.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_small_side_of_a_pair_keeps_its_digits() -> None:
+    # phi(6) - 6 Phi(-6) and 37 Phi(-6) - 6 phi(6) in forty digits of mpmath, rounded.
+    pair = HingePair.of(_scalar(6.0), _scalar(1.0))
+    assert float(pair.linear[1]) == pytest.approx(1.563569795970966e-10, rel=1e-12, abs=0)
+    assert float(pair.square[1]) == pytest.approx(4.844576745511828e-11, rel=1e-11, abs=0)
 
 
 def test_zero_width_gives_the_plain_hinge_with_its_midpoint_slope() -> None:

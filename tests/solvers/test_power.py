@@ -458,7 +458,7 @@ def test_shapes_that_do_not_match_are_refused(
 
 
 def test_a_program_without_a_solver_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="no solver for str"):
+    with pytest.raises(TypeError, match="not a diffusion_dfl.programs.Program"):
         solve("power", torch.zeros(1, 2, 24, dtype=torch.float64))
 
 

@@ -1,0 +1,171 @@
+"""Product allocation (section 6.1, appendix A.9): how much to make of each product.
+
+    f(y, z) = exp(-y' z),        0 <= z <= C        (y: profit margins, z: quantities)
+
+The sample objective ``sum_m omega_m exp(-y_m' z)`` overflows for margins that are merely large, so
+its logarithm is minimised; the minimiser is the same:
+
+    F(z) = log sum_m omega_m exp(-y_m' z),           p_m = omega_m exp(-y_m' z) / S,
+    grad F = -E_p y,    hess F = E_p y y' - (E_p y)(E_p y)',        S = sum_m omega_m exp(-y_m' z).
+
+Per scenario the derivatives are those of ``f(y_m, z) / S`` with S held constant:
+
+    gradient   -exp(-y' z)/S y,        cross derivative f_zy / S = exp(-y' z)/S (y z' - I).
+
+Their sums differ from the derivatives of F by multiples of grad F alone: ``hess F`` lacks
+``grad F grad F'``, and letting S depend on y would add ``grad F v'`` to the cross derivative. The
+adjoint u is tangent to the binding bounds, where stationarity makes ``grad F' u = 0``: both terms
+vanish, and the scale 1/S is common to all terms of the adjoint system. So z* has one derivative,
+whichever of the two forms is differentiated.
+
+The paper's A.9 prints the gradient of f where G, the gradient of the constraints, belongs (for the
+box, G is a stack of -I and I), and leaves the expectation out of the last form of H.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.program import Program
+
+if TYPE_CHECKING:
+    import cvxpy
+
+# exp of more would overflow once multiplied by a margin. Only a scenario of weight below 1e-299
+# can get there: its share of S times its weight is at most 1.
+_LARGEST_EXPONENT = 690.0
+
+
+@dataclass(frozen=True)
+class ProductAllocation(Program):
+    """Exponential cost of the profit of a production plan in a box.
+
+    Attributes:
+        num_decisions: d, number of products (paper: 1 and 10).
+        capacity: C, the most that can be made of each product (paper: 2).
+    """
+
+    num_decisions: int = 10
+    capacity: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.num_decisions < 1:
+            raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+        if not 0 < self.capacity < math.inf:
+            raise ValueError(f"capacity={self.capacity} must be a positive number")
+
+    @property
+    def num_outcomes(self) -> int:  # type: ignore[override]
+        return self.num_decisions
+
+    def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
+        """``exp(-y' z)``: ``(..., d), (..., d) -> (...)``; ``inf`` for a loss ``-y' z`` above 709."""
+        return torch.exp(-(outcome * decision).sum(-1))
+
+    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``F(z) = log sum_m omega_m exp(-y_m' z)``: ``(B,)``. It never overflows."""
+        return torch.logsumexp(weights.log() - _profit(scenarios, z), dim=1)
+
+    def shares(self, scenarios: Tensor, weights: Tensor, z: Tensor) -> Tensor:
+        """``p_m``, each scenario's share of the expected cost, rows with sum 1: ``(B, M)``."""
+        return torch.softmax(weights.log() - _profit(scenarios, z), dim=1)
+
+    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``grad F = -sum_m p_m y_m``: ``(B, d)``."""
+        return -_mean(self.shares(scenarios, weights, z), scenarios)
+
+    def gradients(
+        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Gradient in z of ``f(y_m, z) / S`` with S constant: ``-exp(-y' z)/S y``, ``(B, M, d)``.
+
+        Args:
+            weights: ``(B, M)``, those of S; uniform if None. With them
+                ``sum_m omega_m gradients = grad F``.
+        """
+        return -self._relative_cost(scenarios, weights, z).unsqueeze(-1) * scenarios
+
+    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``hess F = E_p (y - E_p y)(y - E_p y)'``: ``(B, d, d)``."""
+        shares = self.shares(scenarios, weights, z)
+        return covariance(shares, scenarios, _mean(shares, scenarios))
+
+    def cross_product(
+        self,
+        scenarios: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        adjoint: Tensor,
+        shares: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """``f_zy' u / S = exp(-y' z)/S (z (y' u) - u)`` with S constant: ``(B, M, d)``.
+
+        Args:
+            weights: ``(B, M)``, those of S; uniform if None.
+        """
+        along = torch.einsum("bmd,bd->bm", scenarios, adjoint).unsqueeze(-1)
+        product = along * z.unsqueeze(1) - adjoint.unsqueeze(1)
+        return self._relative_cost(scenarios, weights, z).unsqueeze(-1) * product
+
+    def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
+        """``0 <= z <= C``."""
+        lower = like.new_zeros(self.num_decisions)
+        upper = like.new_full((self.num_decisions,), self.capacity)
+        return Constraints.of(like, self.num_decisions, lower=lower, upper=upper)
+
+    def cvxpy_problem(
+        self, scenarios: "np.ndarray | cvxpy.Parameter", weights: np.ndarray
+    ) -> tuple[Any, Any, list[Any]]:
+        """``min log sum_m exp(-y_m' z + log omega_m)`` in plain cvxpy.
+
+        Args:
+            scenarios: array or ``cvxpy.Parameter`` ``(M, d)``.
+            weights: array ``(M,)``; scenarios of weight 0 are left out.
+
+        Returns:
+            ``(problem, z, constraints)``; the duals of ``constraints`` are the lower and the upper
+            bounds'.
+        """
+        import cvxpy as cp
+
+        used = np.flatnonzero(weights > 0)
+        z = cp.Variable(self.num_decisions)
+        objective = cp.log_sum_exp(-scenarios[used] @ z + np.log(weights[used]))
+        constraints = [z >= 0, z <= self.capacity]
+        return cp.Problem(cp.Minimize(objective), constraints), z, constraints
+
+    def _relative_cost(self, scenarios: Tensor, weights: Tensor | None, z: Tensor) -> Tensor:
+        """``exp(-y_m' z) / S``: ``(B, M)``; finite for scenarios of weight 0 too."""
+        loss = -_profit(scenarios, z)
+        if weights is None:
+            log_total = torch.logsumexp(loss, dim=1, keepdim=True) - math.log(loss.shape[1])
+        else:
+            log_total = torch.logsumexp(weights.log() + loss, dim=1, keepdim=True)
+        return torch.exp((loss - log_total).clamp_max(_LARGEST_EXPONENT))
+
+
+def covariance(shares: Tensor, scenarios: Tensor, mean: Tensor) -> Tensor:
+    """``E_p (y - mean)(y - mean)'``: ``(B, M), (B, M, d), (B, d) -> (B, d, d)``.
+
+    Centred before it is squared, so that it is positive semidefinite to rounding however small the
+    spread is beside the mean.
+    """
+    spread = scenarios - mean.unsqueeze(1)
+    spread *= shares.sqrt().unsqueeze(-1)
+    return spread.mT @ spread
+
+
+def _profit(scenarios: Tensor, z: Tensor) -> Tensor:
+    """``y_m' z``: ``(B, M, d), (B, d) -> (B, M)``."""
+    return (scenarios @ z.unsqueeze(-1)).squeeze(-1)
+
+
+def _mean(shares: Tensor, scenarios: Tensor) -> Tensor:
+    """``sum_m p_m y_m``: ``(B, M), (B, M, d) -> (B, d)``."""
+    return (shares.unsqueeze(1) @ scenarios).squeeze(1)

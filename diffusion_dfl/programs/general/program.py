@@ -1,0 +1,308 @@
+"""A user's own problem as torch functions: no hand-written derivative, no cvxpy at run time.
+
+    min_z  E f(y, z)   s.t.  lower <= z <= upper,  G z <= h(x),  A z = b(x),  c(x, z) <= 0
+
+    f(y, z) = smooth(y, z) + sum_k coefficient_k (a_k(y, z))_+^power_k
+
+(paper, section 3 and Appendix A). Kinks are declared as hinges with arguments affine in z. In the
+convolved form an argument is Gaussian with mean a_k and standard deviation
+
+    s_k = sqrt(sum_j (s_j da_k/dy_j)^2),
+
+exact where a_k is affine in y, and its linearisation in y where it is not; convex in z either way.
+``smooth`` is not convolved.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.general.feasible_set import FeasibleSet, Limit
+from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge
+from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
+from diffusion_dfl.programs.general.trial import (
+    TrialPoints,
+    try_affine_in_decision,
+    try_function,
+)
+from diffusion_dfl.programs.program import Hinges, Program
+
+
+class TorchProgram(Program):
+    """A stochastic convex program stated by torch functions of one scenario. Immutable.
+
+    Functions must vectorise (``torch.where`` instead of ``if``, no ``.item()``, no writing into
+    their arguments) and compute in float64, with constants on the scenarios' device. They are
+    tried out at the first use, and what does not fit is named. Whether f is convex is the solver's
+    business (``Status.NON_CONVEX``).
+
+    Args:
+        num_decisions: n.
+        num_outcomes: d_y.
+        smooth: ``(y (d_y,), z (n,)) -> scalar``, convex and twice differentiable in z. Kinks inside
+            it (``relu``, ``abs``, ``maximum``) stay unseen: declare them in ``hinges``.
+        hinges: the rest of f.
+        matrix, limit: ``G (m, n)`` and ``h (m,)``.
+        lower, upper: a number or ``(n,)``; entries may be infinite.
+        equality_matrix, equality_value: ``A (p, n)`` and ``b (p,)``. Equalities are affine only.
+        inequality: c, ``(x (d_x,) or None, z (n,)) -> (q,)``, convex and twice differentiable in z.
+        num_inequalities: q.
+        reference: ``(scenarios (M, d_y), weights (M,)) -> (problem, z, constraints)``, the same
+            program in cvxpy, for ``solver="cvxpy"``; see :meth:`Program.cvxpy_problem`.
+
+    ``limit``, ``lower``, ``upper`` and ``equality_value`` may be functions ``x (d_x,) -> value`` of
+    an instance's context; no gradient flows into the context.
+
+    Raises:
+        TypeError, ValueError: parts that do not fit each other; functions that cannot be used.
+
+    Example:
+        >>> program = TorchProgram(                       # power scheduling, as in section 6.2
+        ...     num_decisions=24,
+        ...     num_outcomes=24,
+        ...     smooth=lambda y, z: 0.5 * ((z - y) ** 2).sum(),
+        ...     hinges=[Hinge(50.0, lambda y, z: y - z), Hinge(0.5, lambda y, z: z - y)],
+        ... )
+        >>> solve(program, torch.rand(8, 50, 24, dtype=torch.float64)).decision
+    """
+
+    def __init__(
+        self,
+        num_decisions: int,
+        num_outcomes: int,
+        smooth: Callable[[Tensor, Tensor], Tensor] | None = None,
+        hinges: Sequence[Hinge] = (),
+        matrix: Tensor | None = None,
+        limit: Limit | None = None,
+        lower: Limit | None = None,
+        upper: Limit | None = None,
+        equality_matrix: Tensor | None = None,
+        equality_value: Limit | None = None,
+        inequality: Callable[[Tensor | None, Tensor], Tensor] | None = None,
+        num_inequalities: int = 0,
+        reference: Callable[[Any, Any], tuple[Any, Any, list[Any]]] | None = None,
+    ) -> None:
+        if num_decisions < 1 or num_outcomes < 1:
+            raise ValueError(
+                f"num_decisions={num_decisions} and num_outcomes={num_outcomes} must be at least 1"
+            )
+        if smooth is None and not hinges:
+            raise ValueError("a program needs a cost: pass smooth, hinges or both")
+        for term in hinges:
+            if not isinstance(term, Hinge):
+                raise TypeError(f"hinges hold {term!r}; make it Hinge(coefficient, argument)")
+        self.num_decisions = num_decisions
+        self.num_outcomes = num_outcomes
+        self.smooth = smooth
+        self.terms = tuple(hinges)
+        self.kinked = any(term.power == 1 for term in self.terms)
+        self.reference = reference
+        self.feasible_set = FeasibleSet(
+            num_decisions,
+            matrix,
+            limit,
+            lower,
+            upper,
+            equality_matrix,
+            equality_value,
+            inequality,
+            num_inequalities,
+        )
+        # What the first use finds out about the hinges, a device each: their closed forms.
+        self._forms: dict[torch.device, list[AffineHinge | None]] = {}
+        self._num_arguments: list[int] = []
+        self._inequality_tried = False
+
+    def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
+        """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``."""
+        self._closed_forms(decision)
+        lead = torch.broadcast_shapes(outcome.shape[:-1], decision.shape[:-1])
+        y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
+        z = decision.expand(*lead, -1).reshape(-1, self.num_decisions)
+        every = tuple((term, slice(0)) for term in self.terms)
+        return ScenarioCost(self.smooth, every).exact(y, z).reshape(lead)
+
+    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
+        width = self._width(bandwidth)
+        return _sum(part.objective(scenarios, weights, width, z) for part in self._parts(z))
+
+    def gradients(
+        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``."""
+        width = self._width(bandwidth)
+        return _sum(part.gradients(scenarios, width, z) for part in self._parts(z))
+
+    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Gradient of :meth:`objective` in z: ``(B, n)``."""
+        width = self._width(bandwidth)
+        return _sum(part.gradient(scenarios, weights, width, z) for part in self._parts(z))
+
+    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Hessian of :meth:`objective` in z, kinks of width 0 left out: ``(B, n, n)``."""
+        width = self._width(bandwidth)
+        return _sum(part.hessian(scenarios, weights, width, z) for part in self._parts(z))
+
+    def cross_product(
+        self,
+        scenarios: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        adjoint: Tensor,
+        shares: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """``f_zy(y_m, z)' u``, as the gradient in y of ``u' grad_z f``: ``(B, M, d_y)``.
+
+        ``shares (B, M, K)`` are the slopes of the kinks of width 0, in the order of :meth:`hinges`.
+        """
+        width = self._width(bandwidth)
+        return _sum(
+            part.cross_product(scenarios, width, z, adjoint, shares) for part in self._parts(z)
+        )
+
+    def bandwidth_product(
+        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
+    ) -> Tensor:
+        """``(d/ds gradient)' u``: ``(B, d_y)``; 0 for a smooth program and where s = 0."""
+        if not self.kinked:
+            return torch.zeros_like(bandwidth)
+        parts = self._parts(z)
+        return _sum(
+            part.bandwidth_product(scenarios, weights, bandwidth, z, adjoint) for part in parts
+        )
+
+    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges | None:
+        """The arguments of power 1 in the order of their declaration; None if there are none.
+
+        A hinge is left exact where the width of its argument is 0 at a decision drawn at random:
+        everywhere, but for coincidence.
+        """
+        if not self.kinked:
+            return None
+        batch, num_scenarios, _ = scenarios.shape
+        z = _generic(scenarios, self.num_decisions).expand(batch, -1)
+        found = [kink.kinks(scenarios, bandwidth, z) for kink in self._kinks(scenarios)]
+        if len(found) == 1:
+            return found[0]
+        jacobians = [kink.jacobian for kink in found]
+        if any(jacobian.shape[:2] != (1, 1) for jacobian in jacobians):
+            jacobians = [part.expand(batch, num_scenarios, -1, -1) for part in jacobians]
+        return Hinges(
+            torch.cat([kink.coefficient for kink in found], dim=2),
+            torch.cat([kink.offset for kink in found], dim=2),
+            torch.cat(jacobians, dim=2),
+        )
+
+    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+        """``sum_k multiplier_mk grad_y a_k(y_m, z)``: ``(B, M, K) -> (B, M, d_y)``."""
+        kinks = self._kinks(z)
+        sizes = [
+            size
+            for size, term in zip(self._num_arguments, self.terms, strict=True)
+            if term.power == 1
+        ]
+        parts = zip(kinks, multipliers.split(sizes, dim=2), strict=True)
+        return _sum(kink.hinge_product(scenarios, z, part) for kink, part in parts)
+
+    def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
+        """The feasible set, limits evaluated at the contexts ``(B, d_x)``."""
+        return self.feasible_set.constraints(like, context)
+
+    def cvxpy_problem(self, scenarios: Any, weights: Any) -> tuple[Any, Any, list[Any]]:
+        """What ``reference`` states.
+
+        Raises:
+            TypeError: no ``reference`` was given.
+        """
+        if self.reference is None:
+            raise TypeError(
+                "a torch function has no cvxpy statement; pass reference=(scenarios, weights) -> "
+                "(problem, z, constraints) to TorchProgram, or use solver='auto'"
+            )
+        return self.reference(scenarios, weights)
+
+    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+        """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""
+        super().validate(scenarios, context)
+        if context is not None and context.shape[0] != scenarios.shape[0]:
+            raise ValueError(
+                f"context has {context.shape[0]} rows; the scenarios have {scenarios.shape[0]}"
+            )
+        self.constraints(scenarios, context)
+        if not self._inequality_tried and scenarios.shape[0]:
+            bounds = self.feasible_set.bounds(scenarios, context)
+            points = TrialPoints.of(scenarios, self.num_outcomes, self.num_decisions, *bounds)
+            self.feasible_set.try_inequality(points, context)
+            self._inequality_tried = True
+        self._verify_forms(scenarios)
+
+    def _width(self, bandwidth: Tensor) -> Tensor:
+        return bandwidth if self.kinked else torch.zeros_like(bandwidth)
+
+    def _parts(self, like: Tensor) -> list[AffineHinge | ScenarioCost]:
+        """The summands of f: hinges with a closed form, and the rest."""
+        forms = self._closed_forms(like)
+        rest, column = [], 0
+        for term, form, size in zip(self.terms, forms, self._num_arguments, strict=True):
+            columns = slice(column, column + size)
+            column += size if term.power == 1 else 0
+            if form is None:
+                rest.append((term, columns))
+        parts: list[AffineHinge | ScenarioCost] = [form for form in forms if form is not None]
+        if self.smooth is not None or rest:
+            parts.append(ScenarioCost(self.smooth, tuple(rest), self.kinked))
+        return parts
+
+    def _kinks(self, like: Tensor) -> list[AffineHinge | Hinge]:
+        forms = zip(self.terms, self._closed_forms(like), strict=True)
+        return [form or term for term, form in forms if term.power == 1]
+
+    def _closed_forms(self, like: Tensor) -> list[AffineHinge | None]:
+        """The closed form of every hinge that has one; tries out the functions once a device."""
+        if like.device in self._forms:
+            return self._forms[like.device]
+        sizes = (self.num_outcomes, self.num_decisions)
+        if self.smooth is not None:
+            bounds = self.feasible_set.bounds(like, None)
+            points = TrialPoints.of(like, *sizes, *bounds)
+            try_function("smooth(y, z)", self.smooth, points, scalar=True)
+        forms, counts = [], []
+        points = TrialPoints.of(like, *sizes, None, None)
+        for index, term in enumerate(self.terms):
+            name = f"the argument of hinges[{index}], {term.name}(y, z),"
+            values = try_function(name, term.argument, points)
+            try_affine_in_decision(name, term.values, points)
+            counts.append(1 if values.dim() == 1 else values.shape[1])
+            if term.coefficients(values).dim() and len(term.coefficients(values)) != counts[-1]:
+                raise ValueError(f"{name} has {counts[-1]} values, but other coefficients")
+            forms.append(AffineHinge.of(term, points.outcome, points.decision))
+        self._num_arguments = counts
+        self._forms[like.device] = forms
+        return forms
+
+    def _verify_forms(self, scenarios: Tensor) -> None:
+        """Give up closed forms that the trial points suggested and these scenarios contradict."""
+        forms = self._closed_forms(scenarios)
+        size = scenarios.abs().amax((1, 2)).nan_to_num(1.0, 1.0).unsqueeze(1)
+        z = size * _generic(scenarios, self.num_decisions)
+        for index, (term, form) in enumerate(zip(self.terms, forms, strict=True)):
+            if form is not None and not form.holds(term, scenarios, z):
+                forms[index] = None
+
+
+def _generic(like: Tensor, size: int) -> Tensor:
+    """A fixed decision ``(n,)`` without zeros or ties."""
+    steps = torch.arange(1, size + 1, dtype=like.dtype, device=like.device)
+    return torch.cos(steps * steps)
+
+
+def _sum(parts: Any) -> Tensor:
+    first, *others = parts
+    for part in others:
+        first = first + part
+    return first

@@ -1,0 +1,165 @@
+"""What torch.func differentiates of a user's cost: the smooth part and hinges without closed form.
+
+    r(y, z) = smooth(y, z) + sum_k coefficient_k E (a_k(y, z) + s_k(y, z) xi)_+^power_k
+
+The functions are those of one scenario; here they meet the batch. Sums over scenarios are
+differentiated as sums, so that a Hessian is one ``n x n`` an instance, and large batches are cut
+into chunks, so that memory does not grow with the number of scenarios.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import grad, jacrev, vmap
+
+from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.general.hinge_terms import Hinge
+
+# Numbers that an intermediate tensor of one chunk may hold: 64 MiB in float64.
+_CHUNK = 2**23
+
+#: r summed over the scenarios of an instance, ``(z (n,), bandwidth (d_y,)) -> scalar``.
+_Total = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ScenarioCost:
+    """A cost of one scenario, batched: ``(B, M, d_y)``, ``(B, M)``, ``(B, d_y)``, ``(B, n)``.
+
+    Attributes:
+        smooth: ``(y (d_y,), z (n,)) -> scalar`` or None.
+        hinges: with their columns in the shares ``(B, M, K)`` of all kinks; of power 1 only.
+        convolved: whether a bandwidth counts.
+    """
+
+    smooth: Callable[[Tensor, Tensor], Tensor] | None
+    hinges: tuple[tuple[Hinge, slice], ...] = ()
+    convolved: bool = False
+
+    def value(self, y: Tensor, z: Tensor, bandwidth: Tensor, shares: Tensor | None) -> Tensor:
+        """r of one scenario: ``(d_y,), (n,), (d_y,), (K,) -> scalar``."""
+        total = z.new_zeros(()) if self.smooth is None else self.smooth(y, z)
+        for hinge, columns in self.hinges:
+            width = hinge.widths(y, z, bandwidth) if self.convolved else None
+            share = None if shares is None else shares[columns]
+            total = total + hinge.cost(hinge.values(y, z), width, share)
+        return total
+
+    def exact(self, outcome: Tensor, decision: Tensor) -> Tensor:
+        """r without a kernel, pair by pair: ``(N, d_y), (N, n) -> (N,)``; plain autograd applies."""
+        plain = ScenarioCost(self.smooth, self.hinges)
+        chunk = _chunk(len(outcome), outcome.shape[1] + decision.shape[1])
+        return over_batch(lambda y, z: plain.value(y, z, y, None), outcome, decision, chunk=chunk)
+
+    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``(B,)``."""
+        numbers = z.shape[1] + scenarios.shape[2]
+        return self._summed(
+            lambda total, z, s: total(z, s), numbers, scenarios, weights, [z, bandwidth]
+        )
+
+    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``(B, n)``."""
+        numbers = z.shape[1] + scenarios.shape[2]
+        return self._summed(
+            lambda total, z, s: grad(total)(z, s), numbers, scenarios, weights, [z, bandwidth]
+        )
+
+    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``(B, n, n)``."""
+
+        def second(total: _Total, z: Tensor, s: Tensor) -> Tensor:
+            return jacrev(grad(total))(z, s)
+
+        numbers = z.shape[1] * (z.shape[1] + scenarios.shape[2])
+        return self._summed(second, numbers, scenarios, weights, [z, bandwidth])
+
+    def bandwidth_product(
+        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
+    ) -> Tensor:
+        """``(d/ds gradient)' u``: ``(B, d_y)``."""
+        if not (self.convolved and self.hinges):
+            return torch.zeros_like(bandwidth)
+
+        def product(total: _Total, z: Tensor, s: Tensor, u: Tensor) -> Tensor:
+            return grad(lambda s: grad(total)(z, s) @ u)(s)
+
+        numbers = z.shape[1] + scenarios.shape[2]
+        return self._summed(product, numbers, scenarios, weights, [z, bandwidth, adjoint])
+
+    def gradients(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``(B, M, n)``."""
+
+        def one(y: Tensor, z: Tensor, s: Tensor) -> Tensor:
+            return grad(lambda at: self.value(y, at, s, None))(z)
+
+        return self._each(one, [scenarios], [z, bandwidth])
+
+    def cross_product(
+        self,
+        scenarios: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        adjoint: Tensor,
+        shares: Tensor | None = None,
+    ) -> Tensor:
+        """Gradient in y of ``u' grad_z r``: ``(B, M, d_y)``; ``shares`` as slopes of the kinks."""
+
+        def one(y: Tensor, share: Tensor, z: Tensor, s: Tensor, u: Tensor) -> Tensor:
+            given = None if shares is None else share
+
+            def along(y: Tensor) -> Tensor:
+                return grad(lambda at: self.value(y, at, s, given))(z) @ u
+
+            return grad(along)(y)
+
+        every = scenarios[:, :, :0] if shares is None else shares
+        return self._each(one, [scenarios, every], [z, bandwidth, adjoint])
+
+    def _summed(
+        self,
+        derivative: Callable[..., Tensor],
+        numbers: int,
+        scenarios: Tensor,
+        weights: Tensor,
+        instance: Sequence[Tensor],
+    ) -> Tensor:
+        """``derivative(total, *instance)`` of the weighted sum, an instance; linear in the sum."""
+
+        def one(ys: Tensor, omegas: Tensor, *given: Tensor) -> Tensor:
+            def total(z: Tensor, s: Tensor) -> Tensor:
+                return omegas @ vmap(lambda y: self.value(y, z, s, None))(ys)
+
+            return derivative(total, *given)
+
+        batch, num_scenarios = weights.shape
+        of_scenarios = _chunk(num_scenarios, numbers)
+        of_batch = _chunk(batch, numbers * of_scenarios)
+        parts = zip(scenarios.split(of_scenarios, 1), weights.split(of_scenarios, 1), strict=True)
+        return torch.stack(
+            [over_batch(one, *part, *instance, chunk=of_batch) for part in parts]
+        ).sum(0)
+
+    def _each(
+        self,
+        one: Callable[..., Tensor],
+        per_scenario: Sequence[Tensor],
+        per_instance: Sequence[Tensor],
+    ) -> Tensor:
+        """``one(*per_scenario, *per_instance)`` of every scenario: ``(B, M, ...)``."""
+        every = vmap(one, in_dims=(0,) * len(per_scenario) + (None,) * len(per_instance))
+        numbers = sum(part.shape[-1] for part in (*per_scenario, *per_instance))
+        batch, num_scenarios = per_scenario[0].shape[:2]
+        of_scenarios = _chunk(num_scenarios, numbers)
+        of_batch = _chunk(batch, numbers * of_scenarios)
+        parts = zip(*(part.split(of_scenarios, 1) for part in per_scenario), strict=True)
+        return torch.cat(
+            [over_batch(every, *part, *per_instance, chunk=of_batch) for part in parts], dim=1
+        )
+
+
+def _chunk(count: int, numbers: int) -> int:
+    """How many of ``count`` fit into a chunk, at ``numbers`` each."""
+    return max(1, min(count, _CHUNK // max(numbers, 1)))

@@ -1,0 +1,273 @@
+"""From an almost solved program to its active set: multipliers to rounding, and the certificate.
+
+An interior point knows which constraints bind and which hinges hold the decision, and stops short
+of them. Here the binding rows ``c_A(z) = 0`` and the holding hinges ``a_H(z) = 0`` become
+equalities. Newton's method on what is left, in the form of the method of multipliers
+
+    (H + rho C'C) d = -(gradient + C'y + rho C'r),    y <- y + rho (r + C d),
+
+needs one factorisation whatever the number of rows, and leaves redundant ones the multipliers
+they came with. Rows whose multiplier has the wrong sign, and rows that turn out violated, change
+sides. The KKT residuals, without any regularisation, decide what is solved.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky, largest
+
+#: Largest KKT residual of a solved instance, relative to the size of its data.
+TOLERANCE = 1e-9
+# What rounding alone may leave, relative to the magnitudes met on the way.
+_ROUNDING = 1e-14
+_PENALTY = 1e6
+# A violation this far below what is allowed is rounding.
+_ENOUGH = 1e-3
+_ROUNDS = 4
+_REFINEMENTS = 2
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """A decision ``z (B, n)`` with multipliers of rows ``(B, q)``, equalities ``(B, p)`` and hinges
+    ``(B, M, K)``; the last lie in ``[0, weight]``. ``held`` are the hinges at their kink."""
+
+    z: Tensor
+    dual: Tensor
+    nu: Tensor
+    alpha: Tensor
+    held: Tensor
+
+    def select(self, rows: Tensor) -> "Multipliers":
+        return Multipliers(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def write(self, rows: Tensor, other: "Multipliers") -> None:
+        """Put another one in the instances ``rows``, in place."""
+        for f in fields(self):
+            getattr(self, f.name)[rows] = getattr(other, f.name)
+
+    def where(self, chosen: Tensor, other: "Multipliers") -> "Multipliers":
+        """This one in the instances ``chosen (B,)``, the other elsewhere."""
+
+        def pick(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(chosen.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
+
+        return Multipliers(
+            **{f.name: pick(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        )
+
+
+def violation(problem: Problem, point: Multipliers, at: FirstOrder, hessian: Tensor) -> Tensor:
+    """KKT residuals over what is allowed: at most 1 in a solved instance, ``(B,)``.
+
+    Stationarity is relative to the sizes of the scenarios' gradients, feasibility to those of the
+    decision and the limit of a row, and complementarity to their product.
+    """
+    z, hinges = point.z, problem.hinges
+    gradients = problem.program.gradients(
+        problem.scenarios, problem.bandwidth, z, problem.weights
+    ).abs()
+    steep = largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
+    stationarity = at.gradient + problem.force(at, point.dual, point.nu)
+    length = z.abs().amax(1)
+    unused = largest(point.dual * torch.where(point.dual > 0, at.values, 0.0))
+    if hinges is not None:
+        stationarity = stationarity + hinges.force(point.alpha)
+        steep = torch.maximum(steep, largest(hinges.weight.sum(1)))
+        above = (hinges.weight - point.alpha) * at.arguments.clamp_min(0)
+        below = point.alpha * at.arguments.clamp_max(0)
+        unused = torch.maximum(unused, torch.maximum(largest(above), largest(below)))
+    # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
+    resolution = torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
+    allowed_slope = TOLERANCE * steep + _ROUNDING * (largest(resolution) + 10 * problem.slope)
+    rows = problem.rows.constraints
+    floor = 1e-4 * problem.length
+    limits = [torch.where(rows.limit.isfinite(), rows.limit, 0.0).expand(len(z), -1)]
+    for bound in (rows.lower, rows.upper):
+        if bound is not None:
+            limits.append(torch.where(bound.isfinite(), bound, 0.0).expand(len(z), -1))
+    if at.jacobian is not None:
+        limits.append(at.jacobian.new_zeros(at.jacobian.shape[:2]))
+    size = (length + floor).unsqueeze(1)
+    outside = largest(at.values.clamp_min(0) / (torch.cat(limits, dim=1).abs() + size))
+    apart = largest(at.equality / (rows.equality_value.abs() + size))
+    parts = [
+        largest(stationarity) / allowed_slope.clamp_min(1e-300),
+        torch.maximum(outside, apart) / TOLERANCE,
+        unused / (TOLERANCE * (steep + problem.slope * 1e-5) * (length + floor)).clamp_min(1e-300),
+    ]
+    return torch.stack(parts).amax(0).nan_to_num(torch.inf, torch.inf)
+
+
+def polish(
+    problem: Problem,
+    point: Multipliers,
+    slack: Tensor,
+    rounds: int = _ROUNDS,
+    refinements: int = _REFINEMENTS,
+) -> tuple[Multipliers, Tensor]:
+    """Solve for the active set that an interior iterate points to.
+
+    Args:
+        problem: what to solve.
+        point: the iterate; ``held`` marks the hinges it has close to their kink.
+        slack: ``(B, q)`` of the iterate.
+        rounds: how often the active set may change.
+        refinements: steps with the same Hessian in each round.
+
+    Returns:
+        The best decision found and its :func:`violation`.
+    """
+    unit = (problem.slope / problem.length).unsqueeze(1)
+    present = problem.rows.present
+    active = present & (point.dual > unit * slack)
+    hinges = problem.hinges
+    held = point.held
+    if hinges is not None:
+        up = point.alpha > 0.5 * hinges.weight
+    else:
+        up = held
+    best, best_violation = point, torch.full_like(problem.slope, torch.inf)
+    z, nu = point.z, point.nu
+    dual = torch.where(active, point.dual, 0.0)
+    alpha = point.alpha
+    for _ in range(rounds):
+        if hinges is not None:
+            alpha = torch.where(held, alpha, torch.where(up, hinges.weight, 0.0))
+        z, dual, nu, alpha = _equality_newton(
+            problem, z, dual, nu, alpha, active, held, refinements
+        )
+        z = _snapped(problem, z, active, held)
+        at = problem.first_order(z)
+        clamped = alpha
+        if hinges is not None:
+            clamped = torch.minimum(alpha.clamp_min(0), hinges.weight)
+        candidate = Multipliers(z, dual.clamp_min(0), nu, clamped, held)
+        hessian = problem.curvature(z, candidate.dual)[0]
+        score = violation(problem, candidate, at, hessian)
+        better = score < best_violation
+        best = candidate.where(better, best)
+        best_violation = torch.where(better, score, best_violation)
+        if not bool((better & (best_violation > _ENOUGH)).any()):
+            break
+        # What the signs say against, changes sides.
+        rounding = _ROUNDING * (z.abs().amax(1) + problem.length)
+        active = present & ((active & (dual > 0)) | (at.values > 10 * rounding.unsqueeze(1)))
+        dual = torch.where(active, dual.clamp_min(0), 0.0)
+        if hinges is not None:
+            reach = 10 * rounding.view(-1, 1, 1)
+            crossed = torch.where(up, at.arguments < -reach, at.arguments > reach)
+            strict = held & (alpha > 0) & (alpha < hinges.weight)
+            up = torch.where(held & ~strict, alpha > 0, up)
+            held = (strict | (~held & crossed)) & (hinges.weight > 0)
+    return best, best_violation
+
+
+def _equality_newton(
+    problem: Problem,
+    z: Tensor,
+    dual: Tensor,
+    nu: Tensor,
+    alpha: Tensor,
+    active: Tensor,
+    held: Tensor,
+    refinements: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Newton steps on the equality-constrained program of an active set."""
+    hinges, rows = problem.hinges, problem.rows.constraints
+    at = problem.first_order(z)
+    hessian, bend = problem.curvature(z, dual)
+    if bend is not None:
+        hessian = hessian + bend
+    # Stiffness of the cost along a row; rows that meet soft coordinates only get a soft penalty.
+    unit = problem.slope / problem.length
+    soft = 1.0 / (hessian.diagonal(dim1=1, dim2=2).clamp_min(0) + 1e-3 * unit.unsqueeze(1))
+    row_penalty = torch.where(active, _PENALTY / _square_sum(problem, at, soft), 0.0)
+    matrix = rows.equality_matrix
+    equality_penalty = _PENALTY / ((matrix**2) @ soft.unsqueeze(-1)).squeeze(-1).clamp_min(1e-300)
+    equality_penalty = torch.where((matrix != 0).any(2), equality_penalty, 0.0)
+    hinge_penalty = alpha
+    if hinges is not None:
+        square = _hinge_square_sum(problem, soft)
+        # Ties keep equal shares of their weights if their multipliers move in proportion to them.
+        top = hinges.weight.amax(1, keepdim=True).clamp_min(1e-300)
+        share = (hinges.weight / top).clamp_min(1e-4)
+        hinge_penalty = torch.where(held, _PENALTY * share / square, 0.0)
+    system = problem.system(at, hessian, row_penalty, hinge_penalty)
+    system = system + matrix.transpose(1, 2) @ (matrix * equality_penalty.unsqueeze(-1))
+    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    typical = hessian.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0) + unit
+    factor = cholesky(system + 1e-10 * typical.view(-1, 1, 1) * eye)
+    for step in range(refinements):
+        if step:
+            at = problem.first_order(z)
+        right = at.gradient + problem.force(
+            at,
+            torch.where(active, dual + row_penalty * at.values, 0.0),
+            nu + equality_penalty * at.equality,
+        )
+        if hinges is not None:
+            right = right + hinges.force(alpha + hinge_penalty * at.arguments)
+        move = -torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+        move = torch.where(move.isfinite().all(1, keepdim=True), move, 0.0)
+        dual = torch.where(active, dual + row_penalty * (at.values + problem.push(at, move)), 0.0)
+        change = at.equality + (matrix @ move.unsqueeze(-1)).squeeze(-1)
+        nu = nu + equality_penalty * change
+        if hinges is not None:
+            alpha = alpha + hinge_penalty * (at.arguments + hinges.push(move))
+        z = z + move
+    return z, dual, nu, alpha
+
+
+def _square_sum(problem: Problem, at: FirstOrder, weight: Tensor) -> Tensor:
+    """``sum_j weight_j J_qj^2`` of every inequality: ``(B, n) -> (B, q)``."""
+    rows = problem.rows.constraints
+    parts = [((rows.matrix**2) @ weight.unsqueeze(-1)).squeeze(-1)]
+    parts += [weight for bound in (rows.lower, rows.upper) if bound is not None]
+    if at.jacobian is not None:
+        parts.append(((at.jacobian**2) @ weight.unsqueeze(-1)).squeeze(-1))
+    return torch.cat(parts, dim=1).clamp_min(1e-300)
+
+
+def _hinge_square_sum(problem: Problem, weight: Tensor) -> Tensor:
+    assert problem.hinges is not None
+    square = problem.hinges.jacobian**2
+    flat = (square.flatten(1, 2) @ weight.unsqueeze(-1)).squeeze(-1)
+    return flat.view(len(weight), *square.shape[1:3]).clamp_min(1e-300)
+
+
+def _snapped(problem: Problem, z: Tensor, active: Tensor, held: Tensor) -> Tensor:
+    """Decisions put exactly on the bounds, and on the kinks of one coordinate, that hold them."""
+    rows = problem.rows.constraints
+    _, low, high, _ = active.split(list(rows.counts), dim=1)
+    if problem.hinges is not None:
+        z = _on_kinks(problem, z, held)
+    if rows.lower is not None:
+        z = torch.where(low, rows.lower, z)
+    if rows.upper is not None:
+        z = torch.where(high, rows.upper, z)
+    return z
+
+
+def _on_kinks(problem: Problem, z: Tensor, held: Tensor) -> Tensor:
+    hinges = problem.hinges
+    assert hinges is not None
+    jacobian = hinges.jacobian
+    single = (jacobian != 0).sum(3) == 1
+    size, column = jacobian.abs().max(3)
+    signed = torch.where(
+        single, jacobian.gather(3, column.unsqueeze(3)).squeeze(3), size.clamp_min(1.0)
+    )
+    column = column.expand_as(held).flatten(1)
+    kink = (-hinges.offset / signed).flatten(1)
+    chosen = (held & single).flatten(1)
+    distance = (z.gather(1, column) - kink).abs()
+    reach = 100 * _ROUNDING * (z.abs().amax(1, keepdim=True) + problem.length.unsqueeze(1))
+    near = chosen & (distance <= reach)
+    # Ties agree on the value; others that are this near differ by rounding only.
+    target = z.new_full(z.shape, -torch.inf).scatter_reduce(
+        1, column, torch.where(near, kink, -torch.inf), "amax"
+    )
+    return torch.where(target.isfinite(), target, z)

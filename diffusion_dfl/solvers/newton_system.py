@@ -1,0 +1,385 @@
+"""The scaled data of a batch of programs, and the linear systems of their Newton steps.
+
+A program with exact hinges is, with ``c_mk`` the weight of a hinge times its slope,
+
+    min_z  F(z) + sum_mk c_mk (a_mk(z))_+   s.t.  c(z) <= 0 (bounds, rows of G, smooth),  A z = b.
+
+Rows, equalities and hinge arguments are divided by the norm of their gradient, so that slacks are
+lengths and multipliers are slopes of the cost. Two opposite rows with opposite limits, and equal
+bounds, have no interior between them and are stated as equalities.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs import Program
+from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
+
+# Below this share of its typical entry, a system's diagonal is as good as 0.
+_RIDGE = 1e-12
+
+
+def take(value: Tensor, rows: Tensor) -> Tensor:
+    """The instances ``rows`` of a tensor whose leading dimension is B, or 1 if they share it."""
+    return value if value.shape[0] == 1 else value[rows]
+
+
+def largest(values: Tensor) -> Tensor:
+    """Largest absolute entry of each instance, 0 where there is none: ``(B, ...) -> (B,)``."""
+    flat = values.flatten(1)
+    return flat.abs().amax(1) if flat.shape[1] else flat.new_zeros(len(flat))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Constraints with unit gradients.
+
+    Attributes:
+        constraints: scaled rows of G, bounds and equalities; smooth ones are in their own units.
+        unit: ``(B|1, q)``, norm by which each inequality is divided.
+        present: ``(B|1, q)``, false for infinite limits and for rows stated as equalities.
+        equality_unit: ``(B|1, p)``.
+        twins: ``(2, r)`` int64, indices of inequalities that became the equalities p, p+1, ...:
+            the first of a pair holds the positive part of the equality's multiplier.
+    """
+
+    constraints: Constraints
+    unit: Tensor
+    present: Tensor
+    equality_unit: Tensor
+    twins: Tensor
+
+    def select(self, rows: Tensor) -> "Rows":
+        return Rows(
+            self.constraints.select(rows),
+            take(self.unit, rows),
+            take(self.present, rows),
+            take(self.equality_unit, rows),
+            self.twins,
+        )
+
+    @staticmethod
+    def of(given: Constraints, z: Tensor) -> "Rows":
+        """Scale constraints; smooth ones by their gradients at z ``(B, n)``."""
+        size = given.matrix.shape[2]
+        norm = _safe_norm(given.matrix)
+        matrix, limit = given.matrix / norm.unsqueeze(-1), given.limit / norm
+        equality_unit = _safe_norm(given.equality_matrix)
+        equalities = given.equality_matrix / equality_unit.unsqueeze(-1)
+        equality_value = given.equality_value / equality_unit
+        units, present = [norm], [limit.isfinite()]
+        for bound in (given.lower, given.upper):
+            if bound is not None:
+                units.append(torch.ones_like(bound))
+                present.append(bound.isfinite())
+        if given.smooth is not None:
+            slope = given.smooth.jacobian(z).norm(dim=2)
+            # A ball has gradient 0 at its centre: its value and its curvature make a slope too.
+            values = given.smooth.values(z)
+            bend = largest(given.smooth.hessian(z, torch.ones_like(values))).unsqueeze(1)
+            units.append(torch.maximum(slope, (values.abs() * bend).sqrt()).clamp_min(1e-300))
+            present.append(torch.ones_like(slope, dtype=torch.bool))
+        unit, present_rows = _joined(units), _joined(present)
+        first, second, mask = _opposite_rows(matrix, limit)
+        chosen = matrix[:, first] * mask.unsqueeze(-1).to(matrix.dtype)
+        target = torch.where(mask, limit[:, first], 0.0)
+        if given.lower is not None and given.upper is not None:
+            pinned = (given.lower == given.upper) & given.lower.isfinite()
+            columns = torch.nonzero(pinned.any(0)).flatten()
+            eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)[columns]
+            held = pinned[:, columns]
+            chosen = _joined([chosen, eye * held.unsqueeze(-1).to(matrix.dtype)])
+            target = _joined([target, torch.where(held, given.upper[:, columns], 0.0)])
+            mask = _joined([mask, held])
+            low = matrix.shape[1] + columns
+            first = torch.cat([first, low + size])
+            second = torch.cat([second, low])
+        if mask.shape[1]:
+            gone = torch.zeros(mask.shape[0], unit.shape[1], dtype=torch.int64, device=z.device)
+            gone = gone.index_add(1, first, mask.long()).index_add(1, second, mask.long())
+            present_rows = present_rows & (gone == 0)
+        scaled = Constraints(
+            matrix=matrix,
+            limit=limit,
+            lower=given.lower,
+            upper=given.upper,
+            equality_matrix=_joined([equalities, chosen]),
+            equality_value=_joined([equality_value, target]),
+            smooth=given.smooth,
+        )
+        return Rows(scaled, unit, present_rows, equality_unit, torch.stack([first, second]))
+
+    def original_duals(self, dual: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
+        """Multipliers of the constraints as they were given: ``(B, q), (B, p)``."""
+        count = self.equality_unit.shape[1]
+        first, second = self.twins
+        net = nu[:, count:]
+        dual = dual.index_add(1, first, net.clamp_min(0)).index_add(1, second, (-net).clamp_min(0))
+        return dual / self.unit, nu[:, :count] / self.equality_unit
+
+
+def _safe_norm(matrix: Tensor) -> Tensor:
+    norm = matrix.norm(dim=-1)
+    return torch.where(norm > 0, norm, 1.0)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """``torch.cat`` along dimension 1 of tensors whose leading dimension is B or 1."""
+    batch = max(len(part) for part in parts)
+    return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=1)
+
+
+def _opposite_rows(matrix: Tensor, limit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs ``g z <= h, -g z <= -h``: indices ``(r,), (r,)`` and whether they are, ``(B|1, r)``."""
+    opposite = (matrix @ matrix.transpose(1, 2)) < -1 + 1e-12
+    total = limit.unsqueeze(2) + limit.unsqueeze(1)
+    size = limit.abs().unsqueeze(2) + limit.abs().unsqueeze(1)
+    opposite = (opposite & (total.abs() <= 1e-14 * size) & size.isfinite()).triu(1)
+    first, second = torch.nonzero(opposite.any(0)).T
+    return first, second, opposite[:, first, second]
+
+
+@dataclass(frozen=True)
+class ScaledHinges:
+    """Hinges ``weight (a)_+`` with ``a = offset + jacobian' z`` of unit gradient.
+
+    ``weight (B, M, K)`` holds omega_m, ``unit (B|1, M|1, K)`` the norm that was divided out,
+    ``offset (B, M, K)``, ``jacobian (B|1, M|1, K, n)``.
+    """
+
+    weight: Tensor
+    offset: Tensor
+    jacobian: Tensor
+    unit: Tensor
+
+    def select(self, rows: Tensor) -> "ScaledHinges":
+        return ScaledHinges(
+            self.weight[rows], self.offset[rows], take(self.jacobian, rows), take(self.unit, rows)
+        )
+
+    def push(self, direction: Tensor) -> Tensor:
+        """``jacobian' d``: ``(B, n) -> (B, M|1, K)``."""
+        if self.jacobian.shape[0] == 1:
+            flat = direction @ self.jacobian[0].flatten(0, 1).T
+            return flat.view(len(direction), *self.jacobian.shape[1:3])
+        return torch.einsum("bmkn,bn->bmk", self.jacobian, direction)
+
+    def force(self, slopes: Tensor) -> Tensor:
+        """``sum_mk slope_mk jacobian_mk``: ``(B, M, K) -> (B, n)``."""
+        if self.jacobian.shape[1] == 1:
+            slopes = slopes.sum(1, keepdim=True)
+        flat = self.jacobian.flatten(1, 2)
+        return transpose_apply(flat, slopes.flatten(1))
+
+    def gram(self, weight: Tensor) -> Tensor:
+        """``sum_mk weight_mk jacobian_mk jacobian_mk'``: ``(B, M, K) -> (B, n, n)``."""
+        if self.jacobian.shape[1] == 1:
+            weight = weight.sum(1, keepdim=True)
+        return _gram(self.jacobian.flatten(1, 2), weight.flatten(1))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A batch of scaled programs; ``length (B,)`` and ``slope (B,)`` are their magnitudes."""
+
+    program: Program
+    scenarios: Tensor
+    weights: Tensor
+    bandwidth: Tensor
+    rows: Rows
+    hinges: ScaledHinges | None
+    length: Tensor
+    slope: Tensor
+
+    def select(self, rows: Tensor) -> "Problem":
+        return Problem(
+            self.program,
+            self.scenarios[rows],
+            self.weights[rows],
+            self.bandwidth[rows],
+            self.rows.select(rows),
+            None if self.hinges is None else self.hinges.select(rows),
+            self.length[rows],
+            self.slope[rows],
+        )
+
+    def first_order(self, z: Tensor) -> "FirstOrder":
+        """Values and gradients at z ``(B, n)``."""
+        gradient = self.program.gradient(self.scenarios, self.weights, self.bandwidth, z)
+        arguments = z.new_zeros(len(z), 0, 0)
+        if self.hinges is not None:
+            arguments = self.hinges.offset + self.hinges.push(z)
+            # The program's gradient takes exact hinges at the slope of their side.
+            side = 0.5 * (1 + torch.sign(arguments))
+            gradient = gradient - self.hinges.force(self.hinges.weight * side)
+        rows = self.rows.constraints
+        values = rows.inequality_values(z)
+        jacobian = None
+        if rows.smooth is not None:
+            count = rows.smooth.size
+            unit = self.rows.unit[:, -count:]
+            values = torch.cat([values[:, :-count], values[:, -count:] / unit], dim=1)
+            jacobian = rows.smooth.jacobian(z) / unit.unsqueeze(-1)
+        values = torch.where(self.rows.present, values, -1.0)
+        return FirstOrder(gradient, values, jacobian, rows.equality_residual(z), arguments)
+
+    def curvature(self, z: Tensor, dual: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hessians ``(B, n, n)`` of F and of ``dual' c`` (None if all rows are affine)."""
+        hessian = self.program.hessian(self.scenarios, self.weights, self.bandwidth, z)
+        if hessian.dim() == 2:
+            hessian = torch.diag_embed(hessian)
+        smooth = self.rows.constraints.smooth
+        if smooth is None:
+            return hessian, None
+        unit = self.rows.unit[:, -smooth.size :]
+        return hessian, smooth.hessian(z, dual[:, -smooth.size :] / unit)
+
+    def push(self, at: "FirstOrder", direction: Tensor) -> Tensor:
+        """Derivative of the rows along a direction: ``(B, n) -> (B, q)``."""
+        rows = self.rows.constraints
+        parts = [apply(rows.matrix, direction)]
+        if rows.lower is not None:
+            parts.append(-direction)
+        if rows.upper is not None:
+            parts.append(direction)
+        if at.jacobian is not None:
+            parts.append(apply(at.jacobian, direction))
+        return torch.where(self.rows.present, torch.cat(parts, dim=1), 0.0)
+
+    def force(self, at: "FirstOrder", dual: Tensor, nu: Tensor) -> Tensor:
+        """``J' dual + A' nu``: ``(B, q), (B, p) -> (B, n)``."""
+        rows = self.rows.constraints
+        affine, lower, upper, smooth = dual.split(list(rows.counts), dim=1)
+        total = transpose_apply(rows.matrix, affine) + transpose_apply(rows.equality_matrix, nu)
+        if rows.lower is not None:
+            total = total - lower
+        if rows.upper is not None:
+            total = total + upper
+        if at.jacobian is not None:
+            total = total + transpose_apply(at.jacobian, smooth)
+        return total
+
+    def system(
+        self, at: "FirstOrder", hessian: Tensor, row_weight: Tensor, hinge_weight: Tensor
+    ) -> Tensor:
+        """``H + J' diag(row_weight) J + sum hinge_weight jacobian jacobian'``: ``(B, n, n)``."""
+        rows = self.rows.constraints
+        affine, lower, upper, smooth = row_weight.split(list(rows.counts), dim=1)
+        system = hessian
+        if rows.matrix.shape[1]:
+            system = system + _gram(rows.matrix, affine)
+        if rows.lower is not None:
+            system = system + torch.diag_embed(lower)
+        if rows.upper is not None:
+            system = system + torch.diag_embed(upper)
+        if at.jacobian is not None:
+            system = system + _gram(at.jacobian, smooth)
+        if self.hinges is not None:
+            system = system + self.hinges.gram(hinge_weight)
+        return system
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """At a decision: gradient of F ``(B, n)``, inequality values ``(B, q)``, Jacobian of the smooth
+    ones ``(B, q_s, n)`` or None, ``A z - b (B, p)`` and hinge arguments ``(B, M, K)``."""
+
+    gradient: Tensor
+    values: Tensor
+    jacobian: Tensor | None
+    equality: Tensor
+    arguments: Tensor
+
+    def select(self, rows: Tensor) -> "FirstOrder":
+        jacobian = None if self.jacobian is None else self.jacobian[rows]
+        return FirstOrder(
+            self.gradient[rows],
+            self.values[rows],
+            jacobian,
+            self.equality[rows],
+            self.arguments[rows],
+        )
+
+
+def _gram(matrix: Tensor, weight: Tensor) -> Tensor:
+    """``matrix' diag(weight) matrix``: ``(B|1, q, n), (B, q) -> (B, n, n)``."""
+    weighted = matrix * weight.unsqueeze(-1)
+    return matrix.transpose(1, 2) @ weighted
+
+
+class Factor:
+    """Cholesky factors of ``[K A'; A 0]``, once for several right sides.
+
+    The penalty ``rho A'A`` makes K definite where it is singular but A is not, and leaves the
+    solution as it is; a ridge keeps redundant equalities and flat directions apart from 0.
+    """
+
+    def __init__(self, system: Tensor, equality: Tensor, scale: Tensor):
+        self._equality = equality
+        self._rho = scale.unsqueeze(1)
+        ridge = _RIDGE * scale.view(-1, 1, 1)
+        eye = torch.eye(system.shape[1], dtype=system.dtype, device=system.device)
+        self._system = system + ridge * eye
+        penalised = self._system
+        if equality.shape[1]:
+            penalised = penalised + scale.view(-1, 1, 1) * (equality.transpose(1, 2) @ equality)
+        self._cholesky = cholesky(penalised)
+        if equality.shape[1]:
+            columns = equality.transpose(1, 2).expand(len(system), -1, -1)
+            self._columns = torch.linalg.solve_triangular(self._cholesky, columns, upper=False)
+            schur = self._columns.transpose(1, 2) @ self._columns
+            typical = schur.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-300).view(-1, 1, 1)
+            small = torch.eye(schur.shape[1], dtype=schur.dtype, device=schur.device)
+            # Rows of zeros stand for equalities that other instances have.
+            self._schur = cholesky(schur + 1e-13 * typical * small)
+
+    def solve(self, right: Tensor, equality_right: Tensor) -> tuple[Tensor, Tensor]:
+        """``K d + A' e = right``, ``A d = equality_right``: ``(B, n), (B, p)``, refined once."""
+        if not self._equality.shape[1]:
+            step = torch.cholesky_solve(right.unsqueeze(-1), self._cholesky).squeeze(-1)
+            return step, equality_right
+        step, dual = self._solve(right, equality_right)
+        rest = right - torch.einsum("bij,bj->bi", self._system, step)
+        rest = rest - transpose_apply(self._equality, dual)
+        more, more_dual = self._solve(rest, equality_right - apply(self._equality, step))
+        return step + more, dual + more_dual
+
+    def _solve(self, right: Tensor, equality_right: Tensor) -> tuple[Tensor, Tensor]:
+        right = right + self._rho * transpose_apply(self._equality, equality_right)
+        half = torch.linalg.solve_triangular(self._cholesky, right.unsqueeze(-1), upper=False)
+        gap = self._columns.transpose(1, 2) @ half - equality_right.unsqueeze(-1)
+        dual = torch.cholesky_solve(gap, self._schur)
+        step = torch.linalg.solve_triangular(
+            self._cholesky.transpose(1, 2), half - self._columns @ dual, upper=True
+        )
+        return step.squeeze(-1), dual.squeeze(-1)
+
+
+def cholesky(system: Tensor) -> Tensor:
+    """Cholesky factors; a system that rounding made indefinite gets a growing ridge."""
+    factor, info = torch.linalg.cholesky_ex(system)
+    ridge = 1e-14
+    while ridge < 1.0 and bool((info > 0).any()):
+        top = system.diagonal(dim1=1, dim2=2).abs().amax(1).clamp_min(1e-300) * ridge
+        eye = torch.eye(system.shape[1], dtype=system.dtype, device=system.device)
+        again, info_again = torch.linalg.cholesky_ex(system + top.view(-1, 1, 1) * eye)
+        failed = info > 0
+        factor = torch.where(failed.view(-1, 1, 1), again, factor)
+        info = torch.where(failed, info_again, info)
+        ridge *= 100
+    return factor
+
+
+def has_negative_curvature(hessian: Tensor, noise: Tensor) -> Tensor:
+    """Whether a symmetric matrix has an eigenvalue below ``-1e-9`` of its largest entry: ``(B,)``.
+
+    ``noise (B,)`` is an eigenvalue that rounding can make. One Cholesky factorisation decides.
+    """
+    shift = (1e-9 * largest(hessian) + noise).clamp_min(1e-300)
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    eye = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device)
+    shifted = hessian + shift.view(-1, 1, 1) * eye
+    info = torch.linalg.cholesky_ex(shifted)[1]
+    return (info > 0) | (diagonal.amin(1) < -shift)
