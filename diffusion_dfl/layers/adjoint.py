@@ -72,6 +72,7 @@ class _Binding:
 
 def solve_adjoint(
     solution: Solution,
+    weights: Tensor,
     constraints: Constraints,
     hessian: Tensor | Callable[[Tensor], Tensor],
     hinges: Hinges | None,
@@ -81,22 +82,24 @@ def solve_adjoint(
     """Solve the adjoint system of every instance.
 
     Args:
-        solution, constraints: what was solved; unsolved instances hold finite stand-ins.
+        solution, weights, constraints: what was solved; unsolved instances hold finite stand-ins.
         hessian: of the cost: its diagonal ``(B, n)`` for a separable program, else the function
             that gives its block ``(B, k, k)`` on the free coordinates ``(B, k)``.
         hinges: the exact kinks, or None.
         held: kinks that hold the decision, ``(B, M, K)`` bool; K may be 0.
         right: dL/dz, ``(B, n)``; 0 for unsolved instances.
     """
-    binding = _binding(solution, constraints)
+    binding = _binding(solution, weights, constraints)
     if isinstance(hessian, Tensor):
         return _separable(constraints, binding, hessian, held, right)
     return _dense(solution, constraints, binding, hessian, hinges, held, right)
 
 
-def _binding(solution: Solution, constraints: Constraints) -> _Binding:
+def _binding(solution: Solution, weights: Tensor, constraints: Constraints) -> _Binding:
     z, duals = solution.decision, solution.duals
-    slopes = solution.subgradients.abs().amax((1, 2)).clamp_min(1e-300).unsqueeze(1)
+    # A mean: scenarios without weight may have slopes of any size.
+    slopes = torch.einsum("bm,bmn->bn", weights, solution.subgradients.abs())
+    slopes = slopes.amax(1, keepdim=True).clamp_min(1e-300)
     values = constraints.inequality_values(z)
     # Multipliers and slacks in the units of the decision: rows of any norm are alike.
     strong = (duals > _WEAK * slopes) & solution.solved.unsqueeze(1)

@@ -179,7 +179,9 @@ def differentiate(
     hessian = (
         program.hessian(*point) if program.separable else partial(program.hessian_block, *point)
     )
-    adjoint = solve_adjoint(solution, program.constraints(z, context), hessian, hinges, held, right)
+    adjoint = solve_adjoint(
+        solution, weights, program.constraints(z, context), hessian, hinges, held, right
+    )
     degeneracy = adjoint.degeneracy
     if hinges is not None:
         touching = (hinges.arguments(z) == 0) & (hinges.coefficient > 0) & ~held

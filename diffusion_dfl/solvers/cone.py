@@ -189,14 +189,19 @@ class _Solver:
             dim=1,
         )
         # Farkas: A' z = 0, b' z < 0. Recession: P x = 0, A x + s = 0, q' x < 0.
-        infeasible = (bound < 0) & (largest(push.abs(), 1) <= _CERTIFICATE * -bound)
-        infeasible &= -bound > _CERTIFICATE * size_z.amax(1) if size_z.shape[1] else infeasible
+        inside = torch.minimum(
+            self.algebra.margin(state.slack), self.algebra.margin(state.dual[:, self.zero :])
+        )
+        inside = inside >= -_FLOOR * torch.maximum(largest(size_x, 1), largest(size_z, 1))
+        residuals = torch.where(inside.unsqueeze(1), residuals, torch.inf)
+        infeasible = inside & (bound < 0) & (largest(push.abs(), 1) <= _CERTIFICATE * -bound)
+        infeasible &= -bound > _CERTIFICATE * largest(size_z, 1)
         drift = torch.maximum(largest(curve.abs(), 1), largest((reach + full).abs(), 1))
-        unbounded = (cost < 0) & (drift <= _CERTIFICATE * -cost)
-        unbounded &= -cost > _CERTIFICATE * size_x.amax(1) if size_x.shape[1] else unbounded
+        unbounded = inside & (cost < 0) & (drift <= _CERTIFICATE * -cost)
+        unbounded &= -cost > _CERTIFICATE * largest(size_x, 1)
         certificate = torch.where(unbounded, int(Status.UNBOUNDED), 0)
         certificate = torch.where(infeasible, int(Status.INFEASIBLE), certificate)
-        return torch.nan_to_num(residuals, torch.inf), certificate
+        return torch.nan_to_num(residuals, torch.inf, torch.inf), certificate
 
     def _advance(self, problem: ConeProblem, system: KKTSystem, state: _State) -> _State:
         """One predictor-corrector step."""

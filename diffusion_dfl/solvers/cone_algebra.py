@@ -92,12 +92,8 @@ class ConeAlgebra:
         """Smallest eigenvalue, positive inside the cone: ``(B,)``; inf without conic rows."""
         linear, rows = self.split(vector)
         head, length, _ = self.parts(rows)
-        every = (
-            torch.cat([linear, head - length, torch.full_like(vector[:, :1], torch.inf)], 1)
-            if vector.shape[1]
-            else vector.new_full((len(vector), 1), torch.inf)
-        )
-        return every.amin(1)
+        every = [linear, head - length, vector.new_full((len(vector), 1), torch.inf)]
+        return torch.cat(every, dim=1).amin(1)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """Jordan product: entrywise, and ``(u'v, u_0 v_1 + v_0 u_1)`` in a second-order cone."""
@@ -139,8 +135,10 @@ class ConeAlgebra:
         meets = (a < 0) | ((b < 0) & (b * b >= a * c))
         first = c / torch.where(meets, root - b, 1.0)
         first = torch.where(meets & (first > 0), first, torch.inf)
+        # A ray through the apex is a double root, which rounding may lose.
+        apex = torch.where(head_step < 0, head / -head_step, torch.inf)
         none = point.new_full((len(point), 1), torch.inf)
-        return torch.cat([ratios, first, none], dim=1).amin(1)
+        return torch.cat([ratios, first, apex, none], dim=1).amin(1)
 
     def scaling(self, slack: Tensor, dual: Tensor) -> "SpectralOperator":
         """Nesterov-Todd scaling W with ``W dual = W^-1 slack``, both inside the cone."""

@@ -27,6 +27,7 @@ from diffusion_dfl.solvers.newton_system import (
     ScaledHinges,
     has_negative_curvature,
     largest,
+    side,
 )
 from diffusion_dfl.solvers.predictor_corrector import (
     Iterate,
@@ -217,29 +218,21 @@ def _solution(
     program, hinges, z = problem.program, problem.hinges, point.z
     given = program.constraints(z, context)
     dual, nu = problem.rows.original_duals(point.dual, point.nu)
-    subgradients = program.gradients(problem.scenarios, problem.bandwidth, z, problem.weights)
-    at_kink, shares = (
-        torch.zeros(*subgradients.shape[:2], 0, dtype=torch.bool, device=z.device),
-        None,
-    )
-    original = program.hinges(problem.scenarios, problem.bandwidth)
-    if original is not None:
-        at_kink = torch.zeros_like(original.offset, dtype=torch.bool)
-        side = 0.5 * (1 + torch.sign(original.arguments(z)))
-        shares = side
+    exact = program.hinges(problem.scenarios, problem.bandwidth)
+    shares = None
+    if exact is None:
+        subgradients = program.gradients(problem.scenarios, problem.bandwidth, z, problem.weights)
+        at_kink = torch.zeros_like(subgradients[..., :0], dtype=torch.bool)
+    else:
+        shares = side(exact.arguments(z))
+        at_kink = torch.zeros_like(shares, dtype=torch.bool)
         if hinges is not None:
-            exact = hinges.weight > 0
-            shares = torch.where(exact, point.alpha / hinges.weight.clamp_min(1e-300), side)
+            real = hinges.weight > 0
+            shares = torch.where(real, point.alpha / hinges.weight.clamp_min(1e-300), shares)
             shares = _tied_alike(hinges, point, shares)
-            at_kink = point.held & exact & (shares > _STRICT) & (shares < 1 - _STRICT)
-        change = original.coefficient * (shares - side)
-        jacobian = original.jacobian
-        if jacobian.shape[:2] == (1, 1):
-            subgradients = subgradients + change @ jacobian[0, 0]
-        else:
-            subgradients = subgradients + torch.einsum(
-                "bmk,bmkn->bmn", change, jacobian.expand(*change.shape, -1)
-            )
+            at_kink = point.held & real & (shares > _STRICT) & (shares < 1 - _STRICT)
+        subgradients = problem.smooth_gradients(z, exact)
+        subgradients = subgradients + exact.scenario_force(exact.coefficient * shares)
     values = given.inequality_values(z)
     stationarity = torch.einsum("bm,bmn->bn", problem.weights, subgradients)
     stationarity = stationarity + given.inequality_force(z, dual)

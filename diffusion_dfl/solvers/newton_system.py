@@ -9,16 +9,20 @@ lengths and multipliers are slopes of the cost. Two opposite rows with opposite 
 bounds, have no interior between them and are stated as equalities.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Hinges, Program
 from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
 
 # Below this share of its typical entry, a system's diagonal is as good as 0.
 _RIDGE = 1e-12
+# Relative size of an argument whose sign is rounding's, and of a step that is safely beyond it.
+_AMBIGUOUS, _ASIDE = 1e-12, 1e-9
+_IRRATIONAL = 0.6180339887498949
 
 
 def take(value: Tensor, rows: Tensor) -> Tensor:
@@ -146,18 +150,36 @@ class ScaledHinges:
     """Hinges ``weight (a)_+`` with ``a = offset + jacobian' z`` of unit gradient.
 
     ``weight (B, M, K)`` holds omega_m, ``unit (B|1, M|1, K)`` the norm that was divided out,
-    ``offset (B, M, K)``, ``jacobian (B|1, M|1, K, n)``.
+    ``offset (B, M, K)``, ``jacobian (B|1, M|1, K, n)``. ``plain`` are hinges like ``(y - z)_+``,
+    whose argument has no rounding error at its kink.
     """
 
     weight: Tensor
     offset: Tensor
     jacobian: Tensor
     unit: Tensor
+    plain: bool
 
     def select(self, rows: Tensor) -> "ScaledHinges":
         return ScaledHinges(
-            self.weight[rows], self.offset[rows], take(self.jacobian, rows), take(self.unit, rows)
+            self.weight[rows],
+            self.offset[rows],
+            take(self.jacobian, rows),
+            take(self.unit, rows),
+            self.plain,
         )
+
+    def arguments(self, z: Tensor) -> Tensor:
+        """``(B, n) -> (B, M, K)``."""
+        return self.offset + self.push(z)
+
+    def near(self, z: Tensor) -> bool:
+        """Whether an argument is so close to 0 that its sign is rounding's."""
+        if self.plain:
+            return False
+        reach = _AMBIGUOUS * (self.offset.abs().amax(2) + z.abs().amax(1, keepdim=True))
+        close = self.arguments(z).abs() <= reach.unsqueeze(2)
+        return bool((close & (self.weight > 0)).any())
 
     def push(self, direction: Tensor) -> Tensor:
         """``jacobian' d``: ``(B, n) -> (B, M|1, K)``."""
@@ -182,7 +204,11 @@ class ScaledHinges:
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of scaled programs; ``length (B,)`` and ``slope (B,)`` are their magnitudes."""
+    """A batch of scaled programs.
+
+    Their magnitudes, ``(B,)`` each: ``length`` of decisions, ``hinge_length`` of hinge arguments
+    and ``slope`` of the cost.
+    """
 
     program: Program
     scenarios: Tensor
@@ -191,6 +217,7 @@ class Problem:
     rows: Rows
     hinges: ScaledHinges | None
     length: Tensor
+    hinge_length: Tensor
     slope: Tensor
 
     def select(self, rows: Tensor) -> "Problem":
@@ -202,18 +229,18 @@ class Problem:
             self.rows.select(rows),
             None if self.hinges is None else self.hinges.select(rows),
             self.length[rows],
+            self.hinge_length[rows],
             self.slope[rows],
         )
 
     def first_order(self, z: Tensor) -> "FirstOrder":
         """Values and gradients at z ``(B, n)``."""
-        gradient = self.program.gradient(self.scenarios, self.weights, self.bandwidth, z)
         arguments = z.new_zeros(len(z), 0, 0)
-        if self.hinges is not None:
-            arguments = self.hinges.offset + self.hinges.push(z)
-            # The program's gradient takes exact hinges at the slope of their side.
-            side = 0.5 * (1 + torch.sign(arguments))
-            gradient = gradient - self.hinges.force(self.hinges.weight * side)
+        if self.hinges is None:
+            gradient = self.program.gradient(self.scenarios, self.weights, self.bandwidth, z)
+        else:
+            arguments = self.hinges.arguments(z)
+            gradient = self._smooth(z, self._gradient_without_hinges)
         rows = self.rows.constraints
         values = rows.inequality_values(z)
         jacobian = None
@@ -224,6 +251,36 @@ class Problem:
             jacobian = rows.smooth.jacobian(z) / unit.unsqueeze(-1)
         values = torch.where(self.rows.present, values, -1.0)
         return FirstOrder(gradient, values, jacobian, rows.equality_residual(z), arguments)
+
+    def _gradient_without_hinges(self, z: Tensor) -> Tensor:
+        hinges = self.hinges
+        assert hinges is not None
+        gradient = self.program.gradient(self.scenarios, self.weights, self.bandwidth, z)
+        # The program's gradient takes exact hinges at the slope of their side.
+        return gradient - hinges.force(hinges.weight * side(hinges.arguments(z)))
+
+    def smooth_gradients(self, z: Tensor, exact: Hinges) -> Tensor:
+        """Gradients of the scenarios' costs without their exact hinges: ``(B, n) -> (B, M, n)``."""
+
+        def gradients(point: Tensor) -> Tensor:
+            slopes = exact.coefficient * side(exact.arguments(point))
+            every = self.program.gradients(self.scenarios, self.bandwidth, point, self.weights)
+            return every - exact.scenario_force(slopes)
+
+        return self._smooth(z, gradients)
+
+    def _smooth(self, z: Tensor, gradient: Callable[[Tensor], Tensor]) -> Tensor:
+        """A smooth function of z that is known off the kinks only: their sides' mean at the kinks.
+
+        The program may round the argument of a hinge to another side of 0 than this module.
+        """
+        if self.hinges is None or not self.hinges.near(z):
+            return gradient(z)
+        index = torch.arange(1, z.shape[1] + 1, dtype=z.dtype, device=z.device)
+        # A direction along which no hinge is likely to be flat; the error is its square.
+        aside = 0.5 + (index * _IRRATIONAL).frac()
+        aside = _ASIDE * (self.length + z.abs().amax(1)).unsqueeze(1) * aside
+        return 0.5 * (gradient(z + aside) + gradient(z - aside))
 
     def curvature(self, z: Tensor, dual: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hessians ``(B, n, n)`` of F and of ``dual' c`` (None if all rows are affine)."""
@@ -301,6 +358,11 @@ class FirstOrder:
             self.equality[rows],
             self.arguments[rows],
         )
+
+
+def side(arguments: Tensor) -> Tensor:
+    """Slope of a hinge by the sign of its argument: 0, 1, and 1/2 at 0."""
+    return 0.5 * (1 + torch.sign(arguments))
 
 
 def _gram(matrix: Tensor, weight: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class Iterate:
 def started(problem: Problem, z: Tensor, warm: bool) -> Iterate:
     """Slacks and multipliers for a first decision, none close to 0 (closer for a warm start)."""
     at = problem.first_order(z)
-    width = (0.01 if warm else 0.1) * problem.length.unsqueeze(1)
+    spread = 0.01 if warm else 0.1
+    width = spread * problem.length.unsqueeze(1)
     present = problem.rows.present
     slack = torch.where(present, torch.maximum(-at.values, width), 1.0)
     level = (problem.slope.unsqueeze(1) * width).expand_as(slack)
@@ -61,7 +62,7 @@ def started(problem: Problem, z: Tensor, warm: bool) -> Iterate:
     if problem.hinges is None:
         return Iterate(z, slack, dual, nu, a, a, a, a)
     # On the central path of a hinge with half-width w: alpha u = beta t = c w / 2.
-    w = width.unsqueeze(2).expand_as(a)
+    w = spread * problem.hinge_length.view(-1, 1, 1).expand_as(a)
     root = (w**2 + a**2).sqrt()
     small = (w + w**2 / (root + a.abs())) / (w + root)
     large = 2.0 - small
@@ -73,7 +74,7 @@ def started(problem: Problem, z: Tensor, warm: bool) -> Iterate:
 def multipliers(problem: Problem, iterate: Iterate) -> Multipliers:
     alpha, held = iterate.alpha, torch.zeros_like(iterate.alpha, dtype=torch.bool)
     if problem.hinges is not None:
-        weight, length = problem.hinges.weight, problem.length.view(-1, 1, 1)
+        weight, length = problem.hinges.weight, problem.hinge_length.view(-1, 1, 1)
         # A share well inside its interval while both parts of the argument vanish.
         held = (iterate.alpha * length > iterate.u * weight) & (weight > 0)
         held = held & (iterate.beta * length > iterate.t * weight)

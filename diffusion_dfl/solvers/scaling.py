@@ -27,7 +27,7 @@ def scaled_problem(
     length = _length(rows, hinges, z)
     if hinges is not None:
         slope = torch.maximum(slope, largest(hinges.weight.sum(1)))
-    problem = Problem(program, scenarios, weights, bandwidth, rows, hinges, length, slope)
+    problem = Problem(program, scenarios, weights, bandwidth, rows, hinges, length, length, slope)
     if not bool(((length > 0) & (slope > 0)).all()):
         problem = _with_defaults(problem, z)
     return problem
@@ -42,9 +42,11 @@ def _nearest_to_zero(given: Constraints, like: Tensor, size: int) -> Tensor:
     return z.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _length(rows: Rows, hinges: ScaledHinges | None, z: Tensor) -> Tensor:
-    """The farthest kink; without one the smallest limit that is not 0 (large ones are often a
-    user's word for none at all); in any case no less than the equalities' values: ``(B,)``."""
+def _smallest_limit(rows: Rows, z: Tensor) -> Tensor:
+    """Smallest limit that is not 0, ``inf`` where there is none: ``(B,)``.
+
+    Large limits are often a user's word for none at all.
+    """
     limits = rows.constraints
     parts = [limits.limit]
     parts += [bound for bound in (limits.lower, limits.upper) if bound is not None]
@@ -56,13 +58,18 @@ def _length(rows: Rows, hinges: ScaledHinges | None, z: Tensor) -> Tensor:
             size = part.abs()
             size = torch.where((size > 0) & size.isfinite(), size, torch.inf)
             smallest = torch.minimum(smallest, size.amin(1))
-    smallest = torch.where(smallest.isfinite(), smallest, 0.0)
+    return smallest
+
+
+def _length(rows: Rows, hinges: ScaledHinges | None, z: Tensor) -> Tensor:
+    """The farthest kink, without one the smallest limit; no less than the equalities: ``(B,)``."""
+    length = _smallest_limit(rows, z)
+    length = torch.where(length.isfinite(), length, 0.0)
     if hinges is not None:
         farthest = largest(torch.where(hinges.weight > 0, hinges.offset, 0.0))
-        smallest = torch.where(farthest > 0, farthest, smallest)
-    return torch.stack([smallest, largest(z), largest(limits.equality_value).expand(len(z))]).amax(
-        0
-    )
+        length = torch.where(farthest > 0, farthest, length)
+    equalities = largest(rows.constraints.equality_value).expand(len(z))
+    return torch.stack([length, largest(z), equalities]).amax(0)
 
 
 def _with_defaults(problem: Problem, z: Tensor) -> Problem:
@@ -74,7 +81,7 @@ def _with_defaults(problem: Problem, z: Tensor) -> Problem:
     length = torch.where(length > 0, length, 1.0)
     slope = torch.where(problem.slope > 0, problem.slope, curvature * length)
     slope = torch.where(slope > 0, slope, 1.0)
-    return replace(problem, length=length, slope=slope)
+    return replace(problem, length=length, hinge_length=length, slope=slope)
 
 
 def _scaled_hinges(
@@ -89,7 +96,9 @@ def _scaled_hinges(
     unit = hinges.jacobian.norm(dim=3)
     weight = torch.where(unit > 0, weight * unit, 0.0)
     unit = torch.where(unit > 0, unit, 1.0)
-    return ScaledHinges(weight, hinges.offset / unit, hinges.jacobian / unit.unsqueeze(3), unit)
+    jacobian = hinges.jacobian / unit.unsqueeze(3)
+    plain = ((hinges.jacobian == jacobian) & (jacobian.abs() != 1)).sum(3) == jacobian.shape[3] - 1
+    return ScaledHinges(weight, hinges.offset / unit, jacobian, unit, bool(plain.all()))
 
 
 def cold_start(problem: Problem) -> Tensor:
@@ -125,16 +134,23 @@ def rescaled(problem: Problem, z: Tensor) -> Problem:
 
     Distances to kinks and slopes there do not depend on where 0 is, unlike those of the data.
     """
-    at = problem.first_order(z)
-    length = torch.maximum(problem.length, largest(z))
     gradients = problem.program.gradients(
         problem.scenarios, problem.bandwidth, z, problem.weights
     ).abs()
     steep = largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
-    if problem.hinges is not None:
-        real = problem.hinges.weight > 0
-        apart = largest(torch.where(real, at.arguments, 0.0))
-        apart = torch.maximum(apart, largest(at.values.clamp_min(0)))
-        length = torch.where(real.any(2).any(1), torch.maximum(apart, 1e-3 * length), length)
-        steep = torch.maximum(steep, largest(problem.hinges.weight.sum(1)))
-    return replace(problem, length=length, slope=torch.maximum(steep, 1e-3 * problem.slope))
+    if problem.hinges is None:
+        length = torch.maximum(problem.length, largest(z))
+        slope = torch.maximum(steep, 1e-3 * problem.slope)
+        return replace(problem, length=length, hinge_length=length, slope=slope)
+    at, rows = problem.first_order(z), problem.rows
+    real = problem.hinges.weight > 0
+    apart = largest(torch.where(real, at.arguments, 0.0))
+    equalities = largest(rows.constraints.equality_value).expand(len(z))
+    violated = largest(at.values.clamp_min(0))
+    limit = torch.minimum(_smallest_limit(rows, z), largest(z))
+    length = torch.stack([apart, equalities, violated, limit, 1e-3 * largest(z)]).amax(0)
+    length = torch.where(length > 0, length, problem.length)
+    slope = torch.maximum(steep, 1e-3 * problem.slope)
+    slope = torch.maximum(slope, largest(problem.hinges.weight.sum(1)))
+    near = torch.maximum(apart, 1e-3 * length)
+    return replace(problem, length=length, hinge_length=near, slope=slope)

@@ -2,16 +2,16 @@
 
 An optimal portfolio holds few assets, so the work is small systems on the assets held and one
 gradient over all assets a step. A step solves the program on the current assets without their
-bounds. Assets that would go short leave: all at once if that lowers the cost, else up to the first
-one met. Then assets whose reduced cost is close to the most negative one enter together. The cost
-never rises, and assets enter only after it fell or the current set was optimal, so no set recurs;
-late steps let in one asset at a time.
+bounds. Assets that would go short leave: all at once if that lowers the cost most, else the first
+one met, and the step ends there. Then assets of low reduced cost enter together, up to a quota that
+doubles after good steps and is halved where a bound cut a step short. The cost never rises, and an
+asset enters only after it fell or at the optimum of the current set, so no set recurs.
 
 Fewer scenarios than assets, equal assets and linear programs leave the small systems singular. A
 damping of relative size 1e-12 makes every step well defined (along directions without curvature it
-is a long step that the bounds cut short), and as it multiplies the step, not the portfolio, it is
-absent from the optimum: it is a proximal-point iteration. The gradient from the scenarios decides
-the status.
+is a long step that the bounds cut short); it acts on the step, not on the portfolio, so that
+repeated steps reach the undamped optimum (a proximal-point iteration). The gradient, computed from
+the scenarios, decides the status.
 """
 
 from dataclasses import dataclass
@@ -32,11 +32,12 @@ _FLOOR = 1e-24
 _STRONG_DAMPING = 1e-8
 # Assets enter together whose reduced cost is at least this share of the most negative one.
 _ENTERING_SHARE = 0.7
-# ... and no more than are held, or than so many: what enters in excess may leave one by one.
-_FEW_ENTERING = 16
-# After so many steps that a bound cut short, assets enter one by one.
-READY = 16
-# The tolerance grows tenfold, twice, every so many steps plus the number of assets.
+# The first quota of assets that enter together, and the largest beside the number held: what enters
+# in excess may have to leave one by one.
+_FIRST_QUOTA = 16
+# With this quota or more, assets enter also after a step that a bound cut short.
+_EAGER_QUOTA = 8
+# The tolerance grows tenfold after so many steps plus the number of assets, and once more.
 _PATIENCE = 50
 # Up to so many assets, and no more than scenarios, Q is formed: its n^2 M pay off in a few steps.
 _MATRIX_SIZE = 128
@@ -149,7 +150,8 @@ class _Problem:
     def block(self, order: Tensor, pivot: Tensor) -> Tensor:
         """Hessian along ``e_i - e_pivot`` for the assets i in ``order (B, k)``: ``(B, k, k)``.
 
-        Differences of scenarios come first, so that nearly equal assets keep their curvature.
+        Scenarios are subtracted before they are squared, so that nearly equal assets keep their
+        curvature; from the matrix it is known to the rounding of Q.
         """
         if self.matrix is not None:
             batch = torch.arange(len(order), device=order.device).view(-1, 1, 1)
@@ -184,7 +186,7 @@ def _active_set(problem: _Problem, z: Tensor) -> tuple[Tensor, Tensor]:
         return result, counts
     done = torch.zeros_like(rows, dtype=torch.bool)
     gradient = problem.gradient(z)
-    quota = torch.full_like(rows, _FEW_ENTERING)
+    quota = torch.full_like(rows, _FIRST_QUOTA)
     entering = _entering(problem, z, gradient, _ROUNDING, quota)[0]
     patience = _PATIENCE + z.shape[1]
     for step in range(4 * patience):
@@ -192,12 +194,12 @@ def _active_set(problem: _Problem, z: Tensor) -> tuple[Tensor, Tensor]:
         z = torch.where(done.unsqueeze(1), z, moved)
         counts[rows] += (~done).to(counts.dtype)
         gradient = problem.gradient(z)
-        most = (z > 0).sum(1).clamp_min(_FEW_ENTERING)
+        most = (z > 0).sum(1).clamp_min(_FIRST_QUOTA)
         quota = torch.where(swift, torch.minimum(2 * quota, most), (quota // 2).clamp_min(1))
         rounding = _ROUNDING * 10.0 ** min(step // patience, 2)
         fresh, settled = _entering(problem, z, gradient, rounding, quota)
         # After a step that moved nothing the set shrinks until one moves.
-        ready = swift | (fell & (quota >= READY))
+        ready = swift | (fell & (quota >= _EAGER_QUOTA))
         entering = stays | (fresh & ready.unsqueeze(1))
         done = done | (settled & ~entering.any(1)) | gradient.isnan().any(1)
         left = int((~done).sum())

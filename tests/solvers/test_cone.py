@@ -126,21 +126,31 @@ def test_optimality_conditions_hold_in_the_data(name: str) -> None:
     assert (s[:, : cones.zero] == 0).all()
 
 
-@settings(max_examples=40, derandomize=True, deadline=None)
-@given(
-    size=st.integers(1, 8),
-    zero=st.integers(0, 2),
-    linear=st.integers(0, 8),
-    cones=st.lists(st.integers(1, 5), max_size=3),
-    rank=st.integers(0, 8),
-    scale=st.sampled_from([1e-4, 1.0, 1e4]),
-    seed=st.integers(0, 10**6),
+SHAPES = st.fixed_dictionaries(
+    {
+        "size": st.integers(1, 8),
+        "zero": st.integers(0, 2),
+        "linear": st.integers(0, 8),
+        "cones": st.lists(st.integers(1, 5), max_size=3),
+        "rank": st.integers(0, 8),
+        "scale": st.sampled_from([1e-4, 1.0, 1e4]),
+        "seed": st.integers(0, 10**6),
+    }
 )
-def test_solved_means_the_duality_gap_bounds_the_objective(
-    size: int, zero: int, linear: int, cones: list[int], rank: int, scale: float, seed: int
+
+
+def check_that_solved_means_a_small_gap(
+    batch: int,
+    size: int,
+    zero: int,
+    linear: int,
+    cones: list[int],
+    rank: int,
+    scale: float,
+    seed: int,
 ) -> None:
     shape = Cones(min(zero, size), linear, tuple(cones))
-    problem = random_problem(4, size, shape, rank, seed, scale)
+    problem = random_problem(batch, size, shape, rank, seed, scale)
     solution = solve_cone(problem)
     good = solution.solved
     # Solvable by construction, so no certificate of the opposite can exist.
@@ -152,6 +162,19 @@ def test_solved_means_the_duality_gap_bounds_the_objective(
     gap = curve + (problem.linear[good] * x).sum(1) + (problem.limit[good] * z).sum(1)
     terms = (problem.linear[good] * x).abs().sum(1) + (problem.limit[good] * z).abs().sum(1)
     assert (gap.abs() <= 1e-8 * (terms + curve) + 1e-300).all()
+
+
+@settings(max_examples=25, derandomize=True, deadline=None)
+@given(shape=SHAPES)
+def test_solved_means_the_duality_gap_bounds_the_objective(shape: dict) -> None:
+    check_that_solved_means_a_small_gap(4, **shape)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, derandomize=True, deadline=None)
+@given(shape=SHAPES)
+def test_solved_means_the_duality_gap_bounds_the_objective_of_many(shape: dict) -> None:
+    check_that_solved_means_a_small_gap(20, **shape)
 
 
 @pytest.mark.parametrize("objective_scale", [1e-4, 1e4])

@@ -1,0 +1,25 @@
+"""Benchmarks: ``python scripts/benchmark.py solvers``. Files go to results/benchmarks/."""
+
+import argparse
+import os
+import sys
+
+# Before numpy and torch start their pools: a benchmark here is one thread.
+for _pool in ("OMP", "MKL", "OPENBLAS", "RAYON"):
+    os.environ[f"{_pool}_NUM_THREADS"] = "1"
+
+from benchmarks import solvers  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    described = commands.add_parser("solvers", help=solvers.__doc__, description=solvers.__doc__)
+    solvers.add_arguments(described)
+    described.set_defaults(run=solvers.run)
+    arguments = parser.parse_args()
+    return arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

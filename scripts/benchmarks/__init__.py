@@ -1,0 +1,1 @@
+"""Benchmarks of the package; run them by scripts/benchmark.py."""
