@@ -209,6 +209,7 @@ class DecisionLayer(nn.Module):
             exact: without the bandwidth.
             context: ``(B, d_x)``, for programs whose constraints depend on it.
         """
+        require_float64(scenarios.device)
         scenarios = scenarios.double()
         width = None if exact else self.bandwidth(scenarios)
         context = None if context is None else context.double()

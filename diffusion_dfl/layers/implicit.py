@@ -85,8 +85,9 @@ class ImplicitDecision(torch.autograd.Function):
         options: SolveOptions,
         record: SolveRecord,
     ) -> Tensor:
-        bandwidth = resolvable(scenarios, bandwidth)
-        if options.curvature != "convolved" or not program.kinked:
+        if options.curvature == "convolved" and program.kinked:
+            bandwidth = resolvable(scenarios, bandwidth)
+        else:
             bandwidth = torch.zeros_like(bandwidth)
         solution, record.recovery = solve_or_recover(
             program,

@@ -97,6 +97,18 @@ class MeanVariancePortfolio(Program):
             hessian.diagonal(dim1=1, dim2=2).add_(self.ridge * weights.sum(1, keepdim=True))
         return hessian
 
+    def hessian_block(
+        self,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        coordinates: Tensor,
+    ) -> Tensor:
+        """The block of the assets ``coordinates (B, k)`` alone, from their returns: ``(B, k, k)``."""
+        chosen = coordinates.unsqueeze(1).expand(-1, scenarios.shape[1], -1)
+        return self.hessian(scenarios.gather(2, chosen), weights, bandwidth, z)
+
     def cross_product(
         self,
         scenarios: Tensor,

@@ -15,6 +15,7 @@ from diffusion_dfl.programs import (
 )
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers.box_newton import solve_allocation
+from diffusion_dfl.solvers.devices import require_float64
 from diffusion_dfl.solvers.interior_point import solve_interior_point
 from diffusion_dfl.solvers.newsvendor import solve_newsvendor
 from diffusion_dfl.solvers.power import solve_power
@@ -54,7 +55,8 @@ def solve(
             iterations, never the optimum; solvers that iterate on nothing ignore it.
 
     Raises:
-        TypeError: scenarios that are not float64, or no structured solver where one is asked for.
+        TypeError: scenarios that are not float64, a device without float64, or no structured
+            solver where one is asked for.
         ValueError: shapes that do not match, or a solver that cannot take this program.
     """
     weights, bandwidth = _checked(program, scenarios, weights, bandwidth, context, start)
@@ -94,6 +96,7 @@ def _checked(
         raise TypeError(
             f"{program!r} is not a diffusion_dfl.programs.Program; pass an instance of one"
         )
+    require_float64(scenarios.device)
     if scenarios.dtype != torch.float64:
         raise TypeError(
             f"scenarios have dtype {scenarios.dtype}; solves need torch.float64 "

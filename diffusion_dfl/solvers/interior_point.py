@@ -77,12 +77,37 @@ def solve_interior_point(
         UNBOUNDED by a feasible direction along which the cost still falls at that distance.
     """
     problem = scaled_problem(program, scenarios, weights, bandwidth, context)
-    narrow = _narrow(problem)
-    if bool(narrow.any()):
-        point, status, iterations = _through_exact(problem, narrow, start, context)
-    else:
+    later = _narrow(problem)
+    rows = torch.nonzero(~later).flatten()
+    if len(rows) == len(later):
         point, status, iterations = _interior(problem, start)
+    else:
+        point, status, iterations = _nothing(problem)
+        if rows.numel():
+            first = None if start is None else start[rows]
+            found, status[rows], iterations[rows] = _interior(problem.select(rows), first)
+            point.write(rows, found)
+    if program.kinked:
+        later = (status == int(Status.NOT_CONVERGED)) & (bandwidth > 0).any(1)
+        rows = torch.nonzero(later).flatten()
+        if rows.numel():
+            first = None if start is None else start[rows]
+            x = None if context is None else context[rows]
+            found, status[rows], steps = _through_exact(problem.select(rows), first, x)
+            iterations[rows] += steps
+            point.write(rows, found)
     return _solution(problem, point, status, iterations, context)
+
+
+def _nothing(problem: Problem) -> tuple[Multipliers, Tensor, Tensor]:
+    """A result of :func:`_interior` without a solved instance."""
+    z = torch.zeros_like(problem.scenarios[:, 0, :1]).expand(-1, problem.program.num_decisions)
+    at = problem.first_order(z)
+    alpha = torch.zeros_like(at.arguments)
+    status = torch.full_like(z[:, 0], int(Status.NOT_CONVERGED), dtype=torch.int64)
+    dual, nu = torch.zeros_like(at.values), torch.zeros_like(at.equality)
+    point = Multipliers(z.clone(), dual, nu, alpha, torch.zeros_like(alpha, dtype=torch.bool))
+    return point, status, torch.zeros_like(status)
 
 
 def _narrow(problem: Problem) -> Tensor:
@@ -94,32 +119,39 @@ def _narrow(problem: Problem) -> Tensor:
 
 
 def _through_exact(
-    problem: Problem, narrow: Tensor, start: Tensor | None, context: Tensor | None
+    problem: Problem, start: Tensor | None, context: Tensor | None
 ) -> tuple[Multipliers, Tensor, Tensor]:
-    """Solve where ``narrow`` from the active set of the program with exact kinks.
+    """Solve convolved programs from the decisions of those with exact kinks.
 
     Through a narrow kernel the slope is a staircase, which Newton's method climbs one scenario at a
-    time. The exact decision is a few widths off, and where a kink holds it, it is at the middle of
-    the kernel, from where Newton's method does not overshoot.
+    time, and far from all kernels the cost may be flat. The exact decision is a few widths off, and
+    where a kink holds it, it is at the middle of the kernel, from where Newton's method does not
+    overshoot.
     """
-    width = torch.where(narrow.unsqueeze(1), 0.0, problem.bandwidth)
+    width = torch.zeros_like(problem.bandwidth)
     exact = scaled_problem(problem.program, problem.scenarios, problem.weights, width, context)
     point, status, iterations = _interior(exact, start)
     if problem.hinges is None:
-        none = point.z.new_zeros(len(point.z), 0, 0)
-        point = replace(point, alpha=none, held=none > 0)
-    rows = torch.nonzero(narrow & (status == int(Status.SOLVED))).flatten()
+        alpha = point.z.new_zeros(len(point.z), 0, 0)
+        point = replace(point, alpha=alpha, held=alpha > 0)
+    else:
+        real = problem.hinges.weight > 0
+        alpha = torch.where(real, point.alpha, 0.0)
+        point = replace(point, alpha=alpha, held=point.held & real)
+    rows = torch.nonzero(status == int(Status.SOLVED)).flatten()
+    if not rows.numel():
+        return point, status, iterations
+    part, begun = problem.select(rows), point.select(rows)
+    slack = torch.where(begun.dual > 0, 0.0, part.length.unsqueeze(1))
+    found, score = polish(part, begun, slack, _NARROW_ROUNDS, 1)
+    reached = score <= 1.0
+    point.write(rows[reached], found.select(reached))
+    status[rows[~reached]] = int(Status.NOT_CONVERGED)
+    rows = rows[~reached]
     if rows.numel():
-        begun = point.select(rows)
-        slack = torch.where(begun.dual > 0, 0.0, problem.length[rows].unsqueeze(1))
-        found, score = polish(problem.select(rows), begun, slack, _NARROW_ROUNDS, 1)
+        found, status[rows], steps = _interior(problem.select(rows), point.z[rows])
         point.write(rows, found)
-        status[rows] = torch.where(score <= 1.0, int(Status.SOLVED), int(Status.NOT_CONVERGED))
-    rows = torch.nonzero(narrow & (status == int(Status.NOT_CONVERGED))).flatten()
-    if rows.numel():
-        found, status[rows], more = _interior(problem.select(rows), point.z[rows])
-        point.write(rows, found)
-        iterations[rows] += more
+        iterations[rows] += steps
     return point, status, iterations
 
 

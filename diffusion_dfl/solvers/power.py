@@ -120,7 +120,7 @@ def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor
     width = data.bandwidth.flatten()[chosen]
     total, offset = data.total[instance], data.offset.flatten()[chosen]
     weights = data.weights[instance]
-    current = [torch.arange(0), y, weights, width, total, offset]
+    current = [chosen[:0], y, weights, width, total, offset]
 
     def slope(points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         # The functions left shrink now and then; gather their rows only when they do.

@@ -17,6 +17,8 @@ from diffusion_dfl.solvers.newton_system import Factor, FirstOrder, Problem, lar
 
 _TO_BOUNDARY = 0.995
 _MAX_HALVINGS = 25
+# Least centering of damped steps; the next one follows a step shorter than this.
+_DAMPED_CENTERING, _SHORT = (0.1, 1.0), 0.02
 
 
 @dataclass
@@ -137,30 +139,60 @@ def newton_step(
     centering = (ahead / gap.clamp_min(1e-300)).clamp(1e-8, 1.0) ** 3
     direction = newton.direction(centering * gap, predictor)
     length = (_TO_BOUNDARY * newton.longest(direction)).clamp_max(1.0)
-    moved = iterate.moved(direction, length)
-    there = problem.first_order(moved.z)
+    moved, there = _moved(problem, iterate, direction, length)
     before = error(problem, iterate, at)
-    worse = ~(error(problem, moved, there) <= (1 - 0.01 * length) * before)
-    if not bool(worse.any()):
-        return moved, there
-    rows = torch.nonzero(worse).flatten()
-    part, begun, here = problem.select(rows), iterate.select(rows), at.select(rows)
-    level = centering.clamp_min(0.1) * gap
-    damped = newton.direction(level, None)
-    target = level[rows]
-    length = (_TO_BOUNDARY * newton.longest(damped)).clamp_max(1.0)[rows]
-    damped = damped.select(rows)
-    merit = _merit(part, begun, here, target)
+    poor = ~(error(problem, moved, there) <= (1 - 0.01 * length) * before)
+    for least in _DAMPED_CENTERING:
+        rows = torch.nonzero(poor).flatten()
+        if not rows.numel():
+            return moved, there
+        level = centering.clamp_min(least) * gap
+        direction = newton.direction(level, None)
+        longest = (_TO_BOUNDARY * newton.longest(direction)).clamp_max(1.0)[rows]
+        part, begun = problem.select(rows), iterate.select(rows)
+        trial, length = _damped(
+            part, begun, at.select(rows), direction.select(rows), longest, level[rows]
+        )
+        for f in fields(moved):
+            getattr(moved, f.name)[rows] = getattr(trial, f.name)
+        # A step cut this short points out of the neighbourhood of the central path: back to it.
+        poor = torch.zeros_like(poor).index_copy(0, rows, length < _SHORT)
+        there = problem.first_order(moved.z)
+    return moved, there
+
+
+def _moved(
+    problem: Problem, iterate: Iterate, direction: Iterate, length: Tensor
+) -> tuple[Iterate, FirstOrder]:
+    """The iterate after a step; slacks of smooth rows that hold strictly follow their values."""
+    moved = iterate.moved(direction, length)
+    at = problem.first_order(moved.z)
+    count = problem.rows.constraints.counts.smooth
+    if count:
+        room = -at.values[:, -count:]
+        slack = moved.slack[:, -count:]
+        settled = torch.where(room > (1 - _TO_BOUNDARY) * iterate.slack[:, -count:], room, slack)
+        moved.slack = torch.cat([moved.slack[:, :-count], settled], dim=1)
+    return moved, at
+
+
+def _damped(
+    problem: Problem,
+    iterate: Iterate,
+    at: FirstOrder,
+    direction: Iterate,
+    length: Tensor,
+    target: Tensor,
+) -> tuple[Iterate, Tensor]:
+    """Halve the step of every instance until its perturbed KKT residual falls."""
+    merit = _merit(problem, iterate, at, target)
     for _ in range(_MAX_HALVINGS):
-        trial = begun.moved(damped, length)
-        found = part.first_order(trial.z)
-        worse = ~(_merit(part, trial, found, target) <= (1 - 0.01 * length) * merit)
+        trial, found = _moved(problem, iterate, direction, length)
+        worse = ~(_merit(problem, trial, found, target) <= (1 - 0.01 * length) * merit)
         if not bool(worse.any()):
             break
         length = torch.where(worse, 0.5 * length, length)
-    for f in fields(moved):
-        getattr(moved, f.name)[rows] = getattr(trial, f.name)
-    return moved, problem.first_order(moved.z)
+    return trial, length
 
 
 def _merit(problem: Problem, iterate: Iterate, at: FirstOrder, target: Tensor) -> Tensor:

@@ -292,7 +292,11 @@ def _newton_direction(
     if bool(failed.any()):
         again = (_STRONG_DAMPING / _DAMPING) * damping * (failed > 0).unsqueeze(1)
         factor, _ = torch.linalg.cholesky_ex(damped + torch.diag_embed(again))
-    direction = torch.cholesky_solve(-slope.unsqueeze(2), factor).squeeze(2) * mask
+    right = -slope.unsqueeze(2)
+    step = torch.cholesky_solve(right, factor)
+    # Once more on what the damping left over: where there is curvature, nothing of it remains.
+    step = step + torch.cholesky_solve(right - torch.bmm(hessian, step), factor)
+    direction = step.squeeze(2) * mask
     direction = direction.scatter(1, least, -direction.sum(1, keepdim=True))
     return hessian, slope, direction
 

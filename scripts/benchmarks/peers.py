@@ -158,7 +158,11 @@ def _moreau(case: Case) -> Solve:
 
 
 def _proxsuite(case: Case) -> Solve:
-    """proxsuite's QPLayer: dense ProxQP with its own backward pass."""
+    """proxsuite's QPLayer: dense ProxQP with its own backward pass.
+
+    ProxQP 0.8.0 calls some feasible power programs infeasible; QPLayer then returns the iterate it
+    stopped at and says nothing. The gap shows it.
+    """
     try:
         from proxsuite.torch.qplayer import QPFunction
     except ImportError as error:

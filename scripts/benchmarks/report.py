@@ -23,6 +23,8 @@ _PACKAGES = (
     "qpsolvers",
     "matplotlib",
 )
+# A relative gap above this is an answer to another question; its time is no comparison.
+_WRONG = 1e-3
 # Greys and hatches that differ in print.
 _GREYS = ("0.15", "0.5", "0.75", "0.35", "0.9", "0.6", "0.25", "1.0")
 _HATCHES = ("", "", "", "///", "", "...", "xxx", "\\\\\\")
@@ -84,7 +86,8 @@ def markdown(record: dict[str, Any]) -> str:
         "scenario (below 0: it pays by violated constraints). *Violation*: of the worst "
         "constraint. *Decision*: largest distance to the best decision. *Gradient*: relative "
         "distance of dL/dscenarios to ours. *KKT*: our residual, recomputed from the data, "
-        "relative to the largest scenario gradient.",
+        "relative to the largest scenario gradient. A gap or violation above "
+        f"{_WRONG:g} is marked **wrong**: such a peer is not counted as fastest, nor drawn.",
         "",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
         "",
@@ -109,7 +112,11 @@ def _summary(cases: list[dict[str, Any]]) -> list[str]:
     for case in cases:
         by_name = {result["name"]: result for result in case["results"]}
         ours, clarabel = by_name[OURS.name], by_name.get(CLARABEL.name)
-        rivals = [r for r in case["results"] if r["name"] != OURS.name and r["ratio_both"]]
+        rivals = [
+            r
+            for r in case["results"]
+            if r["name"] != OURS.name and r["ratio_both"] and not _wrong(r)
+        ]
         best = min(rivals, key=lambda r: r["ratio_both"], default=None)
         fastest = "none" if best is None else f"{best['name']} ({_ratio(best['ratio_both'])})"
         ratio = _ratio(None if clarabel is None else clarabel["ratio_both"])
@@ -144,7 +151,8 @@ def _case(case: dict[str, Any]) -> list[str]:
             _ms(result["both_ms"]),
             _ratio(result["ratio_both"]),
             _ms(result["setup_seconds"]),
-            *(_small(result[name]) for name in ("gap", "kkt", "violation")),
+            _small(result["gap"]) + (" **wrong**" if _wrong(result) else ""),
+            *(_small(result[name]) for name in ("kkt", "violation")),
             _small(result["decision_difference"]),
             _small(result["gradient_difference"]),
         ]
@@ -173,6 +181,10 @@ def _scaling(sweeps: list[dict[str, Any]]) -> list[str]:
             lines.append(f"| {sweep['title']} | {sweep['fixed']} | {curve} | {exponent} |")
         lines.append("")
     return lines
+
+
+def _wrong(result: dict[str, Any]) -> bool:
+    return max(abs(result["gap"] or 0.0), result["violation"] or 0.0) > _WRONG
 
 
 def _ms(value: float | None) -> str:
@@ -238,7 +250,7 @@ def _draw_ratios(axis: Any, cases: list[dict[str, Any]]) -> None:
 
 
 def _any_ratio(result: dict[str, Any]) -> float | None:
-    return result["ratio_both"] or result["ratio_forward"]
+    return None if _wrong(result) else result["ratio_both"] or result["ratio_forward"]
 
 
 def _draw_sweeps(axis: Any, along: str, sweeps: list[dict[str, Any]]) -> None:

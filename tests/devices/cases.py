@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     context: Tensor | None = None
 
-    def run(self, move: Move) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Decision, status, and the gradients in scenarios and weights, where ``move`` puts them.
+    def run(self, move: Move) -> dict[str, Tensor]:
+        """Solution and gradients, by name, where ``move`` puts the input.
 
         One instance is broken on purpose, so that the solvers' way round it is run too.
         """
@@ -45,12 +45,14 @@ class Case:
         scenarios, weights = move(y).requires_grad_(), move(share).requires_grad_()
         context = None if self.context is None else move(self.context)
         decision = layer(scenarios, weights, context=context)
-        assert layer.last_solution is not None
-        status = layer.last_solution.status
-        good = status == 0
-        torch.where(good.unsqueeze(1), decision, 0.0).pow(2).sum().backward()
+        solution = layer.last_solution
+        assert solution is not None
+        torch.where(solution.solved.unsqueeze(1), decision, 0.0).pow(2).sum().backward()
         assert scenarios.grad is not None and weights.grad is not None
-        return decision.detach(), status, scenarios.grad, weights.grad
+        parts = {part.name: getattr(solution, part.name) for part in fields(solution)}
+        parts |= {"layer's decision": decision.detach()}
+        parts |= {"in scenarios": scenarios.grad, "in weights": weights.grad}
+        return {name: value for name, value in parts.items() if value is not None}
 
 
 def _noise(seed: int, *shape: int) -> Tensor:
@@ -76,7 +78,7 @@ _BALL = TorchProgram(
     smooth=lambda y, z: 0.5 * ((z - y) ** 2).sum(),
     matrix=torch.ones(1, 4, dtype=torch.float64),
     limit=torch.tensor([0.5], dtype=torch.float64),
-    inequality=lambda x, z: (z @ z - x[0]).reshape(1),
+    inequality=lambda x, z: z @ z - x,
     num_inequalities=1,
 )
 _HINGES = TorchProgram(

@@ -21,11 +21,13 @@ What it cannot tell: time, memory, and how kernels on a real device round (tests
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,6 +42,7 @@ _CPU = torch.device("cpu")
 # Forward-mode AD's zeros have no memory; C++ mixes them with others where the real ones need some.
 _WITH_MEMORY = {torch.ops.aten._efficientzerotensor.default: torch.ops.aten.zeros.default}
 _VALUE_DEPENDENT = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot")
 _INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put")
 
 
@@ -52,6 +55,7 @@ class FakeCuda(TorchDispatchMode):
 
     Attributes:
         floating: floating dtypes of all tensors that operations made on the device.
+        products: dtypes of the matrix products among them, where CUDA may take TF32 for float32.
         operations: number of operations that made a tensor on the device.
     """
 
@@ -59,6 +63,7 @@ class FakeCuda(TorchDispatchMode):
         super().__init__()
         self.fake_mode = fake_mode
         self.floating: set[torch.dtype] = set()
+        self.products: set[torch.dtype] = set()
         self.operations = 0
 
     def put(self, value: Tensor) -> Tensor:
@@ -97,7 +102,7 @@ class FakeCuda(TorchDispatchMode):
             with no_dispatch():
                 real_out = _WITH_MEMORY.get(func, func)(*real_args, **real_kwargs)
             _attach(func, out, real_out)
-        self._log(out)
+        self._log(func, out)
         return out
 
     def _understood(self, leaf: Any) -> Any:
@@ -113,10 +118,12 @@ class FakeCuda(TorchDispatchMode):
         fake.real_tensor = real
         return fake
 
-    def _log(self, out: Any) -> None:
+    def _log(self, func: Any, out: Any) -> None:
         leaves = tree_flatten(out)[0]
         made = [leaf for leaf in leaves if isinstance(leaf, FakeTensor) and leaf.device == DEVICE]
         self.floating.update(tensor.dtype for tensor in made if tensor.dtype.is_floating_point)
+        if func.overloadpacket.__name__ in _PRODUCTS:
+            self.products.update(tensor.dtype for tensor in made)
         self.operations += bool(made)
 
 
@@ -130,26 +137,27 @@ class _PythonFace(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.Tensor.backward:
-            # The mode is off while its handler runs; backward passes differentiate functions too.
-            gradient = kwargs.pop("gradient", None)
-            with self:
-                return torch.autograd.backward(args[0], gradient, **kwargs)
-        out = func(*args, **kwargs)
+        out = func(*args, **(kwargs or {}))
         if func == torch.Tensor.device.__get__ and is_functorch_wrapped_tensor(args[0]):
             return DEVICE if out == _CPP_DEVICE else out
-        if func == torch.Tensor.is_cuda.__get__:
+        if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
             # Asked without this mode: C++'s device where torch.func wraps the tensor.
             return args[0].device in (DEVICE, _CPP_DEVICE)
         return out
+
+
+def _run_backward(*args: Any, **kwargs: Any) -> Any:
+    # Function modes are off inside Tensor.backward, yet a backward pass may call torch.func too.
+    with _PythonFace():
+        return _engine_run_backward(*args, **kwargs)
 
 
 @contextmanager
 def fake_cuda() -> Iterator[FakeCuda]:
     """Everything inside runs under FakeTensorMode with real values beside it; see the module."""
     fake_mode = FakeTensorMode(allow_non_fake_inputs=False)
-    with fake_mode, FakeCuda(fake_mode) as mode, _PythonFace():
+    backward = patch.object(torch.autograd, "_engine_run_backward", _run_backward)
+    with backward, fake_mode, FakeCuda(fake_mode) as mode, _PythonFace():
         yield mode
 
 

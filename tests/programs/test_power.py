@@ -94,7 +94,9 @@ def test_derivatives_without_width_are_those_of_the_smooth_part_and_finite_at_th
     scenarios[:, 0] = z
     assert torch.equal(PROGRAM.cross(scenarios, s, z), -torch.ones_like(scenarios))
     assert torch.allclose(PROGRAM.hessian(scenarios, weights, s, z), torch.ones_like(z), rtol=1e-14)
-    assert torch.equal(PROGRAM.bandwidth_product(scenarios, weights, s, z, torch.ones_like(z)), torch.zeros_like(z))
+    assert torch.equal(
+        PROGRAM.bandwidth_product(scenarios, weights, s, z, torch.ones_like(z)), torch.zeros_like(z)
+    )
     midpoint = PROGRAM.gradients(scenarios, s, z)[:, 0]
     assert torch.allclose(midpoint, torch.full_like(z, 0.5 * (0.5 - 5.0)), rtol=1e-14)
 
