@@ -244,10 +244,11 @@ def _snapped(problem: Problem, z: Tensor, active: Tensor, held: Tensor) -> Tenso
     _, low, high, _ = active.split(list(rows.counts), dim=1)
     if problem.hinges is not None:
         z = _on_kinks(problem, z, held)
-    if rows.lower is not None:
-        z = torch.where(low, rows.lower, z)
-    if rows.upper is not None:
-        z = torch.where(high, rows.upper, z)
+    # Equal bounds are stated as an equality, which is kept to rounding only.
+    rounding = (_ROUNDING * (z.abs().amax(1) + problem.length)).unsqueeze(1)
+    for bound, holds in ((rows.lower, low), (rows.upper, high)):
+        if bound is not None:
+            z = torch.where(holds | ((z - bound).abs() <= rounding), bound, z)
     return z
 
 

@@ -80,7 +80,7 @@ def markdown(record: dict[str, Any]) -> str:
         "too long: peers solve one instance after the other, so its time is scaled linearly to B. "
         "*Setup* (statement, canonicalisation, first call) is not in the times. Every peer keeps "
         f"its default tolerances. Errors are those of the first {settings['checked']} instances at "
-        "most; KKT and violation of all.",
+        "most; KKT and violation of all that it solved.",
         "",
         "*Gap*: objective over the best of ours and tight Clarabel, relative to the mean cost of a "
         "scenario (below 0: it pays by violated constraints). *Violation*: of the worst "

@@ -112,6 +112,7 @@ CASES = {
     "portfolio": Case(_PORTFOLIO, _RETURNS),
     "portfolio-interior": Case(_PORTFOLIO, _RETURNS, _POINT),
     "allocation": Case(_ALLOCATION, _MARGINS),
+    "allocation-stiff": Case(_ALLOCATION, 100 * _MARGINS),
     "allocation-interior": Case(_ALLOCATION, _MARGINS, _POINT),
     "newsvendor-saa": Case(_NEWSVENDOR, _DEMAND, _SAA),
     "newsvendor-convolved": Case(_NEWSVENDOR, _DEMAND),

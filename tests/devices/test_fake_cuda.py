@@ -36,6 +36,7 @@ _FAST = (
     "portfolio",
     "portfolio-interior",
     "allocation",
+    "allocation-stiff",
     "newsvendor-saa",
     "newsvendor-convolved",
 )
