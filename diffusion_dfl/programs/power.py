@@ -103,10 +103,11 @@ class PowerProgram(Program):
 
     def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """Diagonal of the Hessian of :meth:`objective` in z: ``(B, n)``. Hours do not interact."""
+        total = weights.sum(1, keepdim=True)
+        if _is_exact(bandwidth):
+            return total.expand_as(z).clone()
         density = hinge_density(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
-        return weights.sum(1, keepdim=True) + self.hinge_slope * torch.einsum(
-            "bm,bmn->bn", weights, density
-        )
+        return total + self.hinge_slope * torch.einsum("bm,bmn->bn", weights, density)
 
     def cross(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """Diagonal of f_zy of each scenario, ``-(1 + (gamma_s + gamma_e) phi/s)``: ``(B, M, n)``."""
@@ -123,6 +124,8 @@ class PowerProgram(Program):
         weights: Tensor | None = None,
     ) -> Tensor:
         """:meth:`cross` times u: ``(B, M, n)``. Slopes in z do not depend on y, so no ``shares``."""
+        if _is_exact(bandwidth):
+            return -adjoint.unsqueeze(1).expand_as(scenarios)
         return self.cross(scenarios, bandwidth, z) * adjoint.unsqueeze(1)
 
     def bandwidth_product(
@@ -132,6 +135,8 @@ class PowerProgram(Program):
 
         d/ds [-(gamma_s + gamma_e) Phi(t)] = (gamma_s + gamma_e) phi(t) t / s with t = (y - z)/s.
         """
+        if _is_exact(bandwidth):
+            return torch.zeros_like(bandwidth)
         width = bandwidth.unsqueeze(1)
         positive = width > 0
         safe = torch.where(positive, width, torch.ones_like(width))
@@ -183,3 +188,8 @@ class PowerProgram(Program):
         objective = cp.sum(weights @ linear) + cp.sum_squares(spread)
         constraints = [z[1:] - z[:-1] <= self.ramp, z[:-1] - z[1:] <= self.ramp]
         return cp.Problem(cp.Minimize(objective), constraints), z, constraints
+
+
+def _is_exact(bandwidth: Tensor) -> bool:
+    """Whether all kinks are exact, which needs no kernel."""
+    return not bool((bandwidth > 0).any())

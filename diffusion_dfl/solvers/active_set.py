@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky, largest
+from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky
+from diffusion_dfl.solvers.rows import largest
 
 #: Largest KKT residual of a solved instance, relative to the size of its data.
 TOLERANCE = 1e-9
@@ -62,43 +63,34 @@ class Multipliers:
 def violation(problem: Problem, point: Multipliers, at: FirstOrder, hessian: Tensor) -> Tensor:
     """KKT residuals over what is allowed: at most 1 in a solved instance, ``(B,)``.
 
-    Stationarity is relative to the sizes of the scenarios' gradients, feasibility to those of the
-    decision and the limit of a row, and complementarity to their product.
+    Stationarity is relative to the sizes of the scenarios' gradients, feasibility to the problem's
+    length (for hinges that of their arguments) or the rounding of the decision, and complementarity
+    to their product.
     """
     z, hinges = point.z, problem.hinges
     gradients = problem.program.gradients(
         problem.scenarios, problem.bandwidth, z, problem.weights
     ).abs()
     steep = largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
+    steep = steep + 1e-5 * problem.slope
+    far = 1e-3 * z.abs().amax(1)
+    length, near = problem.length + far, problem.hinge_length + far
     stationarity = at.gradient + problem.force(at, point.dual, point.nu)
-    length = z.abs().amax(1)
-    unused = largest(point.dual * torch.where(point.dual > 0, at.values, 0.0))
+    ratios = [largest(at.values.clamp_min(0)) / length, largest(at.equality) / length]
+    unused = torch.where(point.dual > 0, point.dual * at.values, 0.0)
     if hinges is not None:
         stationarity = stationarity + hinges.force(point.alpha)
         steep = torch.maximum(steep, largest(hinges.weight.sum(1)))
         above = (hinges.weight - point.alpha) * at.arguments.clamp_min(0)
         below = point.alpha * at.arguments.clamp_max(0)
-        unused = torch.maximum(unused, torch.maximum(largest(above), largest(below)))
+        ratios += [largest(part) / (steep * near) for part in (above, below)]
+        ratios.append(largest(torch.where(point.held, at.arguments, 0.0)) / near)
+    ratios.append(largest(unused) / (steep * length).clamp_min(1e-300))
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
-    resolution = torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
-    allowed_slope = TOLERANCE * steep + _ROUNDING * (largest(resolution) + 10 * problem.slope)
-    rows = problem.rows.constraints
-    floor = 1e-4 * problem.length
-    limits = [torch.where(rows.limit.isfinite(), rows.limit, 0.0).expand(len(z), -1)]
-    for bound in (rows.lower, rows.upper):
-        if bound is not None:
-            limits.append(torch.where(bound.isfinite(), bound, 0.0).expand(len(z), -1))
-    if at.jacobian is not None:
-        limits.append(at.jacobian.new_zeros(at.jacobian.shape[:2]))
-    size = (length + floor).unsqueeze(1)
-    outside = largest(at.values.clamp_min(0) / (torch.cat(limits, dim=1).abs() + size))
-    apart = largest(at.equality / (rows.equality_value.abs() + size))
-    parts = [
-        largest(stationarity) / allowed_slope.clamp_min(1e-300),
-        torch.maximum(outside, apart) / TOLERANCE,
-        unused / (TOLERANCE * (steep + problem.slope * 1e-5) * (length + floor)).clamp_min(1e-300),
-    ]
-    return torch.stack(parts).amax(0).nan_to_num(torch.inf, torch.inf)
+    resolution = largest(torch.einsum("bij,bj->bi", hessian.abs(), z.abs()))
+    rounding = _ROUNDING / TOLERANCE * (resolution + 10 * problem.slope)
+    ratios.append(largest(stationarity) / (steep + rounding).clamp_min(1e-300))
+    return torch.stack(ratios).amax(0).nan_to_num(torch.inf, torch.inf) / TOLERANCE
 
 
 def polish(

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky, largest
+from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky
+from diffusion_dfl.solvers.rows import largest
 
 # How far beyond the size of the data a decision is looked for.
 _FAR = 1e8

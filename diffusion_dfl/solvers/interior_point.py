@@ -26,7 +26,6 @@ from diffusion_dfl.solvers.newton_system import (
     Problem,
     ScaledHinges,
     has_negative_curvature,
-    largest,
     side,
 )
 from diffusion_dfl.solvers.predictor_corrector import (
@@ -36,6 +35,7 @@ from diffusion_dfl.solvers.predictor_corrector import (
     newton_step,
     started,
 )
+from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.scaling import cold_start, rescaled, scaled_problem
 from diffusion_dfl.solvers.solution import Solution, Status
 

@@ -4,9 +4,8 @@ A program with exact hinges is, with ``c_mk`` the weight of a hinge times its sl
 
     min_z  F(z) + sum_mk c_mk (a_mk(z))_+   s.t.  c(z) <= 0 (bounds, rows of G, smooth),  A z = b.
 
-Rows, equalities and hinge arguments are divided by the norm of their gradient, so that slacks are
-lengths and multipliers are slopes of the cost. Two opposite rows with opposite limits, and equal
-bounds, have no interior between them and are stated as equalities.
+Hinge arguments are divided by the norm of their gradient, as :mod:`diffusion_dfl.solvers.rows` does
+with constraints: slacks are lengths and multipliers are slopes of the cost.
 """
 
 from collections.abc import Callable
@@ -16,133 +15,14 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Hinges, Program
-from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
+from diffusion_dfl.programs.constraints import apply, transpose_apply
+from diffusion_dfl.solvers.rows import Rows, largest, take
 
 # Below this share of its typical entry, a system's diagonal is as good as 0.
 _RIDGE = 1e-12
 # Relative size of an argument whose sign is rounding's, and of a step that is safely beyond it.
 _AMBIGUOUS, _ASIDE = 1e-12, 1e-9
 _IRRATIONAL = 0.6180339887498949
-
-
-def take(value: Tensor, rows: Tensor) -> Tensor:
-    """The instances ``rows`` of a tensor whose leading dimension is B, or 1 if they share it."""
-    return value if value.shape[0] == 1 else value[rows]
-
-
-def largest(values: Tensor) -> Tensor:
-    """Largest absolute entry of each instance, 0 where there is none: ``(B, ...) -> (B,)``."""
-    flat = values.flatten(1)
-    return flat.abs().amax(1) if flat.shape[1] else flat.new_zeros(len(flat))
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Constraints with unit gradients.
-
-    Attributes:
-        constraints: scaled rows of G, bounds and equalities; smooth ones are in their own units.
-        unit: ``(B|1, q)``, norm by which each inequality is divided.
-        present: ``(B|1, q)``, false for infinite limits and for rows stated as equalities.
-        equality_unit: ``(B|1, p)``.
-        twins: ``(2, r)`` int64, indices of inequalities that became the equalities p, p+1, ...:
-            the first of a pair holds the positive part of the equality's multiplier.
-    """
-
-    constraints: Constraints
-    unit: Tensor
-    present: Tensor
-    equality_unit: Tensor
-    twins: Tensor
-
-    def select(self, rows: Tensor) -> "Rows":
-        return Rows(
-            self.constraints.select(rows),
-            take(self.unit, rows),
-            take(self.present, rows),
-            take(self.equality_unit, rows),
-            self.twins,
-        )
-
-    @staticmethod
-    def of(given: Constraints, z: Tensor) -> "Rows":
-        """Scale constraints; smooth ones by their gradients at z ``(B, n)``."""
-        size = given.matrix.shape[2]
-        norm = _safe_norm(given.matrix)
-        matrix, limit = given.matrix / norm.unsqueeze(-1), given.limit / norm
-        equality_unit = _safe_norm(given.equality_matrix)
-        equalities = given.equality_matrix / equality_unit.unsqueeze(-1)
-        equality_value = given.equality_value / equality_unit
-        units, present = [norm], [limit.isfinite()]
-        for bound in (given.lower, given.upper):
-            if bound is not None:
-                units.append(torch.ones_like(bound))
-                present.append(bound.isfinite())
-        if given.smooth is not None:
-            slope = given.smooth.jacobian(z).norm(dim=2)
-            # A ball has gradient 0 at its centre: its value and its curvature make a slope too.
-            values = given.smooth.values(z)
-            bend = largest(given.smooth.hessian(z, torch.ones_like(values))).unsqueeze(1)
-            units.append(torch.maximum(slope, (values.abs() * bend).sqrt()).clamp_min(1e-300))
-            present.append(torch.ones_like(slope, dtype=torch.bool))
-        unit, present_rows = _joined(units), _joined(present)
-        first, second, mask = _opposite_rows(matrix, limit)
-        chosen = matrix[:, first] * mask.unsqueeze(-1).to(matrix.dtype)
-        target = torch.where(mask, limit[:, first], 0.0)
-        if given.lower is not None and given.upper is not None:
-            pinned = (given.lower == given.upper) & given.lower.isfinite()
-            columns = torch.nonzero(pinned.any(0)).flatten()
-            eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)[columns]
-            held = pinned[:, columns]
-            chosen = _joined([chosen, eye * held.unsqueeze(-1).to(matrix.dtype)])
-            target = _joined([target, torch.where(held, given.upper[:, columns], 0.0)])
-            mask = _joined([mask, held])
-            low = matrix.shape[1] + columns
-            first = torch.cat([first, low + size])
-            second = torch.cat([second, low])
-        if mask.shape[1]:
-            gone = torch.zeros(mask.shape[0], unit.shape[1], dtype=torch.int64, device=z.device)
-            gone = gone.index_add(1, first, mask.long()).index_add(1, second, mask.long())
-            present_rows = present_rows & (gone == 0)
-        scaled = Constraints(
-            matrix=matrix,
-            limit=limit,
-            lower=given.lower,
-            upper=given.upper,
-            equality_matrix=_joined([equalities, chosen]),
-            equality_value=_joined([equality_value, target]),
-            smooth=given.smooth,
-        )
-        return Rows(scaled, unit, present_rows, equality_unit, torch.stack([first, second]))
-
-    def original_duals(self, dual: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
-        """Multipliers of the constraints as they were given: ``(B, q), (B, p)``."""
-        count = self.equality_unit.shape[1]
-        first, second = self.twins
-        net = nu[:, count:]
-        dual = dual.index_add(1, first, net.clamp_min(0)).index_add(1, second, (-net).clamp_min(0))
-        return dual / self.unit, nu[:, :count] / self.equality_unit
-
-
-def _safe_norm(matrix: Tensor) -> Tensor:
-    norm = matrix.norm(dim=-1)
-    return torch.where(norm > 0, norm, 1.0)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """``torch.cat`` along dimension 1 of tensors whose leading dimension is B or 1."""
-    batch = max(len(part) for part in parts)
-    return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=1)
-
-
-def _opposite_rows(matrix: Tensor, limit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs ``g z <= h, -g z <= -h``: indices ``(r,), (r,)`` and whether they are, ``(B|1, r)``."""
-    opposite = (matrix @ matrix.transpose(1, 2)) < -1 + 1e-12
-    total = limit.unsqueeze(2) + limit.unsqueeze(1)
-    size = limit.abs().unsqueeze(2) + limit.abs().unsqueeze(1)
-    opposite = (opposite & (total.abs() <= 1e-14 * size) & size.isfinite()).triu(1)
-    first, second = torch.nonzero(opposite.any(0)).T
-    return first, second, opposite[:, first, second]
 
 
 @dataclass(frozen=True)

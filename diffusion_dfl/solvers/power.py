@@ -10,6 +10,8 @@ distance to the optimum by r.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,18 +63,23 @@ class _Data:
     def select(self, rows: Tensor) -> "_Data":
         return _Data(self.program, self.scenarios[rows], self.weights[rows], self.bandwidth[rows])
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
         """Sum of the weights, ``(B,)``: the curvature of the quadratic part."""
         return self.weights.sum(1)
 
-    @property
+    @cached_property
+    def exact(self) -> bool:
+        """Whether no hour has a bandwidth."""
+        return not bool((self.bandwidth > 0).any())
+
+    @cached_property
     def offset(self) -> Tensor:
         """``sum_m omega_m (gamma_e - y_m)``, ``(B, n)``: slope at z = 0 without the hinges."""
-        linear = self.program.excess - self.scenarios
-        return torch.einsum("bm,bmn->bn", self.weights, linear)
+        mean = torch.einsum("bm,bmn->bn", self.weights, self.scenarios)
+        return self.program.excess * self.total.unsqueeze(1) - mean
 
-    @property
+    @cached_property
     def scale(self) -> Tensor:
         """Magnitude of a slope, ``(B,)``; rounding is relative to it."""
         return self.total * (1e-300 + self.program.hinge_slope + self.scenarios.abs().amax((1, 2)))
@@ -82,8 +89,8 @@ def _hours_apart(data: _Data) -> tuple[Tensor, Tensor]:
     """Optimum of every hour without ramp limits ``(B, n)``, and iterations ``(B,)``."""
     z = _exact_hours(data)
     iterations = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
-    smooth = torch.nonzero(data.bandwidth.flatten() > 0).flatten()
-    if smooth.numel():
+    if not data.exact:
+        smooth = torch.nonzero(data.bandwidth.flatten() > 0).flatten()
         roots, steps = _convolved_hours(data, smooth, z.flatten()[smooth])
         counts = torch.zeros_like(data.bandwidth, dtype=torch.int64).flatten()
         iterations = counts.index_copy(0, smooth, steps).view_as(z).amax(1)
@@ -194,7 +201,8 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     magnitude = z.abs().amax(1) + data.scenarios.abs().amax((1, 2))
     rounding = 1e3 * _ROUNDING * magnitude.unsqueeze(1)
     change = z[:, 1:] - z[:, :-1]
-    pull, tied = _pulls(data, z)
+    shares = _shares(data, z)
+    pull, tied = _pulls(data, shares)
     line = data.total.unsqueeze(1) * z + data.offset
     least = line - program.hinge_slope * (pull + tied)
     most = line - program.hinge_slope * pull
@@ -204,8 +212,9 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     duals = torch.cat([net.clamp_min(0), (-net).clamp_min(0)], dim=1)
     matrix, limit = program.inequalities(z)
     force = duals @ matrix
-    share, held = _kink_shares(data, z, line + force, pull, tied)
-    subgradients = z.unsqueeze(1) - data.scenarios + program.excess - program.hinge_slope * share
+    share, held = _kink_shares(data, shares, line + force, pull, tied)
+    subgradients = (z + program.excess).unsqueeze(1) - data.scenarios
+    subgradients = subgradients.sub_(share, alpha=program.hinge_slope)
     stationarity = torch.einsum("bm,bmn->bn", data.weights, subgradients) + force
     slack = limit - z @ matrix.T
     # An infinite ramp has an infinite slack.
@@ -221,44 +230,53 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     allowed = torch.stack([slope + resolution, _TOLERANCE * length, slope * length], dim=1)
     good = (residuals <= allowed).all(1)
     status = torch.where(good, int(Status.SOLVED), int(Status.NOT_CONVERGED))
-    return Solution(z, duals, z.new_zeros(len(z), 0), subgradients, held, status, iterations, residuals)
+    none = z.new_zeros(len(z), 0)
+    return Solution(z, duals, none, subgradients, held, status, iterations, residuals)
 
 
 def _largest(values: Tensor) -> Tensor:
     return values.abs().amax(1) if values.shape[1] else values.new_zeros(len(values))
 
 
-def _pulls(data: _Data, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight pulling up at z, and the weight of the scenarios whose kink is at z: ``(B, n)`` both."""
+class _Shares(NamedTuple):
+    """Slope shares at a decision: ``share (B, M, n)`` off the kinks, 0 at them; ``at_kink``."""
+
+    share: Tensor
+    at_kink: Tensor
+
+
+def _shares(data: _Data, z: Tensor) -> _Shares:
     shortfall = data.scenarios - z.unsqueeze(1)
+    step, at_kink = (shortfall > 0).to(z.dtype), shortfall == 0
+    if data.exact:
+        return _Shares(step, at_kink)
     width = data.bandwidth.unsqueeze(1)
     exact = width <= 0
-    share = torch.where(exact, (shortfall > 0).to(z.dtype), hinge_slope(shortfall, width))
-    tied = (exact & (shortfall == 0)).to(z.dtype)
+    return _Shares(torch.where(exact, step, hinge_slope(shortfall, width)), at_kink & exact)
+
+
+def _pulls(data: _Data, shares: _Shares) -> tuple[Tensor, Tensor]:
+    """Weight pulling up at z, and the weight of the scenarios whose kink is at z: ``(B, n)`` both."""
     return (
-        torch.einsum("bm,bmn->bn", data.weights, share),
-        torch.einsum("bm,bmn->bn", data.weights, tied),
+        torch.einsum("bm,bmn->bn", data.weights, shares.share),
+        torch.einsum("bm,bmn->bn", data.weights, shares.at_kink.to(data.weights.dtype)),
     )
 
 
 def _kink_shares(
-    data: _Data, z: Tensor, needed: Tensor, pull: Tensor, tied: Tensor
+    data: _Data, shares: _Shares, needed: Tensor, pull: Tensor, tied: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Slope share in [0, 1] of every hinge, and which kinks hold the decision: ``(B, M, n)`` both.
 
     At a kink the share is what stationarity leaves over, the same for tied scenarios.
     """
-    shortfall = data.scenarios - z.unsqueeze(1)
-    width = data.bandwidth.unsqueeze(1)
-    exact = width <= 0
-    share = torch.where(exact, (shortfall > 0).to(z.dtype), hinge_slope(shortfall, width))
-    at_kink = exact & (shortfall == 0)
-    # A scenario without weight shares the subgradient of its ties but holds nothing.
-    holding = at_kink & (data.weights > 0).unsqueeze(-1)
+    share, at_kink = shares
     if data.program.hinge_slope == 0:
         return share, torch.zeros_like(at_kink)
     kinked = tied > 0
     rest = (needed / data.program.hinge_slope - pull) / torch.where(kinked, tied, 1.0)
     rest = torch.where(kinked, rest, 0.0).clamp(0, 1)
     strict = (rest > _STRICT) & (rest < 1 - _STRICT)
-    return torch.where(at_kink, rest.unsqueeze(1), share), holding & strict.unsqueeze(1)
+    # A scenario without weight shares the subgradient of its ties but holds nothing.
+    held = at_kink & strict.unsqueeze(1) & (data.weights > 0).unsqueeze(-1)
+    return share.addcmul(rest.unsqueeze(1), at_kink.to(share.dtype)), held

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.solvers.active_set import Multipliers
-from diffusion_dfl.solvers.newton_system import Factor, FirstOrder, Problem, largest
+from diffusion_dfl.solvers.newton_system import Factor, FirstOrder, Problem
+from diffusion_dfl.solvers.rows import largest
 
 _TO_BOUNDARY = 0.995
 _MAX_HALVINGS = 25

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from diffusion_dfl.programs import Program
 from diffusion_dfl.programs.constraints import Constraints
-from diffusion_dfl.solvers.newton_system import Factor, Problem, Rows, ScaledHinges, largest
+from diffusion_dfl.solvers.newton_system import Factor, Problem, ScaledHinges
+from diffusion_dfl.solvers.rows import Rows, largest
 
 
 def scaled_problem(

@@ -163,6 +163,7 @@ def test_decisions_and_gradients_stay_on_the_device_in_float64(name: str) -> Non
     assert device.floating == {torch.float64}
 
 
+@pytest.mark.slow
 def test_cone_programs_and_their_adjoints_stay_on_the_device() -> None:
     """``|x|^2 / 2 + q'x`` with ``sum x = 1``, ``x_1, x_2 >= -1`` and ``|(x_1, x_2)| <= 2``."""
     eye, zero = torch.eye(3, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.float64)

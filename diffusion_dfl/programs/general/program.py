@@ -128,24 +128,24 @@ class TorchProgram(Program):
     def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
         width = self._width(bandwidth)
-        return _sum(part.objective(scenarios, weights, width, z) for part in self._parts(z))
+        return _sum(part.objective(scenarios, weights, width, z) for part in self._parts(z, width))
 
     def gradients(
         self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
     ) -> Tensor:
         """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``."""
         width = self._width(bandwidth)
-        return _sum(part.gradients(scenarios, width, z) for part in self._parts(z))
+        return _sum(part.gradients(scenarios, width, z) for part in self._parts(z, width))
 
     def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """Gradient of :meth:`objective` in z: ``(B, n)``."""
         width = self._width(bandwidth)
-        return _sum(part.gradient(scenarios, weights, width, z) for part in self._parts(z))
+        return _sum(part.gradient(scenarios, weights, width, z) for part in self._parts(z, width))
 
     def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """Hessian of :meth:`objective` in z, kinks of width 0 left out: ``(B, n, n)``."""
         width = self._width(bandwidth)
-        return _sum(part.hessian(scenarios, weights, width, z) for part in self._parts(z))
+        return _sum(part.hessian(scenarios, weights, width, z) for part in self._parts(z, width))
 
     def cross_product(
         self,
@@ -162,7 +162,8 @@ class TorchProgram(Program):
         """
         width = self._width(bandwidth)
         return _sum(
-            part.cross_product(scenarios, width, z, adjoint, shares) for part in self._parts(z)
+            part.cross_product(scenarios, width, z, adjoint, shares)
+            for part in self._parts(z, width)
         )
 
     def bandwidth_product(
@@ -171,7 +172,7 @@ class TorchProgram(Program):
         """``(d/ds gradient)' u``: ``(B, d_y)``; 0 for a smooth program and where s = 0."""
         if not self.kinked:
             return torch.zeros_like(bandwidth)
-        parts = self._parts(z)
+        parts = self._parts(z, bandwidth)
         return _sum(
             part.bandwidth_product(scenarios, weights, bandwidth, z, adjoint) for part in parts
         )
@@ -244,7 +245,7 @@ class TorchProgram(Program):
     def _width(self, bandwidth: Tensor) -> Tensor:
         return bandwidth if self.kinked else torch.zeros_like(bandwidth)
 
-    def _parts(self, like: Tensor) -> list[AffineHinge | ScenarioCost]:
+    def _parts(self, like: Tensor, bandwidth: Tensor) -> list[AffineHinge | ScenarioCost]:
         """The summands of f: hinges with a closed form, and the rest."""
         forms = self._closed_forms(like)
         rest, column = [], 0
@@ -255,7 +256,8 @@ class TorchProgram(Program):
                 rest.append((term, columns))
         parts: list[AffineHinge | ScenarioCost] = [form for form in forms if form is not None]
         if self.smooth is not None or rest:
-            parts.append(ScenarioCost(self.smooth, tuple(rest), self.kinked))
+            convolved = bool(rest) and bool((bandwidth > 0).any())
+            parts.append(ScenarioCost(self.smooth, tuple(rest), convolved))
         return parts
 
     def _kinks(self, like: Tensor) -> list[AffineHinge | Hinge]:

@@ -31,7 +31,7 @@ class ScenarioCost:
     Attributes:
         smooth: ``(y (d_y,), z (n,)) -> scalar`` or None.
         hinges: with their columns in the shares ``(B, M, K)`` of all kinks; of power 1 only.
-        convolved: whether a bandwidth counts.
+        convolved: whether a bandwidth counts; False saves the widths of an exact program.
     """
 
     smooth: Callable[[Tensor, Tensor], Tensor] | None
@@ -68,7 +68,10 @@ class ScenarioCost:
         )
 
     def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        """``(B, n, n)``."""
+        """``(B, n, n)``; kinks of width 0 left out."""
+        if not self.convolved and any(hinge.power == 1 for hinge, _ in self.hinges):
+            bent = tuple((hinge, columns) for hinge, columns in self.hinges if hinge.power > 1)
+            return ScenarioCost(self.smooth, bent).hessian(scenarios, weights, bandwidth, z)
 
         def second(total: _Total, z: Tensor, s: Tensor) -> Tensor:
             return jacrev(grad(total))(z, s)
@@ -138,9 +141,11 @@ class ScenarioCost:
         of_scenarios = _chunk(num_scenarios, numbers)
         of_batch = _chunk(batch, numbers * of_scenarios)
         parts = zip(scenarios.split(of_scenarios, 1), weights.split(of_scenarios, 1), strict=True)
-        return torch.stack(
-            [over_batch(one, *part, *instance, chunk=of_batch) for part in parts]
-        ).sum(0)
+        first, *others = parts
+        result = over_batch(one, *first, *instance, chunk=of_batch)
+        for part in others:
+            result = result + over_batch(one, *part, *instance, chunk=of_batch)
+        return result
 
     def _each(
         self,
