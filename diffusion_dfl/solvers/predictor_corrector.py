@@ -267,11 +267,14 @@ class _Newton:
         return Iterate(dz, d_slack, d_dual, dnu, d_t, d_u, d_alpha, -d_alpha)
 
     def longest(self, direction: Iterate) -> Tensor:
-        """Longest step that keeps slacks and multipliers non-negative: ``(B,)``."""
+        """Longest step that keeps slacks and multipliers non-negative, and z in sight: ``(B,)``."""
         lengths = [torch.full_like(self._problem.slope, torch.inf)]
         for name in ("slack", "dual", "t", "u", "alpha", "beta"):
             value = getattr(self._iterate, name).flatten(1)
             if value.shape[1]:
                 change = getattr(direction, name).flatten(1)
                 lengths.append(1.0 / (-change / value.clamp_min(1e-300)).amax(1).clamp_min(1e-300))
+        # Where a smoothed cost is nearly flat, Newton's step is of any length.
+        size = largest(direction.z).clamp_min(1e-300)
+        lengths.append((self._problem.length + largest(self._iterate.z)) / size)
         return torch.stack(lengths).amin(0)
