@@ -54,7 +54,9 @@ class Hinges:
         """``sum_k slope_mk jacobian_mk``: ``(B, M, K) -> (B, M, n)``."""
         if self.jacobian.shape[:2] == (1, 1):
             return slopes @ self.jacobian[0, 0]
-        return torch.einsum("bmk,bmkn->bmn", slopes, self.jacobian.expand(*slopes.shape[:2], -1, -1))
+        return torch.einsum(
+            "bmk,bmkn->bmn", slopes, self.jacobian.expand(*slopes.shape[:2], -1, -1)
+        )
 
     def rows(self, positions: Tensor) -> Tensor:
         """Jacobians of the hinges at ``positions (B, r)``, indices into M * K: ``(B, r, n)``."""

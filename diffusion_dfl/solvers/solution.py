@@ -90,7 +90,9 @@ class Solution:
         column = rows.unsqueeze(1)
 
         def blank(value: Tensor) -> Tensor:
-            return torch.where(column if value.dim() == 2 else column.unsqueeze(2), torch.nan, value)
+            return torch.where(
+                column if value.dim() == 2 else column.unsqueeze(2), torch.nan, value
+            )
 
         return Solution(
             decision=blank(self.decision),
