@@ -43,7 +43,7 @@ def conditional_value_at_risk(
 
     Args:
         loss: ``(y (d_y,), z (n,)) -> scalar``, affine in z, e.g. ``-(y @ z)``.
-        level: in [0, 1): 0 is the mean, 0.95 the mean of the worst twentieth.
+        level: in (0, 1), e.g. 0.95 for the mean of the worst twentieth.
         num_decisions: n, without t.
         num_outcomes: d_y.
         smooth: a further cost, as in :class:`~diffusion_dfl.programs.general.TorchProgram`.
@@ -55,8 +55,11 @@ def conditional_value_at_risk(
     Raises:
         ValueError: level or risk_weight out of range, or parts that do not fit each other.
     """
-    if not 0 <= level < 1:
-        raise ValueError(f"level={level} must be in [0, 1)")
+    if not 0 < level < 1:
+        # At level 0 any t below all losses is optimal, and none is where the hinge is smoothed.
+        raise ValueError(
+            f"level={level} must be in (0, 1); for the mean of the loss pass it as smooth"
+        )
     if not 0 < risk_weight < float("inf"):
         raise ValueError(f"risk_weight={risk_weight} must be a positive number")
 
