@@ -64,7 +64,11 @@ def solve(
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
     scenarios, weights, bandwidth = scenarios.detach(), weights.detach(), bandwidth.detach()
     context = None if context is None else context.detach()
-    start = None if start is None else start.detach().nan_to_num(0.0, 0.0, 0.0)
+    start = (
+        None
+        if start is None
+        else start.detach().nan_to_num(0.0, 0.0, 0.0).clone(memory_format=torch.contiguous_format)
+    )
     valid = scenarios.isfinite().all(2).all(1) & weights.isfinite().all(1)
     valid &= bandwidth.isfinite().all(1) & (bandwidth >= 0).all(1) & (weights >= 0).all(1)
     valid &= (weights.sum(1) - 1.0).abs() <= 1e-3

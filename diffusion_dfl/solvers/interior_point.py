@@ -96,6 +96,13 @@ def solve_interior_point(
             found, status[rows], steps = _through_exact(problem.select(rows), first, x)
             iterations[rows] += steps
             point.write(rows, found)
+    # Where many rows meet, steps can get ever shorter; a fresh start from there does not.
+    rows = torch.nonzero(status == int(Status.NOT_CONVERGED)).flatten()
+    rows = rows[point.z[rows].isfinite().all(1)]
+    if rows.numel():
+        found, status[rows], steps = _interior(problem.select(rows), point.z[rows])
+        iterations[rows] += steps
+        point.write(rows, found)
     return _solution(problem, point, status, iterations, context)
 
 
