@@ -48,10 +48,29 @@ def subsets(data: Dataset) -> dict[str, np.ndarray]:
         + [column("roll28_mean") - column("roll7_mean"), column("roll7_std")],
         axis=1,
     )
+    level = column("prev_mean")[:, None]
+    shape = np.concatenate([pick("prev_h") - level, level], axis=1)
+    calendar = pick(
+        "weekday_", "holiday", "daylight", "year_sin1", "year_cos1", "year_sin2", "year_cos2"
+    )
+    few = np.concatenate([pick("weekday_s", "daylight", "year_sin1", "year_cos1"), holiday], axis=1)
     return {
         "all": x,
         "previous day and calendar": np.concatenate([small, holiday], axis=1),
-        "the same, lags and means relative to the previous day": np.concatenate(
+        "previous day, every weekday, days around holidays, two harmonics": np.concatenate(
+            [pick("prev_h"), calendar], axis=1
+        ),
+        "previous day as shape and level, calendar": np.concatenate([shape, few], axis=1),
+        "previous day as shape and level, every weekday, days around holidays, two harmonics": (
+            np.concatenate([shape, calendar], axis=1)
+        ),
+        "previous day as shape and level, calendar, lags relative to the previous day": (
+            np.concatenate([shape, few, relative], axis=1)
+        ),
+        "the same, every weekday, days around holidays, two harmonics": np.concatenate(
+            [shape, calendar, relative], axis=1
+        ),
+        "previous day and calendar, lags relative to the previous day": np.concatenate(
             [small, holiday, relative], axis=1
         ),
     }

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-RECORD = ("config.yaml", "summary.json", "metrics.jsonl", "env.json", "status.json", "days.csv")
+RECORD = ("config.yaml", "summary.json", "metrics.jsonl", "env.json", "status.json", "rows.csv")
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ BARE = ("task=power", "data=simulated", "model=diffusion", "grad=score", "scale=
 CELLS: dict[str, tuple[str, ...]] = {
     "deterministic": ("two_stage", "reparam"),
     "gaussian": ("two_stage", "reparam", "score"),
-    "diffusion": ("two_stage", "reparam", "score"),
+    "diffusion": ("two_stage", "reparam", "score", "score_path"),
     "policy": ("policy",),
 }
 
@@ -138,4 +138,6 @@ def _reason(model: str, grad: str) -> str:
         return "a policy maps contexts to decisions and predicts no outcome"
     if grad == "policy":
         return "grad=policy trains a policy network, not a predictor"
+    if grad == "score_path":
+        return "only a diffusion samples along a path of steps"
     return "a point prediction has no density, so there is no score to estimate"

@@ -30,6 +30,31 @@ _INCIDENTAL = ("device", "force", "output", "data.root", "data.url", "data.direc
 # alone, so that committed records stay current.
 _NEUTRAL = {"decision.solver": "auto", "decision.curvature": "convolved"}
 
+# What the two-stage fit does not read: the program, the sampler, the surrogate of its score.
+_NOT_FITTED = (
+    "task.shortage",
+    "task.excess",
+    "task.ramp",
+    "task.capacity",
+    "task.risk_aversion",
+    *(f"task.{name}" for name in ("c0", "q0", "cb", "rb", "ch", "rh", "z_max", "num_test")),
+    "model.num_sampling_steps",
+    "model.spacing",
+    "model.sampler",
+    "model.eta",
+    "model.variance",
+    "model.clip",
+    "model.final_noise",
+    "model.num_elbo_timesteps",
+    "model.elbo_steps",
+    "model.elbo_weighting",
+    "model.elbo_timesteps",
+    "model.elbo_mixing",
+    "model.antithetic",
+    "model.common_noise",
+    "model.chunk_rows",
+)
+
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Compose ``conf/config.yaml`` with overrides, inside a Hydra application or outside of one."""
@@ -149,14 +174,13 @@ def identify(config: DictConfig) -> Identity:
 def fit_path(config: DictConfig) -> Path:
     """Where the two-stage weights live: a function of what their fit reads, and of nothing else."""
     values = deciding_values(config)
+    parts = ["task", "data", "model", "fit", "threads"]
+    if values.get("model.outcome_scaling") == "residual":
+        parts.append("foundation")
     read = {
         key: value
         for key, value in values.items()
-        if key.split(".")[0] in ("task", "data", "model", "foundation", "fit", "threads")
-        # Programs and evaluations do not enter the fit.
-        and key not in ("task.shortage", "task.excess", "task.ramp")
-        and not key.startswith("model.num_elbo")
-        and key not in ("model.elbo_timesteps", "model.antithetic")
+        if key.split(".")[0] in parts and key not in _NOT_FITTED
     }
     name = f"{config.model.name}-{digest(read, 8)}"
     return Path(config.scale, config.task.name, "_fits", name, f"seed-{config.seed}")
@@ -193,8 +217,9 @@ def validate(config: DictConfig) -> None:
             f"at least decision.num_scenarios={config.decision.num_scenarios}",
         ),
     ]
-    for key in ("task.shortage", "task.excess", "task.ramp"):
-        checks.append((key, OmegaConf.select(config, key) >= 0, "a number >= 0"))
+    if config.task.name == "power":
+        for key in ("task.shortage", "task.excess", "task.ramp"):
+            checks.append((key, OmegaConf.select(config, key) >= 0, "a number >= 0"))
     for stage in ("foundation", "fit", "train"):
         settings = config[stage]
         checks += [
@@ -213,14 +238,39 @@ def validate(config: DictConfig) -> None:
     for key, good, mend in checks:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
-    _check_decision_rule(config)
+    if config.grad.name == "score_path":
+        _check_path(config)
 
 
-def _check_decision_rule(config: DictConfig) -> None:
-    """Refuse decision rules that have no gradient, or no solver."""
+def _check_path(config: DictConfig) -> None:
+    """Refuse paths without a density: every step of the sampler must add noise."""
+    model = config.model
+    for key, noisy, mend in (
+        ("model.sampler", model.sampler != "dpm_solver", "model.sampler=ancestral"),
+        ("model.eta", model.sampler != "ddim" or model.eta > 0, "model.eta=1"),
+        ("model.final_noise", model.final_noise, "model.final_noise=true"),
+    ):
+        if not noisy:
+            raise UserError(
+                f"grad=score_path with {key}={OmegaConf.select(config, key)}: a step of this sampler "
+                f"adds no noise, so its path has no density; set {mend}"
+            )
+
+
+def check_decision_rule(config: DictConfig, kinked: bool) -> None:
+    """Refuse decision rules that have no gradient, or no solver.
+
+    Args:
+        config: composed and valid.
+        kinked: whether the task's program has kinks; a smooth one is never convolved.
+
+    Raises:
+        UserError: naming the key, the value and the mend.
+    """
     decision = config.decision
-    convolved = decision.curvature == "convolved" and decision.bandwidth_scale > 0
-    if config.grad.name == "score" and not convolved and decision.curvature != "paper":
+    convolved = kinked and decision.curvature == "convolved" and decision.bandwidth_scale > 0
+    scored = config.grad.name in ("score", "score_path")
+    if scored and kinked and not convolved and decision.curvature != "paper":
         key = "curvature" if decision.curvature == "saa" else "bandwidth_scale"
         mend = (
             "set decision.curvature=convolved"
@@ -228,13 +278,14 @@ def _check_decision_rule(config: DictConfig) -> None:
             else "set decision.bandwidth_scale above 0 (1.5 is a good start)"
         )
         raise UserError(
-            f"grad=score with decision.{key}={decision[key]}: the optimum of the exact sample "
+            f"grad={config.grad.name} with decision.{key}={decision[key]}: the optimum of the exact sample "
             "program sits on scenarios and does not move with their weights, so its score gradient "
             f"is zero; {mend} or use grad=reparam"
         )
-    if config.grad.name == "score" and decision.num_scenarios < 2:
+    if scored and decision.num_scenarios < 2:
         raise UserError(
-            "grad=score needs decision.num_scenarios of at least 2; the preset has more"
+            f"grad={config.grad.name} with decision.num_scenarios={decision.num_scenarios}: the "
+            "weights of one scenario are zero; take at least 2, better 100"
         )
     if convolved and decision.solver in ("cvxpy", "cvxpylayers"):
         raise UserError(
@@ -246,12 +297,10 @@ def _check_decision_rule(config: DictConfig) -> None:
             "decision.on_failure=reference: the reference solves exact programs only; set "
             "decision.curvature=saa with it, or decision.on_failure=retry"
         )
-    if decision.solver == "cvxpylayers" and (
-        config.grad.name == "score" or decision.curvature == "paper"
-    ):
+    if decision.solver == "cvxpylayers" and (scored or decision.curvature == "paper"):
         raise UserError(
             "decision.solver=cvxpylayers differentiates the exact program in its scenarios only; "
             "use it with grad=reparam and decision.curvature=saa"
         )
-    if decision.solver == "cvxpy" and config.grad.name in ("reparam", "score"):
+    if decision.solver == "cvxpy" and (scored or config.grad.name == "reparam"):
         logger.warning("decision.solver=cvxpy solves one instance at a time: expect minutes a step")

@@ -12,22 +12,12 @@ from omegaconf import MISSING
 
 
 @dataclass
-class TaskConfig:
-    name: str = MISSING
-    shortage: float = MISSING
-    excess: float = MISSING
-    ramp: float = MISSING
-    validation_fraction: float = MISSING
-    block_weeks: int = MISSING
-    gap_days: int = MISSING
-
-
-@dataclass
 class DataConfig:
     source: str = MISSING
     root: str | None = None
     url: str = MISSING
     directory: str = MISSING
+    file: str | None = None
     num_days: int = MISSING
 
 
@@ -77,7 +67,7 @@ class RunConfig:
     device: str = MISSING
     threads: int = MISSING
     force: bool = MISSING
-    task: TaskConfig = field(default_factory=TaskConfig)
+    task: Any = MISSING
     data: DataConfig = field(default_factory=DataConfig)
     model: Any = MISSING
     grad: Any = MISSING
@@ -87,6 +77,73 @@ class RunConfig:
     train: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+
+
+@dataclass
+class PlainTask:
+    """Keys of every task; ``_target_`` makes it (:class:`diffusion_dfl.tasks.Task`)."""
+
+    name: str = MISSING
+    _target_: str = MISSING
+
+
+@dataclass
+class PowerTask(PlainTask):
+    features: str = MISSING
+    shortage: float = MISSING
+    excess: float = MISSING
+    ramp: float = MISSING
+    validation_fraction: float = MISSING
+    block_weeks: int = MISSING
+    gap_days: int = MISSING
+
+
+@dataclass
+class SyntheticTask(PlainTask):
+    mixture: str = MISSING
+    p: float | None = None
+    a: float | None = None
+    b: float | None = None
+    sigma: float | None = None
+    outcome_scale: float | None = None
+    num_products: int = MISSING
+    capacity: float = MISSING
+    context_size: int = MISSING
+    num_train: int = MISSING
+    num_validation: int = MISSING
+    num_test: int = MISSING
+
+
+@dataclass
+class InventoryTask(PlainTask):
+    c0: float = MISSING
+    q0: float = MISSING
+    cb: float = MISSING
+    rb: float = MISSING
+    ch: float = MISSING
+    rh: float = MISSING
+    z_max: float = MISSING
+    num_components: int = MISSING
+    weights: list[float] | None = None
+    demand_max: float = MISSING
+    deviation: float = MISSING
+    context_size: int = MISSING
+    logit_scale: float = MISSING
+    num_train: int = MISSING
+    num_validation: int = MISSING
+    num_test: int = MISSING
+
+
+@dataclass
+class PortfolioTask(PlainTask):
+    num_assets: int = MISSING
+    risk_aversion: float = MISSING
+    first_day: str = MISSING
+    last_day: str = MISSING
+    validation_start: str = MISSING
+    test_start: str = MISSING
+    strict: bool = MISSING
+    exclude: list[str] = MISSING
 
 
 @dataclass
@@ -117,9 +174,15 @@ class DiffusionModel(NetworkModel):
     eta: float = MISSING
     variance: str = MISSING
     clip: float = MISSING
+    final_noise: bool = MISSING
     num_elbo_timesteps: int = MISSING
+    elbo_steps: str = MISSING
+    elbo_weighting: str = MISSING
     elbo_timesteps: str = MISSING
+    elbo_mixing: float = MISSING
     antithetic: bool = MISSING
+    common_noise: bool = MISSING
+    chunk_rows: int = MISSING
     outcome_scaling: str = MISSING
     base_dropout: float = MISSING
 
@@ -133,20 +196,38 @@ class PlainGrad:
 
 
 @dataclass
-class ReparamGrad(PlainGrad):
+class MixedGrad(PlainGrad):
+    """Keys of every decision-focused estimator."""
+
     decision_weight: float = MISSING
     fit_weight: float = MISSING
 
 
 @dataclass
-class ScoreGrad(ReparamGrad):
+class ReparamGrad(MixedGrad):
+    backpropagation: str = MISSING
+    last_steps: int = MISSING
+
+
+@dataclass
+class ScoreGrad(MixedGrad):
+    num_gradient_scenarios: int = MISSING
     weight_clip: float = MISSING
+    trust_region: float = MISSING
 
 
 def register() -> None:
     """Make the schemas known to Hydra; called once by the entry point and by :mod:`compose`."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
+    for name, task in (
+        ("plain", PlainTask),
+        ("power", PowerTask),
+        ("synthetic", SyntheticTask),
+        ("inventory", InventoryTask),
+        ("portfolio", PortfolioTask),
+    ):
+        store.store(group="schema/task", name=name, node=task)
     for name, model in (
         ("network", NetworkModel),
         ("gaussian", GaussianModel),

@@ -20,16 +20,23 @@ class DataError(UserError):
     """Data that cannot be had or cannot be trusted: missing, damaged, inconsistent."""
 
 
+def require(holds: bool, key: str, value: object, mend: str) -> None:
+    """Raise DataError, "<key>=<value>: <mend>", unless it holds."""
+    if not holds:
+        raise DataError(f"{key}={value}: {mend}.")
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Contexts and outcomes of N days with a split into training, validation and test rows.
+    """Contexts and outcomes of N rows with a split into training, validation and test rows.
 
     Attributes:
         name: what the data are, e.g. "power".
         source: "real" or "simulated".
         contexts: (N, d_x) float64, raw units; predictors standardise with training rows only.
         outcomes: (N, d_y) float64, raw units.
-        dates: (N,) datetime64[D], the day each outcome belongs to (the target day).
+        dates: (N,) datetime64[D], the day each outcome belongs to (the target day); None where
+            rows are independent draws and have no date.
         feature_names: d_x names, in the order of the columns of `contexts`.
         train: sorted integer rows to fit on.
         validation: sorted integer rows to choose with.
@@ -42,7 +49,7 @@ class Dataset:
     source: str
     contexts: NDArray[np.float64]
     outcomes: NDArray[np.float64]
-    dates: NDArray[np.datetime64]
+    dates: NDArray[np.datetime64] | None
     feature_names: tuple[str, ...]
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -51,8 +58,15 @@ class Dataset:
     def __post_init__(self) -> None:
         self.check()
 
+    @property
+    def row_names(self) -> NDArray[np.str_]:
+        """(N,) dates in ISO form, or "row 0", "row 1", ... where there are none."""
+        if self.dates is None:
+            return np.char.add("row ", np.arange(len(self.contexts)).astype(np.str_))
+        return np.datetime_as_string(self.dates)
+
     def check(self) -> None:
-        """Raise DataError, naming column and date, if the arrays or the split are unsound."""
+        """Raise DataError, naming column and row, if the arrays or the split are unsound."""
         if self.source not in SOURCES:
             raise DataError(
                 f"data set {self.name}: source is {self.source!r}; use one of {', '.join(SOURCES)}."
@@ -67,18 +81,23 @@ class Dataset:
         for label, array in (("contexts", self.contexts), ("outcomes", self.outcomes)):
             if array.ndim != 2 or array.dtype != np.float64:
                 raise DataError(
-                    f"data set {self.name}: {label} must be a float64 matrix (days, columns); "
+                    f"data set {self.name}: {label} must be a float64 matrix (rows, columns); "
                     f"it is {array.dtype} of shape {array.shape}."
                 )
-        if self.dates.dtype != np.dtype("datetime64[D]"):
+        rows = len(self.contexts)
+        if len(self.outcomes) != rows:
+            raise DataError(
+                f"data set {self.name}: {rows} rows of contexts and {len(self.outcomes)} of "
+                "outcomes; each context needs one outcome."
+            )
+        if self.dates is not None and self.dates.dtype != np.dtype("datetime64[D]"):
             raise DataError(
                 f"data set {self.name}: dates must be datetime64[D]; they are {self.dates.dtype}."
             )
-        days = len(self.contexts)
-        if self.outcomes.shape[0] != days or self.dates.shape != (days,):
+        if self.dates is not None and self.dates.shape != (rows,):
             raise DataError(
-                f"data set {self.name}: {days} rows of contexts, {len(self.outcomes)} of outcomes "
-                f"and dates of shape {self.dates.shape}; all three need one row a day."
+                f"data set {self.name}: {rows} rows of contexts and dates of shape "
+                f"{self.dates.shape}; each row needs one date, or none has one."
             )
         if self.contexts.shape[1] != len(self.feature_names):
             raise DataError(
@@ -94,12 +113,12 @@ class Dataset:
             row, column = bad[0]
             raise DataError(
                 f"data set {self.name}: {label} {names[column]} is {array[row, column]} on "
-                f"{self.dates[row]} ({len(bad)} such values in all); every value must be finite."
+                f"{self.row_names[row]} ({len(bad)} such values in all); every value must be finite."
             )
 
     def _check_splits(self) -> None:
-        days = len(self.contexts)
-        owner = np.full(days, "", dtype=object)
+        total = len(self.contexts)
+        owner = np.full(total, "", dtype=object)
         for label in ("train", "validation", "test"):
             rows = getattr(self, label)
             if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
@@ -108,11 +127,11 @@ class Dataset:
                     f"{rows.dtype} of shape {rows.shape}."
                 )
             if len(rows) == 0:
-                raise DataError(f"data set {self.name}: the {label} split has no day.")
-            if rows.min() < 0 or rows.max() >= days:
+                raise DataError(f"data set {self.name}: the {label} split has no row.")
+            if rows.min() < 0 or rows.max() >= total:
                 raise DataError(
                     f"data set {self.name}: {label} has rows {rows.min()}..{rows.max()}, outside "
-                    f"0..{days - 1}."
+                    f"0..{total - 1}."
                 )
             if np.any(np.diff(rows) <= 0):
                 raise DataError(
@@ -121,7 +140,7 @@ class Dataset:
             taken = rows[owner[rows] != ""]
             if len(taken):
                 raise DataError(
-                    f"data set {self.name}: {self.dates[taken[0]]} is in both "
-                    f"{owner[taken[0]]} and {label} ({len(taken)} such days)."
+                    f"data set {self.name}: {self.row_names[taken[0]]} is in both "
+                    f"{owner[taken[0]]} and {label} ({len(taken)} such rows)."
                 )
             owner[rows] = label

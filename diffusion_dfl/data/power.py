@@ -16,11 +16,17 @@ from diffusion_dfl.data.splits import split_days
 FIRST_TEST_DAY = np.datetime64("2014-12-30", "D")
 SIMULATED_TEST_FRACTION = 0.2
 
+FEATURE_SETS = ("compact", "full")
+# The day before and the calendar. Lags and rolling statistics of a level that drifts over the years
+# cost 3-6 % on validation days (scripts/feature_study.py, results/search/features.md).
+_COMPACT = ("weekday_sat", "weekday_sun", "holiday", "daylight_saving", "year_sin1", "year_cos1")
+
 
 def power_dataset(
     source: str,
     rng: np.random.Generator,
     *,
+    features: str = "compact",
     root: str | Path | None = None,
     url: str = PJM_URL,
     directory: str | Path = DEFAULT_DIRECTORY,
@@ -29,7 +35,7 @@ def power_dataset(
     block_weeks: int = 2,
     gap_days: int = 1,
 ) -> Dataset:
-    """Contexts (N, 53), next-day loads (N, 24) and a split of the days.
+    """Contexts (N, 30 or 53), next-day loads (N, 24) and a split of the days.
 
     Real: N = 3165 target days, 2008-01-29 to 2016-09-27; test is 2014-12-30 to the end (638 days).
     Simulated: N = num_days - 28; test is the last fifth. Validation is drawn by `rng` (see
@@ -38,6 +44,8 @@ def power_dataset(
     Args:
         source: "real" or "simulated"; real is never replaced by simulated.
         rng: the run's generator for the split.
+        features: "compact" (30: the loads of the day before, weekend, holiday, daylight saving and
+            the yearly harmonic) or "full" (53: `load_features`).
         root: the user's folder with the real files (see `fetch`); not used by simulated.
         url: address of the folder of the real files.
         directory: where downloads land.
@@ -45,9 +53,13 @@ def power_dataset(
         validation_fraction, block_weeks, gap_days: see `split_days`.
 
     Raises:
-        DataError: an unknown source, files that cannot be had or are not the pinned ones, or
+        DataError: an unknown source or set of features, files that cannot be had or are not the pinned ones, or
             values out of range.
     """
+    if features not in FEATURE_SETS:
+        raise DataError(
+            f"task.features={features}: there is no such set; use {' or '.join(FEATURE_SETS)}."
+        )
     if source == "real":
         daily = daily_load(fetch_pjm(root, url, directory))
     elif source == "simulated":
@@ -55,6 +67,9 @@ def power_dataset(
     else:
         raise DataError(f"data={source}: there is no such source; use one of {', '.join(SOURCES)}.")
     contexts, outcomes = load_features(daily)
+    if features == "compact":
+        previous = [name for name in contexts.columns if name.startswith("prev_h")]
+        contexts = contexts[[*previous, *_COMPACT]]
     dates = pd.DatetimeIndex(contexts.index).to_numpy().astype("datetime64[D]")
     if source == "real":
         first_test = int(np.searchsorted(dates, FIRST_TEST_DAY))

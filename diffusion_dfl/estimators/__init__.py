@@ -3,7 +3,7 @@
 from diffusion_dfl.estimators.base import Batch, Estimator, Loss
 from diffusion_dfl.estimators.policy import Policy
 from diffusion_dfl.estimators.reparam import Reparam
-from diffusion_dfl.estimators.score import Score, score_weights
+from diffusion_dfl.estimators.score import Score, ScorePath, score_weights
 from diffusion_dfl.estimators.two_stage import TwoStage
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Policy",
     "Reparam",
     "Score",
+    "ScorePath",
     "TwoStage",
     "score_weights",
 ]

@@ -1,5 +1,6 @@
 """The interface of an estimator: (predictor, layer, batch) -> a loss whose gradient it is."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,13 +13,26 @@ from diffusion_dfl.predictors import Predictor
 
 @dataclass(frozen=True)
 class Batch:
-    """Contexts ``(B, d_x)`` and outcomes ``(B, d_y)`` in raw units."""
+    """Contexts ``(B, d_x)`` and outcomes ``(B, d_y)`` in raw units.
+
+    Attributes:
+        context: what is known before the decision.
+        outcome: what happened.
+        pooled: whether all rows share one context and one decision; then one set of scenarios is
+            drawn, for the first row.
+    """
 
     context: Tensor
     outcome: Tensor
+    pooled: bool = False
 
     def __len__(self) -> int:
         return len(self.context)
+
+    @property
+    def decision_context(self) -> Tensor:
+        """The contexts a decision is made for, ``(B, d_x)`` or ``(1, d_x)``."""
+        return self.context[:1] if self.pooled else self.context
 
 
 @dataclass(frozen=True)
@@ -48,11 +62,19 @@ class Estimator(Protocol):
 def decision_cost(layer: DecisionLayer, outcome: Tensor, decision: Tensor) -> Tensor:
     """Mean cost of decisions over the instances that were solved, a scalar.
 
-    Rows the layer dropped are NaN; they count neither in the mean nor in its gradient.
+    Rows the layer dropped are NaN; they count neither in the mean nor in its gradient. One decision
+    for many outcomes is judged by all of them.
+
+    Args:
+        layer: the layer that just made the decisions.
+        outcome: ``(B, d_y)``.
+        decision: ``(B, n)`` or ``(1, n)``.
     """
     solution = layer.last_solution
     good = solution.solved if solution is not None else decision.isfinite().all(1)
-    cost = layer.program.cost(outcome.double(), torch.where(good.unsqueeze(1), decision, 0.0))
+    decision = torch.where(good.unsqueeze(1), decision, 0.0).expand(len(outcome), -1)
+    good = good.expand(len(outcome))
+    cost = layer.program.cost(outcome.double(), decision)
     return torch.where(good, cost, 0.0).sum() / good.sum().clamp_min(1)
 
 
@@ -69,8 +91,9 @@ def mix(
 
 def check_weights(decision_weight: float, fit_weight: float) -> None:
     """Raise ValueError unless both are >= 0 and one is positive."""
-    if decision_weight < 0 or fit_weight < 0 or decision_weight + fit_weight == 0:
+    total = decision_weight + fit_weight
+    if not (decision_weight >= 0 and fit_weight >= 0 and 0 < total < math.inf):
         raise ValueError(
-            f"decision_weight={decision_weight} and fit_weight={fit_weight} must be >= 0, "
-            "and one of them positive"
+            f"decision_weight={decision_weight} and fit_weight={fit_weight} must be finite and "
+            ">= 0, and one of them positive"
         )

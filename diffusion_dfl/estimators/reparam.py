@@ -4,7 +4,8 @@ import torch
 
 from diffusion_dfl.estimators.base import Batch, Loss, check_weights, decision_cost, mix
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.predictors import Backpropagation, Predictor
+from diffusion_dfl.predictors.base import BackpropagationName
 
 
 class Reparam:
@@ -14,25 +15,44 @@ class Reparam:
         num_scenarios: M a context (a deterministic predictor has one).
         decision_weight: weight of the decision cost; 0 is the twin that only fits on.
         fit_weight: weight of the predictor's own loss.
+        backpropagation: through a sampler of many steps: ``full``, ``checkpoint`` (the same
+            gradient, activations recomputed) or ``last`` (``last_steps`` steps only, biased).
+        last_steps: K of ``last``.
+
+    Raises:
+        TypeError: at the first call, a predictor that has no pathwise gradient.
+        ValueError: weights or ``last_steps`` out of range.
     """
 
     decision_focused = True
 
     def __init__(
-        self, num_scenarios: int, decision_weight: float = 1.0, fit_weight: float = 0.0
+        self,
+        num_scenarios: int,
+        decision_weight: float = 1.0,
+        fit_weight: float = 0.0,
+        backpropagation: BackpropagationName = "full",
+        last_steps: int = 0,
     ) -> None:
         check_weights(decision_weight, fit_weight)
         self.num_scenarios = num_scenarios
         self.decision_weight, self.fit_weight = decision_weight, fit_weight
+        self.backpropagation = Backpropagation(backpropagation, last_steps)
 
     def __call__(
         self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
     ) -> Loss:
+        if not predictor.pathwise:
+            raise TypeError(f"grad=reparam: {type(predictor).__name__} has no pathwise gradient")
         cost = fit = None
         metrics = {}
         if self.decision_weight:
             scenarios = predictor.sample(
-                batch.context, self.num_scenarios, generator, differentiable=True
+                batch.decision_context,
+                self.num_scenarios,
+                generator,
+                differentiable=True,
+                backpropagation=self.backpropagation,
             )
             cost = decision_cost(layer, batch.outcome, layer(scenarios))
             metrics["decision_cost"] = cost.detach()

@@ -1,15 +1,19 @@
 """Score function (Eq. 9 and 10): scenarios without a graph, weighted log-densities with one."""
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_dfl.estimators.base import Batch, Loss, check_weights, decision_cost, mix
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.predictors import DiffusionPredictor, LogDensity, Predictor
+from diffusion_dfl.predictors.diffusion import ScenarioPath
+from diffusion_dfl.programs.smoothing import bandwidth
 
 
 def score_weights(
-    layer: DecisionLayer, scenarios: Tensor, outcome: Tensor
+    layer: DecisionLayer, scenarios: Tensor, outcome: Tensor, fresh: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean decision cost of a batch and its derivative in the scenario weights.
 
@@ -19,21 +23,34 @@ def score_weights(
 
     Args:
         layer: decision layer.
-        scenarios: ``(B, M, d_y)``, without graph.
-        outcome: ``(B, d_y)``.
+        scenarios: ``(B, M, d_y)``, without graph; the decision is made from them.
+        outcome: ``(B, d_y)``; any number of rows where there is one set of scenarios.
+        fresh: ``(B, M', d_y)``, scenarios the decision does not know, in which the derivative is
+            wanted instead: they enter the program with weight 0, where the derivative is the same
+            expression. Their weights are not centred.
 
     Returns:
-        The cost, a scalar, and the weights ``(B, M)``, float64; with omega = 1/M,
+        The cost, a scalar, and the weights ``(B, M)`` or ``(B, M')``, float64; with omega = 1/M,
         ``d cost / d theta = sum_bm w_bm / M * d log p(y_bm) / d theta``.
     """
     count = scenarios.shape[1]
     shares = torch.full(
         scenarios.shape[:2], 1.0 / count, dtype=torch.float64, device=scenarios.device
-    ).requires_grad_()
+    )
+    known = scenarios.detach()
+    if fresh is not None:
+        known = torch.cat([known, fresh.detach()], dim=1)
+        shares = torch.cat([shares, shares.new_zeros(fresh.shape[:2])], dim=1)
+    shares.requires_grad_()
     with torch.enable_grad():
-        cost = decision_cost(layer, outcome, layer(scenarios.detach(), shares))
+        width = None
+        if fresh is not None and layer.smooths:
+            # The rule's M is that of the scenarios that decide.
+            sample_size = layer.sample_size or count
+            width = bandwidth(known.double(), shares, layer.bandwidth_scale, sample_size)
+        cost = decision_cost(layer, outcome, layer(known, shares, width))
         (weights,) = torch.autograd.grad(cost, shares)
-    return cost.detach(), weights
+    return cost.detach(), weights if fresh is None else weights[:, count:]
 
 
 class Score:
@@ -44,9 +61,18 @@ class Score:
         decision_weight: weight of the decision cost; 0 is the twin that only fits on.
         fit_weight: weight of the predictor's own loss, which anchors the density: negative weights
             alone would raise the denoising loss without bound.
+        num_gradient_scenarios: fresh scenarios a context for the gradient, which the decision does
+            not know, with the mean weight of the others as baseline of each (leave-one-out; Kool et
+            al., 2019). 0 takes the M scenarios of the decision, whose weights are centred already.
         weight_clip: weights are clipped at this many standard deviations (over the batch) and
             centred again an instance; 0 for none. Clipping trades noise for bias: docs/method.md
             has the measured cosines.
+        trust_region: scenarios being made less likely stop counting once their squared error
+            exceeds this multiple of d_y; 0 for none
+            (:meth:`diffusion_dfl.predictors.Predictor.weighted_log_density`).
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     decision_focused = True
@@ -56,36 +82,84 @@ class Score:
         num_scenarios: int,
         decision_weight: float = 1.0,
         fit_weight: float = 0.0,
+        num_gradient_scenarios: int = 0,
         weight_clip: float = 0.0,
+        trust_region: float = 0.0,
     ) -> None:
         check_weights(decision_weight, fit_weight)
-        if weight_clip < 0:
-            raise ValueError(f"weight_clip={weight_clip} must be >= 0")
+        for name, value in (("weight_clip", weight_clip), ("trust_region", trust_region)):
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name}={value} must be a number >= 0")
+        if num_gradient_scenarios < 0 or num_gradient_scenarios == 1:
+            raise ValueError(
+                f"num_gradient_scenarios={num_gradient_scenarios} must be 0 (those of the decision) "
+                "or at least 2: the baseline of a scenario is the mean of the others"
+            )
         self.num_scenarios = num_scenarios
         self.decision_weight, self.fit_weight = decision_weight, fit_weight
-        self.weight_clip = weight_clip
+        self.num_gradient_scenarios = num_gradient_scenarios
+        self.weight_clip, self.trust_region = weight_clip, trust_region
 
     def __call__(
         self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
     ) -> Loss:
         surrogate = fit = None
-        metrics = {}
+        metrics: dict[str, Tensor] = {}
         if self.decision_weight:
-            scenarios = predictor.sample(batch.context, self.num_scenarios, generator)
-            cost, weights = score_weights(layer, scenarios, batch.outcome)
-            metrics["decision_cost"] = cost
-            metrics["score_imbalance"] = weights.mean(1).abs().amax()
-            weights, clipped = self._clip(weights)
-            metrics["clipped_share"] = clipped
-            # The optimum uses the scenarios it is judged by: M/(M-1) undoes the shrinkage.
-            factor = 1.0 / max(self.num_scenarios - 1, 1)
-            surrogate = predictor.weighted_log_density(
-                batch.context, scenarios, factor * weights, generator
-            )
+            surrogate = self._surrogate(predictor, layer, batch, generator, metrics)
         if self.fit_weight:
             fit = predictor.loss(batch.context, batch.outcome, generator)
             metrics["fit_loss"] = fit.detach()
         return Loss(mix(surrogate, fit, self.decision_weight, self.fit_weight), metrics)
+
+    def _surrogate(
+        self,
+        predictor: Predictor,
+        layer: DecisionLayer,
+        batch: Batch,
+        generator: torch.Generator,
+        metrics: dict[str, Tensor],
+    ) -> Tensor:
+        """The scalar whose gradient is that of the decision cost."""
+        context = batch.decision_context
+        drawn = self._draw(predictor, context, self.num_scenarios, generator)
+        fresh = None
+        if self.num_gradient_scenarios:
+            fresh = self._draw(predictor, context, self.num_gradient_scenarios, generator)
+        cost, weights = score_weights(
+            layer, _scenarios(drawn), batch.outcome, None if fresh is None else _scenarios(fresh)
+        )
+        metrics["decision_cost"] = cost
+        if fresh is None:
+            metrics["score_imbalance"] = weights.mean(1).abs().amax()
+        else:
+            # Less the mean of the others: (w - mean) M'/(M'-1), whose last factor is below.
+            weights = weights - weights.mean(1, keepdim=True)
+        weights, metrics["clipped_share"] = self._clip(weights)
+        # Of an optimum judged by its own scenarios, M/(M-1) undoes the shrinkage.
+        factor = 1.0 / max(weights.shape[1] - 1, 1)
+        density = self._density(
+            predictor, context, drawn if fresh is None else fresh, factor * weights, generator
+        )
+        metrics["outside_share"] = density.outside
+        return density.value
+
+    def _draw(
+        self, predictor: Predictor, context: Tensor, count: int, generator: torch.Generator
+    ) -> Tensor | ScenarioPath:
+        return predictor.sample(context, count, generator)
+
+    def _density(
+        self,
+        predictor: Predictor,
+        context: Tensor,
+        drawn: Tensor | ScenarioPath,
+        weights: Tensor,
+        generator: torch.Generator,
+    ) -> LogDensity:
+        return predictor.weighted_log_density(
+            context, _scenarios(drawn), weights, generator, self.trust_region
+        )
 
     def _clip(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         if not self.weight_clip:
@@ -94,3 +168,52 @@ class Score:
         clipped = (weights.abs() > bound).double().mean()
         bounded = torch.maximum(torch.minimum(weights, bound), -bound)
         return bounded - bounded.mean(1, keepdim=True), clipped
+
+
+class ScorePath(Score):
+    """Score of the sampled reverse path instead of the ELBO: exact, and only for a diffusion.
+
+    ``grad log p(y_0..y_T)`` of the few steps of a stochastic sampler has the score of y_0 as its mean
+    given y_0, so the estimate of ``grad E f(y, z)`` at fixed z is unbiased. Arguments are those of
+    :class:`Score`.
+
+    Raises:
+        TypeError: at the first call, a predictor that is no diffusion.
+        ValueError: at the first call, a sampler with a step that adds no noise, or dropout: the
+            density of a path must be that of the network that drew it.
+    """
+
+    def _draw(
+        self, predictor: Predictor, context: Tensor, count: int, generator: torch.Generator
+    ) -> Tensor | ScenarioPath:
+        return _diffusion(predictor).sample_path(context, count, generator)
+
+    def _density(
+        self,
+        predictor: Predictor,
+        context: Tensor,
+        drawn: Tensor | ScenarioPath,
+        weights: Tensor,
+        generator: torch.Generator,
+    ) -> LogDensity:
+        assert isinstance(drawn, ScenarioPath)
+        return _diffusion(predictor).weighted_path_density(
+            context, drawn, weights, self.trust_region
+        )
+
+
+def _diffusion(predictor: Predictor) -> DiffusionPredictor:
+    if not isinstance(predictor, DiffusionPredictor):
+        raise TypeError(f"grad=score_path needs model=diffusion, not {type(predictor).__name__}")
+    predictor.check_path_density()
+    for module in predictor.denoiser.modules():
+        if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+            raise ValueError(
+                f"grad=score_path with dropout={module.p}: a path is drawn with other hidden units "
+                "than its density is taken with; use train.dropout=false or model.dropout=0"
+            )
+    return predictor
+
+
+def _scenarios(drawn: Tensor | ScenarioPath) -> Tensor:
+    return drawn.scenarios if isinstance(drawn, ScenarioPath) else drawn

@@ -5,9 +5,54 @@ training days, kept as buffers beside its weights.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+BackpropagationName = Literal["full", "checkpoint", "last"]
+
+
+@dataclass(frozen=True)
+class Backpropagation:
+    """How a pathwise gradient passes a sampler of many steps.
+
+    Attributes:
+        kind: ``full``: every step's activations are kept; ``checkpoint``: only its input is, and the
+            step is run again (Chen et al., 2016), the same gradient; ``last``: only the last
+            ``steps`` steps are differentiated (Clark et al., 2024, DRaFT-K), a biased gradient.
+        steps: K of ``last``.
+    """
+
+    kind: BackpropagationName = "full"
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("full", "checkpoint", "last"):
+            raise ValueError(
+                f"backpropagation={self.kind!r} is unknown; choose full, checkpoint or last"
+            )
+        if (self.kind == "last") != (self.steps > 0):
+            raise ValueError(
+                f"last_steps={self.steps} with backpropagation={self.kind}: last_steps is the "
+                "number of steps of backpropagation=last, at least 1 there and 0 elsewhere"
+            )
+
+
+FULL = Backpropagation()
+
+
+class LogDensity(NamedTuple):
+    """A weighted sum of log-densities.
+
+    Attributes:
+        value: the sum, a scalar, differentiable in the network's weights.
+        outside: share of the terms left out by the trust region, a scalar without graph.
+    """
+
+    value: Tensor
+    outside: Tensor
 
 
 class Standardiser(nn.Module):
@@ -75,18 +120,45 @@ class Predictor(nn.Module, ABC):
         num_scenarios: int,
         generator: torch.Generator,
         differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
     ) -> Tensor:
-        """Scenarios ``(B, M, d_y)`` in raw units, with a graph to the weights if asked for."""
+        """Scenarios ``(B, M, d_y)`` in raw units, with a graph to the weights if asked for.
+
+        Raises TypeError for a ``backpropagation`` other than full where there are no steps.
+        """
 
     @abstractmethod
     def weighted_log_density(
-        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """``sum_bm weights_bm log p(y_bm | x_b)`` up to a constant, or a surrogate of it: a scalar.
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
+        """``sum_bm weights_bm log p(y_bm | x_b)`` up to a constant, or a surrogate of it.
 
         Differentiable in the network's weights; scenarios ``(B, M, d_y)`` and weights ``(B, M)``
         are constants. Raises TypeError where a predictor has no density.
+
+        Args:
+            context: ``(B, d_x)``.
+            scenarios: ``(B, M, d_y)``, raw units.
+            weights: ``(B, M)``; minimising the sum makes scenarios of positive weight less likely.
+            generator: noise of a surrogate.
+            trust_region: scenarios being made less likely stop counting once their squared
+                standardised error exceeds this multiple of d_y, so that the sum cannot be lowered
+                without bound; 0 for none.
         """
+
+
+def refuse_partial(predictor: Predictor, backpropagation: Backpropagation) -> None:
+    """Raise TypeError unless the gradient is asked for in full: there are no steps to skip."""
+    if backpropagation.kind != "full":
+        raise TypeError(
+            f"backpropagation={backpropagation.kind} is for samplers of many steps, not for "
+            f"{type(predictor).__name__}; use backpropagation=full"
+        )
 
 
 def mlp(

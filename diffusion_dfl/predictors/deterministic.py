@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from diffusion_dfl.predictors.base import Predictor, mlp
+from diffusion_dfl.predictors.base import (
+    FULL,
+    Backpropagation,
+    LogDensity,
+    Predictor,
+    mlp,
+    refuse_partial,
+)
 
 
 class DeterministicPredictor(Predictor):
@@ -41,12 +48,19 @@ class DeterministicPredictor(Predictor):
         num_scenarios: int,
         generator: torch.Generator,
         differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """The prediction as the only scenario, ``(B, 1, d_y)``, whatever ``num_scenarios``."""
+        refuse_partial(self, backpropagation)
         with torch.set_grad_enabled(differentiable):
             return self.outcomes.inverse(self.network(self.contexts(context))).unsqueeze(1)
 
     def weighted_log_density(
-        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> Tensor:
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
         raise TypeError("a point prediction has no density")

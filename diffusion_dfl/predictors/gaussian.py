@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffusion_dfl.predictors.base import Predictor, mlp
+from diffusion_dfl.predictors.base import (
+    FULL,
+    Backpropagation,
+    LogDensity,
+    Predictor,
+    mlp,
+    refuse_partial,
+)
 
 
 class GaussianPredictor(Predictor):
@@ -53,8 +60,10 @@ class GaussianPredictor(Predictor):
         num_scenarios: int,
         generator: torch.Generator,
         differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """``mu + sigma * noise``, ``(B, M, d_y)``."""
+        refuse_partial(self, backpropagation)
         with torch.set_grad_enabled(differentiable):
             mean, log_variance = self.moments(context)
             noise = torch.randn(
@@ -64,14 +73,37 @@ class GaussianPredictor(Predictor):
             return self.outcomes.inverse(values)
 
     def weighted_log_density(
-        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Exact (A.6), in the density of standardised outcomes: the constant does not matter."""
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
+        """Exact (A.6), in the density of standardised outcomes: the constant does not matter.
+
+        The sum over scenarios is one of their first and second moments about the present mean, so
+        no graph grows with M.
+        """
         mean, log_variance = self.moments(context)
-        density = _log_density(
-            self.outcomes(scenarios), mean.unsqueeze(1), log_variance.unsqueeze(1)
-        )
-        return (weights.to(density.dtype) * density).sum()
+        with torch.no_grad():
+            centre = mean.detach().unsqueeze(1)
+            offsets = self.outcomes(scenarios) - centre
+            share = weights.to(offsets.dtype)
+            outside = torch.zeros((), device=offsets.device)
+            if trust_region:
+                error = (offsets.square() * (-log_variance).exp().unsqueeze(1)).sum(-1)
+                beyond = (share > 0) & (error > trust_region * self.outcome_size)
+                share = share.masked_fill(beyond, 0.0)
+                outside = beyond.double().mean()
+            total = share.sum(1, keepdim=True)
+            first = torch.einsum("bm,bmi->bi", share, offsets)
+            second = torch.einsum("bm,bmi->bi", share, offsets.square())
+        shift = mean - mean.detach()
+        square = second - 2.0 * shift * first + shift.square() * total
+        constant = log_variance + math.log(2 * math.pi)
+        value = -0.5 * (square * (-log_variance).exp() + total * constant).sum()
+        return LogDensity(value, outside)
 
 
 def _log_density(value: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

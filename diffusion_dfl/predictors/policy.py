@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from diffusion_dfl.predictors.base import Predictor, mlp
+from diffusion_dfl.predictors.base import (
+    FULL,
+    Backpropagation,
+    LogDensity,
+    Predictor,
+    mlp,
+)
 
 
 class PolicyNetwork(Predictor):
@@ -11,8 +17,8 @@ class PolicyNetwork(Predictor):
 
     Args:
         context_size: d_x.
-        outcome_size: size of a decision; decisions and outcomes share units in the paper's tasks,
-            so the standardisation of the outcomes serves as output scale.
+        outcome_size: n, size of a decision. :meth:`fit_scaling` takes decisions in place of
+            outcomes, those that would have been best in hindsight: they set the output's scale.
         width: units a hidden layer.
         layers: hidden layers.
         dropout: share of hidden units dropped in training.
@@ -46,10 +52,16 @@ class PolicyNetwork(Predictor):
         num_scenarios: int,
         generator: torch.Generator,
         differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         raise TypeError("a policy predicts no outcome; use decide()")
 
     def weighted_log_density(
-        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> Tensor:
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
         raise TypeError("a policy predicts no outcome")

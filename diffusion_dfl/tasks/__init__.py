@@ -1,7 +1,25 @@
 """A task ties a program to data and says how decisions are judged."""
 
 from diffusion_dfl.tasks.evaluation import Evaluation, evaluate
-from diffusion_dfl.tasks.power import power_task
-from diffusion_dfl.tasks.task import Task
+from diffusion_dfl.tasks.inventory import InventoryTask, inventory_task
+from diffusion_dfl.tasks.portfolio import PortfolioTask, portfolio_task
+from diffusion_dfl.tasks.power import PowerTask, power_task
+from diffusion_dfl.tasks.projection import project
+from diffusion_dfl.tasks.synthetic import SyntheticTask, synthetic_task
+from diffusion_dfl.tasks.task import Judgement, Task
 
-__all__ = ["Evaluation", "Task", "evaluate", "power_task"]
+__all__ = [
+    "Evaluation",
+    "InventoryTask",
+    "Judgement",
+    "PortfolioTask",
+    "PowerTask",
+    "SyntheticTask",
+    "Task",
+    "evaluate",
+    "inventory_task",
+    "portfolio_task",
+    "power_task",
+    "project",
+    "synthetic_task",
+]

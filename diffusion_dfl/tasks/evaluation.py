@@ -1,34 +1,39 @@
 """Judging a trained predictor by the decisions it leads to, and by its forecasts."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scoringrules
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
-from diffusion_dfl.programs import PowerProgram, Program
-from diffusion_dfl.solvers import solve
+from diffusion_dfl.tasks.projection import project
+from diffusion_dfl.tasks.task import Judgement
 
 # Scenarios held at once: bounds the memory of an evaluation whatever M is.
 _CHUNK_ROWS = 16384
 
+#: Decisions ``(N, n)`` -> what they are worth on the rows evaluated.
+Judge = Callable[[NDArray[np.float64]], Judgement]
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a set of days.
+    """Metrics of a set of rows.
 
     Attributes:
-        metrics: name -> number, or None where it has no meaning for the method.
-        days: cost of every day under the method's own rule, ``(N,)``.
-        hours: mean cost of every hour under it, ``(n,)``.
+        metrics: name -> number or list of numbers, or None where it has no meaning for the method.
+        per_row: headline number of every row under the method's own rule, ``(N,)``.
     """
 
-    metrics: dict[str, float | int | None]
-    days: np.ndarray
-    hours: np.ndarray
+    metrics: dict[str, Any]
+    per_row: NDArray[np.float64]
 
 
 def decision_score(
@@ -38,17 +43,22 @@ def decision_score(
     outcomes: Tensor,
     num_scenarios: int,
     generator: torch.Generator,
+    pooled: bool = False,
 ) -> float:
-    """Mean cost of the decisions on ``contexts`` under the layer's rule: the validation score."""
-    costs = []
-    for context, outcome in _chunks(contexts, outcomes, num_scenarios):
+    """Mean cost of the decisions on ``contexts`` under the layer's rule: the validation score.
+
+    With ``pooled`` one decision, made for the first context, is judged by all outcomes.
+    """
+    made_for = contexts[:1] if pooled else contexts
+    decisions = []
+    for context in _chunks(made_for, num_scenarios):
         with torch.no_grad():
             if isinstance(predictor, PolicyNetwork):
-                decision = project(layer.program, predictor.decide(context).double())
+                decisions.append(project(layer.program, predictor.decide(context)))
             else:
-                decision = layer(predictor.sample(context, num_scenarios, generator))
-            costs.append(layer.program.cost(outcome.double(), decision))
-    return float(torch.cat(costs).nanmean())
+                decisions.append(layer(predictor.sample(context, num_scenarios, generator)))
+    decision = torch.cat(decisions).expand(len(outcomes), -1)
+    return float(layer.program.cost(outcomes.double(), decision).nanmean())
 
 
 def evaluate(
@@ -58,17 +68,20 @@ def evaluate(
     outcomes: Tensor,
     num_scenarios: int,
     generator: torch.Generator,
+    judge: Judge,
     num_large: int = 500,
+    pooled: bool = False,
 ) -> Evaluation:
-    """All metrics of a predictor on a set of days.
+    """All metrics of a predictor on a set of rows.
 
-    ``task`` is the mean over days of the cost summed over hours, decided with the layer's rule on
-    M scenarios: what was trained is what is evaluated. ``task_exact`` decides with the exact sample
-    program on the same scenarios; ``task_at_500`` and ``task_exact_at_500`` do the same on
+    ``task`` is the mean over rows of what the task's judge makes of the decisions of the layer's rule
+    on M scenarios: what was trained is what is evaluated. ``task_exact`` decides with the exact
+    sample program on the same scenarios; ``task_at_500`` and ``task_exact_at_500`` do the same on
     ``num_large`` scenarios with the bandwidth constant of M. ``rmse_scenario`` is the root mean
-    squared error over scenarios, days and hours, ``rmse_mean`` that of the scenario mean; ``crps``
-    is the mean over days and hours (fair estimator), ``coverage_90`` the share of outcomes between
-    the 5 % and 95 % quantiles of the scenarios.
+    squared error over scenarios, rows and coordinates, ``rmse_mean`` that of the scenario mean;
+    ``crps`` is the mean over rows and coordinates (fair estimator), ``coverage_90`` the share of
+    outcomes between the 5 % and 95 % quantiles of the scenarios. Rows whose scenarios are not finite
+    count in none of these; ``nonfinite_rows`` counts them.
 
     Args:
         predictor: in evaluation mode.
@@ -76,66 +89,58 @@ def evaluate(
         contexts, outcomes: ``(N, d_x)``, ``(N, d_y)``, raw units.
         num_scenarios: M.
         generator: evaluation noise.
+        judge: what decisions are worth; its further metrics are reported for ``task`` only.
         num_large: scenarios of the large evaluation; the first M of them serve for ``task``.
+        pooled: whether one decision, made for the first context, serves all rows.
     """
-    program = layer.program
-    if not isinstance(program, PowerProgram):
-        raise TypeError(f"metrics by hour need a PowerProgram, not {type(program).__name__}")
     if isinstance(predictor, PolicyNetwork):
-        return _evaluate_policy(predictor, program, contexts, outcomes)
+        return _evaluate_policy(predictor, layer, contexts, judge)
+    decisions: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
     failures = 0
-
-    def cost(name: str, scenarios: Tensor, outcome: Tensor, smooth: bool) -> Tensor:
-        nonlocal failures
-        solution = layer.solve(scenarios, exact=not smooth)
-        failures += int((~solution.solved).sum())
-        hourly = program.hourly_cost(outcome.double(), solution.decision)
-        parts.setdefault(name, []).append(hourly.sum(1))
-        return hourly
-
-    for context, outcome in _chunks(contexts, outcomes, num_large):
+    rules = (
+        ("task", num_scenarios, False),
+        ("task_exact", num_scenarios, True),
+        ("task_at_500", num_large, False),
+        ("task_exact_at_500", num_large, True),
+    )
+    rows = len(outcomes)
+    made_for = contexts[:1] if pooled else contexts
+    wanted = [outcomes] if pooled else outcomes.split(_chunk_size(num_large))
+    for context, outcome in zip(_chunks(made_for, num_large), wanted, strict=True):
         with torch.no_grad():
             large = predictor.sample(context, num_large, generator)
-            few = large[:, :num_scenarios]
-            parts.setdefault("hours", []).append(cost("task", few, outcome, True))
-            cost("task_exact", few, outcome, False)
-            cost("task_at_500", large, outcome, True)
-            cost("task_exact_at_500", large, outcome, False)
+            for name, count, exact in rules:
+                solution = layer.solve(large[:, :count], exact=exact)
+                failures += int((~solution.solved).sum())
+                good = solution.solved.unsqueeze(1)
+                decision = torch.where(good, solution.decision, math.nan)
+                decisions.setdefault(name, []).append(decision)
             for name, value in _forecast_scores(large.double(), outcome.double()).items():
                 parts.setdefault(name, []).append(value)
-    joined = {name: torch.cat(values) for name, values in parts.items()}
-    metrics: dict[str, float | int | None] = {
-        name: float(joined[name].nanmean())
-        for name in ("task", "task_exact", "task_at_500", "task_exact_at_500")
+    judgements = {
+        name: judge(torch.cat(made).expand(rows, -1).cpu().numpy())
+        for name, made in decisions.items()
     }
-    metrics["rmse_scenario"] = float(joined["scenario_error"].mean().sqrt())
-    metrics["rmse_mean"] = float(joined["mean_error"].mean().sqrt())
-    metrics["crps"] = float(joined["crps"].mean()) if predictor.stochastic else None
-    metrics["coverage_90"] = float(joined["covered"].mean()) if predictor.stochastic else None
+    metrics: dict[str, Any] = {name: found.task for name, found in judgements.items()}
+    metrics.update(judgements["task"].metrics)
+    joined = {name: torch.cat(values) for name, values in parts.items()}
+    metrics["rmse_scenario"] = float(joined["scenario_error"].nanmean().sqrt())
+    metrics["rmse_mean"] = float(joined["mean_error"].nanmean().sqrt())
+    metrics["crps"] = float(joined["crps"].nanmean()) if predictor.stochastic else None
+    metrics["coverage_90"] = float(joined["covered"].nanmean()) if predictor.stochastic else None
+    metrics["nonfinite_rows"] = int((~joined["scenario_error"].isfinite()).sum())
     metrics["solver_failures"] = failures
-    return Evaluation(
-        metrics, joined["task"].cpu().numpy(), joined["hours"].nanmean(0).cpu().numpy()
-    )
-
-
-def project(program: Program, decision: Tensor) -> Tensor:
-    """Nearest feasible decision in the Euclidean norm, ``(B, n) float64 -> (B, n)``.
-
-    The projection is the program itself without its linear costs and with one scenario.
-    """
-    if not isinstance(program, PowerProgram):
-        raise TypeError(f"a policy needs a PowerProgram, not {type(program).__name__}")
-    quadratic = PowerProgram(0.0, 0.0, program.ramp, program.num_decisions)
-    return solve(quadratic, decision.unsqueeze(1)).decision
+    return Evaluation(_without_nan(metrics), judgements["task"].per_row)
 
 
 def _evaluate_policy(
-    predictor: PolicyNetwork, program: PowerProgram, contexts: Tensor, outcomes: Tensor
+    predictor: PolicyNetwork, layer: DecisionLayer, contexts: Tensor, judge: Judge
 ) -> Evaluation:
     with torch.no_grad():
         raw = predictor.decide(contexts).double()
-    hourly = program.hourly_cost(outcomes.double(), project(program, raw))
+    projected = project(layer.program, raw)
+    judgement = judge(projected.cpu().numpy())
     names = (
         "task_exact",
         "task_at_500",
@@ -145,32 +150,68 @@ def _evaluate_policy(
         "crps",
         "coverage_90",
     )
-    metrics: dict[str, float | int | None] = {"task": float(hourly.sum(1).mean())}
-    metrics["task_raw"] = float(program.cost(outcomes.double(), raw).mean())
+    metrics: dict[str, Any] = {"task": judgement.task, **judgement.metrics}
+    metrics["task_raw"] = judge(raw.cpu().numpy()).task
     metrics.update(dict.fromkeys(names))
-    metrics["solver_failures"] = 0
-    return Evaluation(metrics, hourly.sum(1).cpu().numpy(), hourly.mean(0).cpu().numpy())
+    metrics["nonfinite_rows"] = int((~raw.isfinite().all(1)).sum())
+    metrics["solver_failures"] = int((~projected.isfinite().all(1)).sum())
+    return Evaluation(_without_nan(metrics), judgement.per_row)
 
 
-def _forecast_scores(scenarios: Tensor, outcome: Tensor) -> dict[str, Tensor]:
-    """Squared errors, CRPS and coverage, ``(B, d_y)`` each (``(B,)`` for the scenario error)."""
-    low, high = torch.quantile(
-        scenarios, torch.tensor([0.05, 0.95], dtype=scenarios.dtype, device=scenarios.device), dim=1
-    )
-    crps = torch.zeros_like(outcome)
-    if scenarios.shape[1] > 1:
-        values = scoringrules.crps_ensemble(
-            outcome.cpu().numpy(), scenarios.cpu().numpy(), m_axis=1, estimator="pwm"
-        )
-        crps = torch.as_tensor(values)
+def _without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that are not finite as None: records are JSON."""
     return {
-        "scenario_error": (scenarios - outcome.unsqueeze(1)).square().mean((1, 2)),
-        "mean_error": (scenarios.mean(1) - outcome).square(),
-        "crps": crps,
-        "covered": ((outcome >= low) & (outcome <= high)).double(),
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
     }
 
 
-def _chunks(contexts: Tensor, outcomes: Tensor, num_scenarios: int):  # type: ignore[no-untyped-def]
-    size = max(1, _CHUNK_ROWS // num_scenarios)
-    return zip(contexts.split(size), outcomes.split(size), strict=True)
+def _forecast_scores(scenarios: Tensor, outcome: Tensor) -> dict[str, Tensor]:
+    """Squared errors, CRPS and coverage, ``(N, d_y)`` each (``(N,)`` for the scenario error).
+
+    Scenarios ``(B, M, d_y)``, outcomes ``(N, d_y)`` with N = B, or any N where B is 1.
+    """
+    edges = torch.tensor([0.05, 0.95], dtype=scenarios.dtype, device=scenarios.device)
+    low, high = torch.quantile(scenarios, edges, dim=1)
+    mean = scenarios.mean(1)
+    # E |y_m - y|^2 without a tensor over scenarios and rows.
+    spread = (scenarios - mean.unsqueeze(1)).square().mean((1, 2))
+    finite = scenarios.isfinite().all(2).all(1).unsqueeze(1)
+    crps = torch.zeros_like(outcome)
+    if scenarios.shape[1] > 1:
+        ensemble = scenarios.nan_to_num().cpu().numpy()
+        if len(ensemble) < len(outcome):
+            crps = _crps_of_one(scenarios[0].nan_to_num(), outcome)
+        else:
+            values = scoringrules.crps_ensemble(
+                outcome.cpu().numpy(), ensemble, m_axis=1, estimator="pwm"
+            )
+            crps = torch.as_tensor(values, device=outcome.device)
+    covered = ((outcome >= low) & (outcome <= high)).double()
+    return {
+        "scenario_error": spread + (mean - outcome).square().mean(1),
+        "mean_error": (mean - outcome).square(),
+        "crps": torch.where(finite, crps, math.nan),
+        "covered": torch.where(finite, covered, math.nan),
+    }
+
+
+def _crps_of_one(ensemble: Tensor, outcome: Tensor) -> Tensor:
+    """CRPS of one ensemble ``(M, d_y)`` at many outcomes ``(N, d_y)``, fair estimator."""
+    values = [
+        scoringrules.crps_ensemble(
+            outcome[:, j].cpu().numpy(),
+            np.broadcast_to(ensemble[:, j].cpu().numpy(), (len(outcome), len(ensemble))),
+            estimator="pwm",
+        )
+        for j in range(outcome.shape[1])
+    ]
+    return torch.as_tensor(np.stack(values, axis=1), device=outcome.device)
+
+
+def _chunk_size(num_scenarios: int) -> int:
+    return max(1, _CHUNK_ROWS // num_scenarios)
+
+
+def _chunks(contexts: Tensor, num_scenarios: int) -> tuple[Tensor, ...]:
+    return contexts.split(_chunk_size(num_scenarios))

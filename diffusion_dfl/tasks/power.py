@@ -3,16 +3,21 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from diffusion_dfl.data import power_dataset
+from diffusion_dfl.data import Dataset, power_dataset
 from diffusion_dfl.programs import PowerProgram
-from diffusion_dfl.tasks.task import Task
+from diffusion_dfl.solvers import solve
+from diffusion_dfl.tasks.projection import project
+from diffusion_dfl.tasks.task import Judgement, Task
 
 
 def power_task(
     source: str,
     rng: np.random.Generator,
     *,
+    features: str = "compact",
     shortage: float = 50.0,
     excess: float = 0.5,
     ramp: float = 0.4,
@@ -23,12 +28,13 @@ def power_task(
     validation_fraction: float,
     block_weeks: int,
     gap_days: int,
-) -> Task:
+) -> "PowerTask":
     """Program and data of ``task=power``; see :func:`diffusion_dfl.data.power_dataset`.
 
     Args:
         source: ``real`` or ``simulated``.
         rng: stream of the train/validation split.
+        features: ``compact`` or ``full``.
         shortage, excess, ramp: gamma_s, gamma_e, c_r of the program.
         root: folder with the two load files, or None for the environment variable or a download.
         url: where the files are downloaded from.
@@ -39,6 +45,7 @@ def power_task(
     dataset = power_dataset(
         source,
         rng,
+        features=features,
         root=None if root is None else Path(root),
         url=url,
         directory=Path(directory),
@@ -47,4 +54,39 @@ def power_task(
         block_weeks=block_weeks,
         gap_days=gap_days,
     )
-    return Task("power", PowerProgram(shortage, excess, ramp, dataset.outcomes.shape[1]), dataset)
+    return PowerTask(dataset, PowerProgram(shortage, excess, ramp, dataset.outcomes.shape[1]))
+
+
+class PowerTask(Task):
+    """Schedules judged by their cost on the load that came.
+
+    The headline number is the cost of a day, summed over its hours. ``hourly`` is the mean cost of
+    each hour over the days.
+    """
+
+    name = "power"
+    program: PowerProgram
+
+    def __init__(self, dataset: Dataset, program: PowerProgram) -> None:
+        self.dataset, self.program = dataset, program
+
+    def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:
+        outcome = torch.as_tensor(self.dataset.outcomes[rows])
+        hourly = self.program.hourly_cost(outcome, torch.as_tensor(decisions)).numpy()
+        return Judgement(hourly.sum(1), {"hourly": np.nanmean(hourly, axis=0).tolist()})
+
+    def baselines(self) -> dict[str, NDArray[np.float64]]:
+        """``ols_offsets``: least squares on the contexts plus, an hour, the constant that would
+        have cost least on the days before the test (a newsvendor quantile of the residuals)."""
+        data = self.dataset
+        known = np.concatenate([data.train, data.validation])
+        inputs = np.column_stack([data.contexts, np.ones(len(data.contexts))])
+        weights, *_ = np.linalg.lstsq(inputs[known], data.outcomes[known], rcond=None)
+        forecast = inputs @ weights
+        residuals = torch.as_tensor(data.outcomes[known] - forecast[known])
+        hours = PowerProgram(
+            self.program.shortage, self.program.excess, np.inf, data.outcomes.shape[1]
+        )
+        offsets = solve(hours, residuals.unsqueeze(0)).decision
+        decision = torch.as_tensor(forecast[data.test]) + offsets
+        return {"ols_offsets": project(self.program, decision).numpy()}

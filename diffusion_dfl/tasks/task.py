@@ -1,23 +1,61 @@
-"""What a task is: a program, a data set, and the direction of its headline number."""
+"""What a task is: a program, a data set, and how decisions on its rows are judged."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffusion_dfl.data import Dataset
-from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.programs import Program
 
 
 @dataclass(frozen=True)
-class Task:
-    """A decision problem with data.
+class Judgement:
+    """What decisions are worth on some rows of a task's data.
+
+    Attributes:
+        per_row: the headline number of every row, ``(N,)``; ``task`` is its mean. NaN where there
+            was no decision.
+        metrics: further numbers by name: floats, ints, or lists of floats.
+    """
+
+    per_row: NDArray[np.float64]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> float:
+        """Mean of the headline number over the rows that have one."""
+        return float(np.nanmean(self.per_row))
+
+
+class Task(ABC):
+    """A decision problem with data; what ``task=`` selects.
 
     Attributes:
         name: as in ``task=``.
         program: its mathematics.
         dataset: contexts and outcomes with their split.
-        higher_is_better: direction of the metric called ``task``.
+        higher_is_better: direction of the headline number ``task``.
+        pooled: whether all rows share one decision, made from one set of scenarios. Then all
+            contexts are the same, and only the first of a batch is looked at.
     """
 
     name: str
-    program: PowerProgram
+    program: Program
     dataset: Dataset
     higher_is_better: bool = False
+    pooled: bool = False
+
+    @abstractmethod
+    def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:
+        """Worth of ``decisions`` ``(N, n)``, one a row of ``dataset`` in ``rows`` ``(N,)``.
+
+        A row of NaN is a decision that was not made; it counts in no number.
+        """
+
+    def baselines(self) -> Mapping[str, NDArray[np.float64]]:
+        """Plain baselines: name -> decisions ``(N, n)`` on the test rows, made without test data."""
+        return {}

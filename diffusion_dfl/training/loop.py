@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch, Estimator
 from diffusion_dfl.layers import DecisionLayer, LayerStatistics
 from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.training.environment import peak_memory_bytes
 from diffusion_dfl.training.files import read_tensors, write_tensors
+from diffusion_dfl.training.memory import SavedBytes
 
 
 class TrainingDiverged(RuntimeError):
@@ -92,6 +95,7 @@ class Stage:
         generator: noise of batches and estimators.
         checkpoint: file of the checkpoint.
         log: called once an epoch.
+        pooled: whether all rows share one decision.
     """
 
     def __init__(
@@ -107,11 +111,12 @@ class Stage:
         generator: torch.Generator,
         checkpoint: Path,
         log: Log,
+        pooled: bool = False,
     ) -> None:
         self.name, self.predictor, self.estimator, self.layer = name, predictor, estimator, layer
         self.contexts, self.outcomes = contexts, outcomes
         self.settings, self.score, self.generator = settings, score, generator
-        self.checkpoint, self.log = checkpoint, log
+        self.checkpoint, self.log, self.pooled = checkpoint, log, pooled
         self.optimizer = torch.optim.AdamW(
             predictor.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -171,6 +176,8 @@ class Stage:
             # Totals since the run began.
             counts = self.layer.statistics.counts().items()
             metrics.update({f"solver_{name}": float(value) for name, value in counts})
+        metrics["saved_for_backward_bytes"] = float(progress.saved_bytes)
+        metrics["peak_memory_bytes"] = float(peak_memory_bytes(self.contexts.device))
         last = progress.epoch >= settings.epochs
         if last or progress.epoch % settings.validate_every == 0:
             self._validate(metrics)
@@ -189,13 +196,13 @@ class Stage:
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()
         self.predictor.train(self.settings.dropout)
-        batch = Batch(self._noisy(self.contexts[index]), self.outcomes[index])
+        batch = Batch(self._noisy(self.contexts[index]), self.outcomes[index], self.pooled)
         if self.progress.saved_bytes:
             loss = self.estimator(self.predictor, self.layer, batch, self.generator)
         else:
             with SavedBytes() as counter:
                 loss = self.estimator(self.predictor, self.layer, batch, self.generator)
-            self.progress.saved_bytes = counter.total
+            self.progress.saved_bytes = counter.peak
         middle = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         loss.value.backward()
@@ -207,7 +214,7 @@ class Stage:
                 f"{float(loss.value.detach())}, gradient norm {float(norm)}; "
                 + ", ".join(f"{k} {float(v):.4g}" for k, v in loss.metrics.items())
                 + ". Lower the learning rate or the decision weight, or clip gradients; the best "
-                f"weights are those of epoch {self.progress.best_epoch}"
+                f"weights are those of epoch {self.progress.best_epoch}. {_describe(batch, index)}"
             )
         self.optimizer.step()
         if self.average is not None:
@@ -260,6 +267,7 @@ class Stage:
 
     def _load(self) -> None:
         saved = read_tensors(self.checkpoint, self.contexts.device)
+        refuse_other_architecture(self.checkpoint, saved["predictor"], self.predictor)
         self.predictor.load_state_dict(saved["predictor"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
@@ -274,33 +282,33 @@ class Stage:
             self.layer.statistics = LayerStatistics(**saved["layer"])
 
 
-class SavedBytes:
-    """Counts the bytes autograd keeps for a backward pass, each storage once.
+def _describe(batch: Batch, index: Tensor) -> str:
+    """What a batch was, for a report: its training rows and the size of what is in it."""
+    rows = ", ".join(str(row) for row in index[:8].tolist())
+    parts = []
+    for name, values in (("contexts", batch.context), ("outcomes", batch.outcome)):
+        finite = values[values.isfinite()]
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (math.nan,) * 2
+        bad = values.numel() - len(finite)
+        parts.append(f"{name} in {low:.4g}..{high:.4g}" + (f" and {bad} not finite" if bad else ""))
+    return f"The batch: {len(index)} training rows ({rows}, ...), " + ", ".join(parts)
 
-    Example:
-        >>> with SavedBytes() as counter:
-        ...     loss = model(x).sum()
-        >>> counter.total
-    """
 
-    def __init__(self) -> None:
-        self.total = 0
-        self._seen: set[int] = set()
+def refuse_other_architecture(
+    checkpoint: Path, saved: dict[str, Tensor], predictor: Predictor
+) -> None:
+    """Raise UserError if a checkpoint's weights do not fit the predictor, naming the first."""
+    own = predictor.state_dict()
+    mend = "move it away, or add force=true to start over"
+    for name in sorted(own.keys() | saved.keys()):
+        there = tuple(saved[name].shape) if name in saved else None
+        here = tuple(own[name].shape) if name in own else None
+        if there != here:
+            raise UserError(
+                f"{checkpoint} is of another architecture: {name} is {_shape(there)} there and "
+                f"{_shape(here)} in this configuration; {mend}"
+            )
 
-    def __enter__(self) -> "SavedBytes":
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-        self._hooks.__enter__()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._hooks.__exit__(*error)
-        self._seen.clear()
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        # Weights are there anyway; only what the graph keeps alive counts.
-        owner = tensor if tensor._base is None else tensor._base
-        if not isinstance(owner, torch.nn.Parameter) and storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"

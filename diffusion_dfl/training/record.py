@@ -1,4 +1,4 @@
-"""summary.json and days.csv: the record of a run that tables read.
+"""summary.json and rows.csv: the record of a run that tables read.
 
     {schema, identity, test, validation, timing, resources}
 
@@ -24,6 +24,7 @@ def make_record(
     identity: Identity,
     validation: float,
     result: Evaluation | None,
+    baselines: dict[str, float],
     fit: Progress | None,
     train: Progress | None,
     *,
@@ -37,7 +38,8 @@ def make_record(
     Args:
         identity: what the run is.
         validation: its validation cost.
-        result: evaluation on the test days; None leaves ``test`` empty.
+        result: evaluation on the test rows; None leaves ``test`` empty.
+        baselines: headline number of the task's plain baselines on the same rows.
         fit: progress of the two-stage fit; None for a policy.
         train: progress of the decision-focused stage; None for two_stage.
         higher_is_better: direction of ``task``.
@@ -48,8 +50,8 @@ def make_record(
     test: dict[str, Any] = {}
     if result is not None:
         test = {**result.metrics, "higher_is_better": higher_is_better}
-        test["hourly"] = [float(value) for value in result.hours]
-        test["num_days"] = len(result.days)
+        test["baselines"] = baselines
+        test["num_rows"] = len(result.per_row)
     spent = (train or Progress()).seconds
     last = train or fit
     return {
@@ -93,11 +95,12 @@ def make_record(
     }
 
 
-def write_days(path: Path, dates: np.ndarray, result: Evaluation) -> None:
-    """Cost of every test day, ``date,task``."""
+def write_rows(path: Path, labels: np.ndarray, result: Evaluation) -> None:
+    """Headline number of every test row, ``row,task``; rows are named by date where they have one."""
     with replacing(path) as partial, partial.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow(["date", "task"])
+        writer.writerow(["row", "task"])
         writer.writerows(
-            (str(date), f"{cost:.6f}") for date, cost in zip(dates, result.days, strict=True)
+            (str(label), f"{value:.6f}")
+            for label, value in zip(labels, result.per_row, strict=True)
         )

@@ -1,5 +1,6 @@
 """One run from configuration to record: fit, train decision-focused, evaluate, write."""
 
+import inspect
 import logging
 import re
 import sys
@@ -8,17 +9,27 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from hydra.utils import instantiate
+from hydra.errors import InstantiationException
+from hydra.utils import get_method, instantiate
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from diffusion_dfl.config.compose import Identity, fit_path, identify, validate
+from diffusion_dfl.config.compose import (
+    Identity,
+    check_decision_rule,
+    fit_path,
+    identify,
+    validate,
+)
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator, TwoStage
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import Predictor
-from diffusion_dfl.tasks import Task, evaluate, power_task
+from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.solvers import solve
+from diffusion_dfl.tasks import Judgement, Task, evaluate
 from diffusion_dfl.tasks.evaluation import decision_score
 from diffusion_dfl.training.environment import (
     describe_environment,
@@ -27,9 +38,14 @@ from diffusion_dfl.training.environment import (
     source_hash,
 )
 from diffusion_dfl.training.files import read_tensors, write_json, write_tensors
-from diffusion_dfl.training.loop import Progress, Stage, TrainingSettings
+from diffusion_dfl.training.loop import (
+    Progress,
+    Stage,
+    TrainingSettings,
+    refuse_other_architecture,
+)
 from diffusion_dfl.training.progress import epoch_log
-from diffusion_dfl.training.record import make_record, write_days
+from diffusion_dfl.training.record import make_record, write_rows
 from diffusion_dfl.training.run_directory import RunDirectory
 from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
 
@@ -82,6 +98,27 @@ def _without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.<>/:])(?:/[\w.+-]+)+/([\w.+-]+)", r"\1", text)
 
 
+def _make_task(config: DictConfig) -> Task:
+    """The task its ``_target_`` makes, from its own keys and those of ``data`` it has names for."""
+    keys = {str(key): value for key, value in config.task.items() if key != "name"}
+    names = inspect.signature(get_method(keys["_target_"])).parameters
+    given = {str(key): value for key, value in config.data.items() if key in names}
+    if "source" not in names and config.data.source != "simulated":
+        raise UserError(
+            f"data={config.data.source}: task={config.task.name} simulates its own data; leave data= "
+            "out, or write data=simulated"
+        )
+    try:
+        task = instantiate(keys, rng=numpy_stream(config.seed, "split"), **given, _convert_="all")
+    except InstantiationException as error:
+        reason = error.__cause__ or error
+        if isinstance(reason, UserError):
+            raise reason from None
+        raise UserError(f"task={config.task.name}: {reason}") from error
+    assert isinstance(task, Task)
+    return task
+
+
 class _Run:
     """The steps of one run; state that several of them share."""
 
@@ -98,20 +135,8 @@ class _Run:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.start = time.perf_counter()
-        self.task: Task = power_task(
-            config.data.source,
-            numpy_stream(config.seed, "split"),
-            shortage=config.task.shortage,
-            excess=config.task.excess,
-            ramp=config.task.ramp,
-            root=config.data.root,
-            url=config.data.url,
-            directory=config.data.directory,
-            num_days=config.data.num_days,
-            validation_fraction=config.task.validation_fraction,
-            block_weeks=config.task.block_weeks,
-            gap_days=config.task.gap_days,
-        )
+        self.task = _make_task(config)
+        check_decision_rule(config, self.task.program.kinked)
         self.layer = self._decision_layer()
 
     def _decision_layer(self) -> DecisionLayer:
@@ -148,13 +173,16 @@ class _Run:
                 *self._rows("test"),
                 self._num_scenarios(predictor),
                 torch_stream(config.seed, "test", self.device),
+                self._judge,
                 config.evaluation.num_large,
+                self.task.pooled,
             )
         evaluated = time.perf_counter() - started
         summary = make_record(
             self.identity,
             validation,
             result,
+            self._baselines() if result is not None else {},
             fit_progress,
             train_progress,
             higher_is_better=self.task.higher_is_better,
@@ -171,10 +199,17 @@ class _Run:
             },
         )
         if result is not None:
-            dates = self.task.dataset.dates[self.task.dataset.test]
-            write_days(self.directory.path / "days.csv", dates, result)
+            labels = self.task.dataset.row_names[self.task.dataset.test]
+            write_rows(self.directory.path / "rows.csv", labels, result)
         write_json(self.directory.summary, summary)
         return summary
+
+    def _judge(self, decisions: NDArray[np.float64]) -> Judgement:
+        return self.task.judge(self.task.dataset.test, decisions)
+
+    def _baselines(self) -> dict[str, float]:
+        """Headline number of the task's plain baselines on the same test rows."""
+        return {name: self._judge(made).task for name, made in self.task.baselines().items()}
 
     def _rows(self, part: str) -> tuple[Tensor, Tensor]:
         """Contexts and outcomes of ``train``, ``validation`` or ``test``, float32 on the device."""
@@ -197,12 +232,20 @@ class _Run:
             reason = error.__cause__ or error
             raise UserError(f"model={self.config.model.name}: {reason}") from error
         assert isinstance(predictor, Predictor)
-        predictor.fit_scaling(*self._rows("train"))
+        contexts, outcomes = self._rows("train")
+        if isinstance(predictor, PolicyNetwork):
+            outcomes = self._hindsight(outcomes)
+        predictor.fit_scaling(contexts, outcomes)
         return predictor.to(self.device)
+
+    def _hindsight(self, outcomes: Tensor) -> Tensor:
+        """The decisions that would have been best for training outcomes: a policy's scale."""
+        solution = solve(self.task.program, outcomes.cpu().double().unsqueeze(1))
+        return solution.decision[solution.solved].to(outcomes)
 
     def _estimator(self) -> Estimator:
         arguments = {k: v for k, v in self.config.grad.items() if k != "name"}
-        if self.config.grad.name in ("reparam", "score"):
+        if self.config.grad.name in ("reparam", "score", "score_path"):
             arguments["num_scenarios"] = self.config.decision.num_scenarios
         try:
             estimator: Estimator = instantiate(arguments)
@@ -215,6 +258,10 @@ class _Run:
         """The two-stage weights, made once for all runs that share them, under a lock."""
         self._estimator()  # A bad grad shows before anything is trained.
         predictor = self._new_predictor()
+        if self.directory.checkpoint.exists():
+            # Of the last stage; read first, so that the fit is not made for nothing.
+            saved = read_tensors(self.directory.checkpoint, torch.device("cpu"))
+            refuse_other_architecture(self.directory.checkpoint, saved["predictor"], predictor)
         if self.config.grad.name == "policy":
             return predictor, None
         shared = RunDirectory(Path(self.config.output.root, "runs") / fit_path(self.config))
@@ -249,6 +296,7 @@ class _Run:
             *self._rows("validation"),
             self._num_scenarios(predictor),
             torch_stream(self.config.seed, "validation", self.device),
+            self.task.pooled,
         )
 
     def _train(self, predictor: Predictor) -> Progress | None:
@@ -301,15 +349,18 @@ class _Run:
             torch_stream(self.config.seed, streams[name], self.device),
             checkpoint,
             log,
+            self.task.pooled,
         )
         if checkpoint.exists():
             try:
-                epoch = read_tensors(checkpoint, torch.device("cpu"))["progress"]["epoch"]
+                saved = read_tensors(checkpoint, torch.device("cpu"))
+                epoch, weights = saved["progress"]["epoch"], saved["predictor"]
             except Exception as error:
                 raise UserError(
                     f"{checkpoint} cannot be read ({type(error).__name__}); move it away and repeat "
                     "the command, which then trains this stage again"
                 ) from error
+            refuse_other_architecture(checkpoint, weights, predictor)
             directory.metrics.rewind(name, epoch)
         else:
             directory.metrics.rewind(name, -1)

@@ -5,7 +5,7 @@ status.json     running, finished or failed, with the reason
 metrics.jsonl   one line an epoch
 checkpoint.pt   resumes the run
 weights.pt      the trained predictor
-days.csv        cost of every test day
+rows.csv        headline number of every test row
 summary.json    the record tables read
 env.json        versions and device
 """

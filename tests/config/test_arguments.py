@@ -107,7 +107,7 @@ def _listed(message: str) -> set[tuple[str, str]]:
 VALID = {(model, grad) for model, grads in CELLS.items() for grad in grads}
 
 
-def test_the_valid_cells_are_nine() -> None:
+def test_the_valid_cells_are_those_of_table_1_and_the_path_score() -> None:
     assert {
         ("deterministic", "two_stage"),
         ("deterministic", "reparam"),
@@ -117,6 +117,7 @@ def test_the_valid_cells_are_nine() -> None:
         ("diffusion", "two_stage"),
         ("diffusion", "reparam"),
         ("diffusion", "score"),
+        ("diffusion", "score_path"),
         ("policy", "policy"),
     } == VALID
 

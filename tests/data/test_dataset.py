@@ -48,22 +48,32 @@ def test_infinite_outcome_is_named_with_its_date() -> None:
         Dataset(**fields(outcomes=outcomes))
 
 
+def test_rows_without_dates_are_named_by_number() -> None:
+    assert Dataset(**fields(dates=None)).row_names.tolist()[:2] == ["row 0", "row 1"]
+    with pytest.raises(DataError, match="row 2 is in both train and validation"):
+        Dataset(**fields(dates=None, validation=np.array([2, 3])))
+    contexts = with_value(fields()["contexts"], 4, 0, np.nan)
+    with pytest.raises(DataError, match="feature left is nan on row 4"):
+        Dataset(**fields(dates=None, contexts=contexts))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"validation": np.array([2, 3])}, "2020-01-03 is in both train and validation"),
         ({"test": np.array([3, 4])}, "2020-01-04 is in both validation and test"),
-        ({"train": np.array([], dtype=np.int64)}, "the train split has no day"),
+        ({"train": np.array([], dtype=np.int64)}, "the train split has no row"),
         ({"test": np.array([4, 6])}, "outside 0..5"),
         ({"train": np.array([1, 0])}, "sorted without repeats"),
         ({"train": np.array([0, 0])}, "sorted without repeats"),
         ({"train": np.array([True, False])}, "integer rows"),
-        ({"outcomes": np.ones((5, 3))}, "5 of outcomes"),
+        ({"outcomes": np.ones((5, 3))}, "5 of outcomes; each context needs one"),
         ({"outcomes": np.ones(6)}, "outcomes must be a float64 matrix"),
         ({"contexts": np.ones((6, 2), dtype=np.float32)}, "float32"),
         ({"feature_names": ("left",)}, "2 context columns but 1 feature names"),
         ({"feature_names": ("left", "left")}, "feature names repeat"),
         ({"dates": np.arange(6)}, r"dates must be datetime64\[D\]"),
+        ({"dates": fields()["dates"][:5]}, r"6 rows of contexts and dates of shape \(5,\)"),
         ({"source": "invented"}, "source is 'invented'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The diffusion predictor: its loss and the ELBO surrogate of its score."""
+"""The diffusion predictor: its loss, its scenarios and the units of both."""
 
 import math
 
@@ -46,51 +46,6 @@ def _noise_errors(predictor: DiffusionPredictor, context: Tensor, clean: float) 
     return errors
 
 
-@pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("timesteps", ["uniform", "stratified"])
-@pytest.mark.parametrize("count", [1, 2, 3, 8])
-def test_the_elbo_is_unbiased_for_the_mean_over_the_whole_schedule(
-    timesteps: str, count: int, antithetic: bool
-) -> None:
-    predictor = _predictor(
-        num_elbo_timesteps=count, elbo_timesteps=timesteps, antithetic=antithetic
-    )
-    _check_unbiased(predictor)
-
-
-@pytest.mark.parametrize("prediction", ["x0", "v"])
-def test_the_elbo_measures_noise_whatever_the_network_predicts(prediction: str) -> None:
-    _check_unbiased(_predictor(prediction=prediction))
-
-
-def _check_unbiased(predictor: DiffusionPredictor) -> None:
-    draws, clean = 20_000, 0.8
-    context = torch.tensor([[0.3, -1.2]])
-    outcome = predictor.outcomes.inverse(torch.tensor([clean]))
-    scenarios = outcome.expand(1, draws, 1)
-    weights = torch.ones(1, draws, requires_grad=True)
-    total = predictor.weighted_log_density(
-        context, scenarios, weights, torch.Generator().manual_seed(4)
-    )
-    # The surrogate is linear in the weights: its derivative is the ELBO of each scenario.
-    (elbo,) = torch.autograd.grad(total, weights)
-    elbo = elbo.double()
-    with torch.no_grad():
-        expected = -sum(_noise_errors(predictor, context, clean)) / STEPS
-    error = float(elbo.std()) / math.sqrt(draws)
-    assert abs(float(elbo.mean()) - expected) < 4 * error
-    assert error < 0.02 * abs(expected)
-
-
-def test_stratified_timesteps_cover_every_part_of_the_schedule_for_every_scenario() -> None:
-    predictor = _predictor(num_elbo_timesteps=4)
-    steps = predictor._elbo_steps((3, 500), torch.Generator().manual_seed(0), torch.device("cpu"))
-    assert steps.shape == (3, 500, 4)
-    assert torch.equal((steps - 1) // 2, torch.arange(4).expand(3, 500, 4))
-    shares = torch.bincount(steps.flatten(), minlength=STEPS + 1)[1:] / steps.numel()
-    torch.testing.assert_close(shares, torch.full((STEPS,), 1 / STEPS), rtol=0.1, atol=0)
-
-
 def test_the_loss_is_the_denoising_error_averaged_over_the_schedule() -> None:
     predictor = _predictor()
     context, clean = torch.tensor([[0.3, -1.2]]), 0.8
@@ -136,6 +91,15 @@ def test_a_trained_sampler_follows_the_data() -> None:
         ({"elbo_timesteps": "random"}, "elbo_timesteps='random'"),
         ({"schedule": "sqrt"}, "schedule='sqrt'"),
         ({"outcome_scaling": "local"}, "outcome_scaling='local'"),
+        ({"spacing": "log"}, "spacing='log'"),
+        ({"chunk_rows": 0}, "chunk_rows=0"),
+        ({"eta": 1.1}, r"eta=1\.1"),
+        ({"sampler": "heun"}, "sampler='heun'"),
+        ({"variance": "learned"}, "variance='learned'"),
+        ({"elbo_weighting": "vlb", "eta": 0.0}, "elbo_weighting=vlb"),
+        ({"elbo_mixing": 2.0}, r"elbo_mixing=2\.0"),
+        ({"elbo_steps": "sampler", "num_elbo_timesteps": 4}, "num_sampling_steps=3"),
+        ({"final_noise": True, "sampler": "dpm_solver"}, "final_noise=true"),
     ],
 )
 def test_senseless_values_are_refused_by_name(knobs: dict[str, object], message: str) -> None:

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from diffusion_dfl.predictors import (
@@ -103,10 +105,85 @@ def test_gaussian_density_is_that_of_torch_distributions() -> None:
     broadcast = torch.distributions.Normal(mean.unsqueeze(1), normal.stddev.unsqueeze(1))
     expected = (weights * broadcast.log_prob(predictor.outcomes(scenarios)).sum(-1)).sum()
     found = predictor.weighted_log_density(contexts, scenarios, weights, _generator())
-    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert float(found.value.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert float(found.outside) == 0.0
     loss = predictor.loss(contexts, outcomes, _generator())
     expected = -normal.log_prob(predictor.outcomes(outcomes)).mean()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    batch=st.sampled_from([1, 2, 40]),
+    count=st.sampled_from([1, 2, 300]),
+    trust_region=st.sampled_from([0.0, 0.3, 2.0]),
+    weighting=st.sampled_from(["centred", "zero", "one sign", "float32"]),
+)
+def test_gaussian_density_by_moments_is_the_plain_sum_with_its_gradient(
+    batch: int, count: int, trust_region: float, weighting: str
+) -> None:
+    """The trust region leaves out the rows that the plain sum, row by row, leaves out."""
+    predictor, generator = _gaussian(), _generator(4)
+    contexts = _rows()[0][:batch]
+    # Not contiguous, and far from the mean: where moments about 0 would cancel.
+    scenarios = torch.tensor([10.0, -5.0]).reshape(1, 2, 1) + torch.randn(
+        batch, 2, count, generator=generator
+    )
+    scenarios = scenarios.transpose(1, 2)
+    weights = torch.randn(count, batch, dtype=torch.float64, generator=generator).T / count
+    if weighting == "centred":
+        weights = weights - weights.mean(1, keepdim=True)
+    elif weighting == "zero":
+        weights = weights.masked_fill(weights < 0.5 / count, 0.0)
+    elif weighting == "one sign":
+        weights = weights.abs()
+    else:
+        weights = weights.float()
+
+    mean, log_variance = predictor.moments(contexts)
+    normal = torch.distributions.Normal(
+        mean.double().unsqueeze(1), (0.5 * log_variance.double()).exp().unsqueeze(1)
+    )
+    standard = predictor.outcomes(scenarios).double()
+    error = ((standard - normal.mean) / normal.stddev).square().sum(-1)
+    beyond = (weights > 0) & (error > 2 * trust_region) & (trust_region > 0)
+    rows = weights.double().masked_fill(beyond, 0.0) * normal.log_prob(standard).sum(-1)
+    parameters = list(predictor.parameters())
+    expected = torch.autograd.grad(rows.sum(), parameters)
+
+    density = predictor.weighted_log_density(
+        contexts, scenarios, weights, _generator(), trust_region
+    )
+    found = torch.autograd.grad(density.value, parameters)
+    size = float((weights.double() * normal.log_prob(standard).sum(-1)).abs().sum().detach())
+    assert float(density.value.detach()) == pytest.approx(
+        float(rows.sum().detach()), abs=2e-6 * (size + 1e-6)
+    )
+    assert float(density.outside) == pytest.approx(float(beyond.double().mean()))
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=2e-4, atol=2e-5 * (size + 1e-6))
+
+
+def _pushed_away(trust_region: float) -> float:
+    """Squared standardised error of a scenario made less likely for 1500 steps."""
+    predictor, contexts = _gaussian(), _rows()[0][:1]
+    scenario = predictor.outcomes.inverse(torch.full((1, 1, 2), 0.5))
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=3e-3)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        density = predictor.weighted_log_density(
+            contexts, scenario, torch.ones(1, 1), _generator(), trust_region
+        )
+        density.value.backward()
+        optimizer.step()
+    mean, log_variance = predictor.moments(contexts)
+    offset = predictor.outcomes(scenario)[0, 0] - mean[0]
+    return float((offset.square() * (-log_variance[0]).exp()).sum().detach())
+
+
+def test_the_trust_region_stops_a_gaussian_that_runs_from_a_scenario() -> None:
+    assert _pushed_away(3.0) < 3 * 3.0 * 2
+    assert _pushed_away(0.0) > 1e4
 
 
 @pytest.mark.parametrize("raw", [-1e4, -20.0, 0.0, 2.0, 50.0, 1e4])
@@ -251,7 +328,10 @@ def test_density_is_linear_in_its_weights_and_moves_the_network(make) -> None:  
     two = torch.randn(40, 6, dtype=torch.float64, generator=_generator(2))
 
     def density(weights: Tensor) -> Tensor:
-        return predictor.weighted_log_density(contexts, scenarios, weights, _generator(3))
+        value: Tensor = predictor.weighted_log_density(
+            contexts, scenarios, weights, _generator(3)
+        ).value
+        return value
 
     parts = 3 * density(one) - 2 * density(two)
     assert float(density(3 * one - 2 * two).detach()) == pytest.approx(

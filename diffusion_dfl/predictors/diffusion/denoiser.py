@@ -57,16 +57,42 @@ class Denoiser(nn.Module):
 
     def time_features(self, steps: Tensor) -> Tensor:
         """The time's part of the first layer: integer steps ``(...)`` -> ``(..., width)``."""
+        return self.from_time(self._embedding(steps))
+
+    def _embedding(self, steps: Tensor) -> Tensor:
         # Steps are measured on a scale of 1000, so that the embedding means the same for any T.
         place = steps.to(torch.float32) * (1000.0 / self.num_steps)
         half = _EMBEDDING_SIZE // 2
         exponents = torch.arange(half, device=steps.device, dtype=torch.float32) / half
         angles = place.unsqueeze(-1) * torch.exp(-math.log(10000.0) * exponents)
-        return self.from_time(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+    @torch.no_grad()
+    def shared_squares(self, context: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared norms of what enters the first layer with contexts and times, ``(B,)``, ``(L,)``.
+
+        Times the squared gradient in the layer's output they are the squared gradient in its
+        weights; the 1 of the bias is counted with the times.
+        """
+        hidden = self.from_time[:-1](self._embedding(steps))
+        return context.square().sum(-1), hidden.square().sum(-1) + 1.0
 
     def forward(self, noisy: Tensor, time_features: Tensor, context_features: Tensor) -> Tensor:
         """Output of the network, ``(..., d_y)``; the three inputs broadcast."""
-        return self.trunk(self.from_outcome(noisy) + (time_features + context_features))
+        return self.from_shared(noisy, time_features + context_features)
+
+    def from_shared(self, noisy: Tensor, shared: Tensor) -> Tensor:
+        """Output of the network, given the sum of time and context features."""
+        return self.trunk(self.from_outcome(noisy) + shared)
+
+    def row_layers(self) -> list[nn.Linear]:
+        """The linear layers every row passes on its own."""
+        trunk = [module for module in self.trunk if isinstance(module, nn.Linear)]
+        return [self.from_outcome, *trunk]
+
+    def row_parameters(self) -> list[nn.Parameter]:
+        """Their parameters; the rest, of contexts and timesteps, is shared by rows."""
+        return [parameter for layer in self.row_layers() for parameter in layer.parameters()]
 
 
 def to_clean(

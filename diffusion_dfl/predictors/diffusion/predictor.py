@@ -1,11 +1,18 @@
-"""Conditional diffusion predictor (section 3.2) with the ELBO surrogate of its score (Eq. 7, 8)."""
+"""Conditional diffusion predictor (section 3.2) with the densities its score needs.
 
-from typing import Literal
+Two of them: the ELBO surrogate (Eq. 7 and 8), and the exact density of a sampled reverse path.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from diffusion_dfl.predictors.base import Predictor
+from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity, Predictor
+from diffusion_dfl.predictors.diffusion.chunks import Rows, chunked_sum
 from diffusion_dfl.predictors.diffusion.denoiser import (
     Denoiser,
     Prediction,
@@ -13,7 +20,8 @@ from diffusion_dfl.predictors.diffusion.denoiser import (
     to_clean,
     to_target,
 )
-from diffusion_dfl.predictors.diffusion.sampler import Sampler
+from diffusion_dfl.predictors.diffusion.elbo import Elbo, ElboSteps, TimestepScheme, Weighting
+from diffusion_dfl.predictors.diffusion.sampler import CleanPrediction, Sampler, SamplerName
 from diffusion_dfl.predictors.diffusion.schedule import (
     NoiseSchedule,
     ScheduleName,
@@ -21,6 +29,18 @@ from diffusion_dfl.predictors.diffusion.schedule import (
     sampling_timesteps,
 )
 from diffusion_dfl.predictors.gaussian import GaussianPredictor
+
+
+class ScenarioPath(NamedTuple):
+    """Scenarios with the reverse path that made them.
+
+    Attributes:
+        states: ``(S + 1, B, M, d_y)`` from y_T to y_0, in the network's units.
+        scenarios: y_0 in raw units, ``(B, M, d_y)``.
+    """
+
+    states: Tensor
+    scenarios: Tensor
 
 
 class DiffusionPredictor(Predictor):
@@ -39,17 +59,26 @@ class DiffusionPredictor(Predictor):
         num_diffusion_steps: T, length of the noise schedule.
         num_sampling_steps: S <= T, steps the sampler takes.
         schedule: ``linear`` or ``cosine``.
-        spacing: of the sampler's timesteps, ``uniform`` or ``quadratic``.
+        spacing: of the sampler's timesteps, ``uniform``, ``quadratic`` or ``log_snr``.
         prediction: what the network outputs, ``epsilon``, ``x0`` or ``v``.
-        sampler: ``ddim`` or ``ancestral``.
+        sampler: ``ddim``, ``ancestral`` or ``dpm_solver``.
         eta: noise of ``ddim``, 0 to 1.
         variance: of ``ancestral``, ``posterior`` or ``beta``.
         clip: largest standardised outcome of the sampler; 0 for none.
-        num_elbo_timesteps: k, timesteps a scenario in :meth:`weighted_log_density`.
-        elbo_timesteps: ``stratified`` (one in each k-th part of the schedule) or ``uniform``.
-        antithetic: whether timesteps come in pairs that share noise of opposite sign.
+        final_noise: whether the sampler's last step adds noise.
+        num_elbo_timesteps: k, evaluations a scenario in :meth:`weighted_log_density`.
+        elbo_steps: ``schedule`` or ``sampler``; this and the next four: :class:`Elbo`.
+        elbo_weighting: ``simple`` or ``vlb``.
+        elbo_timesteps: ``uniform``, ``stratified``, ``importance`` or ``stratified_importance``.
+        elbo_mixing: share of the uniform distribution in the importance distribution.
+        antithetic: whether evaluations come in pairs with noise of opposite sign.
+        common_noise: whether the scenarios of an instance share timesteps and noise.
+        chunk_rows: rows of the denoiser whose activations a surrogate holds at once.
         outcome_scaling: ``global`` or ``residual``.
         base_dropout: dropout of the Gaussian base of ``residual``, of the same width and depth.
+
+    Raises:
+        ValueError: an unknown name or a value out of range; the message names both.
     """
 
     def __init__(
@@ -64,42 +93,50 @@ class DiffusionPredictor(Predictor):
         schedule: ScheduleName = "linear",
         spacing: Spacing = "quadratic",
         prediction: Prediction = "epsilon",
-        sampler: Literal["ddim", "ancestral"] = "ddim",
+        sampler: SamplerName = "ddim",
         eta: float = 1.0,
         variance: Literal["posterior", "beta"] = "posterior",
         clip: float = 5.0,
+        final_noise: bool = False,
         num_elbo_timesteps: int = 2,
-        elbo_timesteps: Literal["stratified", "uniform"] = "stratified",
+        elbo_steps: ElboSteps = "schedule",
+        elbo_weighting: Weighting = "simple",
+        elbo_timesteps: TimestepScheme = "stratified",
+        elbo_mixing: float = 0.0,
         antithetic: bool = True,
+        common_noise: bool = False,
+        chunk_rows: int = 512,
         outcome_scaling: Literal["global", "residual"] = "global",
         base_dropout: float = 0.1,
     ) -> None:
         super().__init__(context_size, outcome_size)
         if prediction not in ("epsilon", "x0", "v"):
             raise ValueError(f"prediction={prediction!r} is unknown; choose epsilon, x0 or v")
-        if elbo_timesteps not in ("stratified", "uniform"):
-            raise ValueError(
-                f"elbo_timesteps={elbo_timesteps!r} is unknown; choose stratified or uniform"
-            )
         if outcome_scaling not in ("global", "residual"):
             raise ValueError(
                 f"outcome_scaling={outcome_scaling!r} is unknown; choose global or residual"
             )
-        if not 1 <= num_elbo_timesteps <= num_diffusion_steps:
-            raise ValueError(
-                f"num_elbo_timesteps={num_elbo_timesteps} must lie in "
-                f"1..num_diffusion_steps={num_diffusion_steps}"
-            )
+        if chunk_rows < 1:
+            raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
         self.schedule = NoiseSchedule(schedule, num_diffusion_steps)
         self.denoiser = Denoiser(
             context_size, outcome_size, width, layers, dropout, num_diffusion_steps
         )
         self.prediction: Prediction = prediction
-        steps = sampling_timesteps(num_diffusion_steps, num_sampling_steps, spacing)
-        self.sampler = Sampler(sampler, tuple(steps), eta, variance, clip)
-        self.num_elbo_timesteps = num_elbo_timesteps
-        self.elbo_timesteps = elbo_timesteps
-        self.antithetic = antithetic
+        steps = sampling_timesteps(self.schedule, num_sampling_steps, spacing)
+        self.sampler = Sampler(sampler, tuple(steps), eta, variance, clip, final_noise)
+        self.elbo = Elbo(
+            self.schedule,
+            self.sampler,
+            num_elbo_timesteps,
+            elbo_steps,
+            elbo_weighting,
+            elbo_timesteps,
+            elbo_mixing,
+            antithetic,
+            common_noise,
+        )
+        self.chunk_rows = chunk_rows
         self.base: GaussianPredictor | None = None
         if outcome_scaling == "residual":
             self.base = GaussianPredictor(context_size, outcome_size, width, layers, base_dropout)
@@ -122,25 +159,34 @@ class DiffusionPredictor(Predictor):
         return self
 
     def _location_and_scale(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What outcomes are standardised with, raw units, ``(B, d_y)`` or ``(d_y,)`` each."""
+        """What outcomes are standardised with, raw units, ``(B or 1, d_y)`` each."""
         if self.base is None:
-            return self.outcomes.mean, self.outcomes.scale
+            return self.outcomes.mean.unsqueeze(0), self.outcomes.scale.unsqueeze(0)
         with torch.no_grad():
             mean, log_variance = self.base.moments(context)
             return self.outcomes.inverse(mean), self.outcomes.scale * (0.5 * log_variance).exp()
 
+    def _clean(self, context: Tensor, scenarios: Tensor) -> Tensor:
+        """Scenarios ``(B, M, d_y)`` in the network's units."""
+        location, scale = self._location_and_scale(context)
+        return (scenarios.to(scale.dtype) - location.unsqueeze(1)) / scale.unsqueeze(1)
+
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         """Denoising mean squared error, one timestep a row, stratified over the batch."""
-        location, scale = self._location_and_scale(context)
-        clean = (outcome.to(scale.dtype) - location) / scale
+        clean = self._clean(context, outcome.unsqueeze(1)).squeeze(1)
         rows, total = len(clean), self.schedule.num_steps
         jitter = torch.rand(rows, generator=generator, device=clean.device)
         strata = torch.randperm(rows, generator=generator, device=clean.device)
         steps = ((strata + jitter) * (total / rows)).long().clamp_max(total - 1) + 1
         epsilon = torch.randn(clean.shape, generator=generator, device=clean.device)
-        features = self.denoiser.context_features(self.contexts(context))
-        error, _, _ = self._output_error(clean, features, steps, epsilon)
-        return error.square().mean()
+        signal = self.schedule.signal(steps).unsqueeze(-1)
+        noise = self.schedule.noise(steps).unsqueeze(-1)
+        output = self.denoiser(
+            signal * clean + noise * epsilon,
+            self.denoiser.time_features(steps),
+            self.denoiser.context_features(self.contexts(context)),
+        )
+        return (output - to_target(self.prediction, clean, epsilon, signal, noise)).square().mean()
 
     def sample(
         self,
@@ -148,73 +194,192 @@ class DiffusionPredictor(Predictor):
         num_scenarios: int,
         generator: torch.Generator,
         differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """Run the reverse process from noise: ``(B, M, d_y)``, raw units."""
         with torch.set_grad_enabled(differentiable):
-            features = self.denoiser.context_features(self.contexts(context)).unsqueeze(1)
-            steps = torch.tensor(self.sampler.timesteps, device=context.device)
-            times = self.denoiser.time_features(steps)
-            signal, noise = self.schedule.signal(steps), self.schedule.noise(steps)
-
-            def predict(noisy: Tensor, index: int, step: int) -> Tensor:
-                output = self.denoiser(noisy, times[index], features)
-                return to_clean(self.prediction, output, noisy, signal[index], noise[index])
-
             shape = (len(context), num_scenarios, self.outcome_size)
+            predict = self._clean_prediction(context, backpropagation)
             values = self.sampler(predict, self.schedule, shape, generator, context.device)
-            location, scale = self._location_and_scale(context)
-            if location.dim() == 2:
-                location, scale = location.unsqueeze(1), scale.unsqueeze(1)
-            return location + scale * values
+            return self._raw(context, values)
+
+    @torch.no_grad()
+    def sample_path(
+        self, context: Tensor, num_scenarios: int, generator: torch.Generator
+    ) -> ScenarioPath:
+        """The same scenarios as :meth:`sample`, with their paths; without graph."""
+        shape = (len(context), num_scenarios, self.outcome_size)
+        predict = self._clean_prediction(context, FULL)
+        states = self.sampler.walk(predict, self.schedule, shape, generator, context.device)
+        return ScenarioPath(torch.stack(states), self._raw(context, states[-1]))
+
+    def _raw(self, context: Tensor, values: Tensor) -> Tensor:
+        location, scale = self._location_and_scale(context)
+        return location.unsqueeze(1) + scale.unsqueeze(1) * values
+
+    def _clean_prediction(
+        self, context: Tensor, backpropagation: Backpropagation
+    ) -> CleanPrediction:
+        """What the sampler asks at every step: the clean outcomes that noisy ones imply."""
+        features = self.denoiser.context_features(self.contexts(context)).unsqueeze(1)
+        times, signal, noise = self._at_steps(self.sampler.timesteps, context.device)
+        kind, last = backpropagation.kind, backpropagation.steps
+        if kind == "last" and last > len(self.sampler.timesteps):
+            raise ValueError(
+                f"last_steps={last} must lie in 1..num_sampling_steps={len(self.sampler.timesteps)}"
+            )
+
+        def predict(noisy: Tensor, index: int) -> Tensor:
+            if kind == "last" and index >= last:
+                with torch.no_grad():
+                    return implied(noisy, index)
+            if kind == "checkpoint" and torch.is_grad_enabled():
+                # Weights need gradients even where y_T does not.
+                result: Tensor = checkpoint(implied, noisy, index, use_reentrant=False)
+                return result
+            return implied(noisy, index)
+
+        def implied(noisy: Tensor, index: int) -> Tensor:
+            output = self.denoiser(noisy, times[index], features)
+            return to_clean(self.prediction, output, noisy, signal[index], noise[index])
+
+        return predict
+
+    def _at_steps(
+        self, timesteps: Sequence[int] | Tensor, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Time features, signal and noise scales of timesteps, each computed once."""
+        steps = torch.as_tensor(timesteps, device=device)
+        return (
+            self.denoiser.time_features(steps),
+            self.schedule.signal(steps),
+            self.schedule.noise(steps),
+        )
 
     def weighted_log_density(
-        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """``sum_bm weights_bm ELBO(y_bm)`` with the simplified ELBO of section 5.1.
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
+        """``sum_bm weights_bm ELBO(y_bm)`` from k evaluations a scenario (Eq. 7 and 8).
 
-        ``ELBO(y_0) = -mean_t |eps - eps_theta(y_t, t, x)|^2`` over k timesteps a scenario: an
-        unbiased estimate of the mean over the whole schedule for either choice of timesteps.
+        An unbiased estimate of the sum over all steps (:class:`Elbo`), differentiated in chunks of
+        ``chunk_rows`` rows: memory depends on neither k nor M.
         """
-        k = self.num_elbo_timesteps
-        location, scale = self._location_and_scale(context)
-        if location.dim() == 2:
-            location, scale = location.unsqueeze(1), scale.unsqueeze(1)
-        clean = (scenarios.to(scale.dtype) - location) / scale
-        clean = clean.unsqueeze(2).expand(-1, -1, k, -1)
-        steps = self._elbo_steps(scenarios.shape[:2], generator, scenarios.device)
-        epsilon = torch.randn(clean.shape, generator=generator, device=clean.device)
-        if self.antithetic:
-            pairs = k // 2
-            epsilon = torch.cat([epsilon[:, :, : k - pairs], -epsilon[:, :, :pairs]], dim=2)
-        features = self.denoiser.context_features(self.contexts(context))[:, None, None]
-        error, signal, noise = self._output_error(clean, features, steps, epsilon)
-        factor = epsilon_error_scale(self.prediction, signal, noise)
-        elbo = -(factor * error).square().sum(-1).mean(-1)
-        return (weights.to(elbo.dtype) * elbo).sum()
+        clean = self._clean(context, scenarios)
+        batch, count, size = clean.shape
+        draw = self.elbo.draw(batch, count, size, generator)
+        k = self.elbo.num_timesteps
+        times, signals, noises = self._at_steps(self.elbo.timesteps, clean.device)
+        index = draw.which.reshape(-1)
+        signal, noise = signals[index].unsqueeze(-1), noises[index].unsqueeze(-1)
+        epsilon = draw.epsilon.reshape(-1, size)
+        repeated = clean.repeat_interleave(k, dim=1).reshape(-1, size)
+        noisy = signal * repeated + noise * epsilon
+        target = to_target(self.prediction, repeated, epsilon, signal, noise)
+        scale = epsilon_error_scale(self.prediction, signal, noise)
+        weight = weights.to(clean.dtype).unsqueeze(-1) * draw.factor
+        outside = _Outside(weight.reshape(-1), trust_region * size)
 
-    def _elbo_steps(
-        self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device
-    ) -> Tensor:
-        """k timesteps in 1..T a scenario, each uniform on the schedule when taken together."""
-        k, total = self.num_elbo_timesteps, self.schedule.num_steps
-        draws = torch.rand(*shape, k, generator=generator, device=device)
-        if self.elbo_timesteps == "stratified":
-            draws = (torch.arange(k, device=device) + draws) / k
-        return (draws * total).long().clamp_max(total - 1) + 1
+        def values(output: Tensor, part: slice) -> Tensor:
+            error = (scale[part] * (output - target[part])).square().sum(-1)
+            return outside.weights(error, part) * -error
 
-    def _output_error(
-        self, clean: Tensor, features: Tensor, steps: Tensor, epsilon: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Error of the network's output on noised rows, and the signal and noise scales.
+        rows = self._rows(context, noisy, times, index)
+        norms = None
+        if self.elbo.uses_history and torch.is_grad_enabled():
+            norms = torch.zeros_like(weight).reshape(-1)
+            squares = self.denoiser.shared_squares(self.contexts(context), self.elbo.timesteps)
+            rows = replace(rows, squares=squares)
+        value = chunked_sum(self.denoiser, rows, values, self.chunk_rows, norms)
+        if norms is not None:
+            self.elbo.remember(draw, norms.reshape(batch, count, k))
+        return LogDensity(value, outside.share())
 
-        ``clean`` and ``epsilon`` are ``(..., d_y)``, ``steps`` ``(...)``, ``features`` broadcasts to
-        ``(..., width)``.
+    def weighted_path_density(
+        self, context: Tensor, path: ScenarioPath, weights: Tensor, trust_region: float = 0.0
+    ) -> LogDensity:
+        """``sum_bm weights_bm sum_s log p(y_s | y_t, x_b)`` over the steps of sampled paths.
+
+        With the path drawn from the present weights its gradient is an unbiased estimate of the
+        gradient of ``E w(y)`` for a fixed function w of the scenario: the score of the joint density
+        of the path has the score of y_0 as its conditional mean. The noise y_T has no weights in it.
+
+        Args:
+            context: ``(B, d_x)``.
+            path: from :meth:`sample_path`.
+            weights: ``(B, M)``.
+            trust_region: as in :meth:`weighted_log_density`, a step at a time.
+
+        Raises:
+            ValueError: the sampler has a step without noise, whose density does not exist.
         """
-        signal = self.schedule.signal(steps).unsqueeze(-1)
-        noise = self.schedule.noise(steps).unsqueeze(-1)
-        noisy = signal * clean + noise * epsilon
-        # Rows outnumber distinct steps: embed each step once.
-        distinct, index = steps.unique(return_inverse=True)
-        output = self.denoiser(noisy, self.denoiser.time_features(distinct)[index], features)
-        target = to_target(self.prediction, clean, epsilon, signal, noise)
-        return output - target, signal, noise
+        self.check_path_density()
+        steps = self.sampler.coefficients(self.schedule)
+        last, batch, count, size = path.states.shape[0] - 1, *path.states.shape[1:]
+        times, signals, noises = self._at_steps(self.sampler.timesteps, path.states.device)
+        # The walk goes down the timesteps.
+        order = torch.arange(last - 1, -1, -1, device=path.states.device)
+        index = order.repeat_interleave(batch * count)
+        signal, noise = signals[index].unsqueeze(-1), noises[index].unsqueeze(-1)
+        noisy = path.states[:-1].reshape(-1, size)
+        # Coefficients are listed in the order of the walk.
+        coefficients = noisy.new_tensor(steps)[last - 1 - index]
+        pull, keep, spread, _ = coefficients.unsqueeze(-1).unbind(1)
+        target = path.states[1:].reshape(-1, size) - keep * noisy
+        weight = weights.to(noisy.dtype).reshape(1, -1).expand(last, -1).reshape(-1)
+        outside = _Outside(weight, trust_region * size)
+
+        def values(output: Tensor, part: slice) -> Tensor:
+            implied = to_clean(self.prediction, output, noisy[part], signal[part], noise[part])
+            residual = (target[part] - pull[part] * self.sampler.bound(implied)) / spread[part]
+            square = residual.square().sum(-1)
+            return outside.weights(square, part) * -0.5 * square
+
+        rows = self._rows(context, noisy, times, index, repeats=last)
+        value = chunked_sum(self.denoiser, rows, values, self.chunk_rows)
+        return LogDensity(value, outside.share())
+
+    def check_path_density(self) -> None:
+        """Raise ValueError unless every step of the sampler adds noise."""
+        if not (self.sampler.stochastic and self.sampler.final_noise):
+            raise ValueError(
+                f"the path of sampler={self.sampler.kind}, eta={self.sampler.eta}, "
+                f"final_noise={str(self.sampler.final_noise).lower()} has a step without noise, "
+                "and so no density; use sampler=ancestral (or eta above 0) with final_noise=true"
+            )
+
+    def _rows(
+        self, context: Tensor, noisy: Tensor, times: Tensor, index: Tensor, repeats: int = 1
+    ) -> Rows:
+        """Rows in the order (repeat, context, the rest)."""
+        features = self.denoiser.context_features(self.contexts(context))
+        order = torch.arange(len(context), device=noisy.device)
+        each = len(noisy) // (len(context) * repeats)
+        return Rows(noisy, features, order.repeat_interleave(each).repeat(repeats), times, index)
+
+
+class _Outside:
+    """Weights of rows, less those whose error the trust region no longer lets grow.
+
+    A positive weight makes its row less likely; nothing bounds how far. The comparison uses values
+    only: within the region the gradient is untouched.
+    """
+
+    def __init__(self, weight: Tensor, limit: float) -> None:
+        self.weight, self.limit = weight, limit
+        self.count = torch.zeros((), dtype=torch.float64, device=weight.device)
+
+    def weights(self, error: Tensor, part: slice) -> Tensor:
+        weight = self.weight[part]
+        if not self.limit:
+            return weight
+        beyond = (weight > 0) & (error.detach() > self.limit)
+        self.count += beyond.sum()
+        return weight.masked_fill(beyond, 0.0)
+
+    def share(self) -> Tensor:
+        return self.count / max(len(self.weight), 1)

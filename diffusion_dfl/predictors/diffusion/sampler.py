@@ -1,27 +1,45 @@
-"""Reverse-process samplers; they hold no network (Eq. 2; Song et al., 2021, DDIM, Eq. 12 and 16).
+"""Reverse-process samplers; they hold no network.
 
-A step goes from t to an earlier s. With the clean outcome y_0 that the denoiser implies and the
-noise ``eps = (y_t - sqrt(abar_t) y_0) / sqrt(1 - abar_t)``,
+A step goes from t to an earlier s. With ``x`` the clean outcome y_0 that the denoiser implies and the
+noise ``eps = (y_t - sqrt(abar_t) x) / sqrt(1 - abar_t)``,
 
-    DDIM:       y_s = sqrt(abar_s) y_0 + sqrt(1 - abar_s - sigma^2) eps + sigma xi,
-                sigma = eta sqrt((1 - abar_s)/(1 - abar_t)) sqrt(1 - abar_t/abar_s)
-    ancestral:  the same mean as eta = 1, with sigma^2 = 1 - abar_t/abar_s (``beta``)
-                or the posterior variance, which is eta = 1 (``posterior``).
+    ddim:        y_s = sqrt(abar_s) x + sqrt(1 - abar_s - sigma^2) eps + sigma xi,
+                 sigma = eta sqrt((1 - abar_s)/(1 - abar_t)) sqrt(1 - abar_t/abar_s)
+                 (Song et al., 2021, Eq. 12 and 16)
+    ancestral:   the same mean as eta = 1, with sigma^2 = 1 - abar_t/abar_s (``beta``; Eq. 2) or the
+                 posterior variance, which is ddim with eta = 1 (``posterior``; Ho et al., 2020)
+    dpm_solver:  DPM-Solver++(2M) (Lu et al., 2022, Algorithm 2): second order in the log of the
+                 signal-to-noise ratio, from the clean outcomes of two steps; no noise.
 
-The last step, to s = 0, adds no noise.
+Every step is linear, ``y_s = a x + b y_t + c xi + d x_previous``, with coefficients that depend on
+the schedule alone. The last step, to s = 0, returns x; ``final_noise`` adds noise of standard
+deviation ``sqrt(1 - abar_t)`` (times eta), as Eq. 2 has it, so that the path has a density.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion_dfl.predictors.diffusion.schedule import NoiseSchedule
 
-#: ``(y_t (B, M, d_y), step index i, t) -> y_0 (B, M, d_y)``.
-CleanPrediction = Callable[[Tensor, int, int], Tensor]
+SamplerName = Literal["ddim", "ancestral", "dpm_solver"]
+SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ancestral", "dpm_solver")
+
+#: ``(y_t (B, M, d_y), index of the step in the timesteps) -> y_0 (B, M, d_y)``.
+CleanPrediction = Callable[[Tensor, int], Tensor]
+
+
+class Step(NamedTuple):
+    """One step: ``y_s = clean * x + keep * y_t + noise * xi + previous * x_previous``."""
+
+    clean: float
+    keep: float
+    noise: float
+    previous: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -29,45 +47,78 @@ class Sampler:
     """A stochastic or deterministic walk from noise to an outcome.
 
     Attributes:
-        kind: ``ddim`` or ``ancestral``.
+        kind: ``ddim``, ``ancestral`` or ``dpm_solver``.
         timesteps: rising timesteps t_1 < ... < t_S = T.
         eta: for ``ddim``, 0 is deterministic, 1 has the posterior variance.
         variance: for ``ancestral``, ``posterior`` or ``beta``.
         clip: largest absolute value of y_0, in the predictor's units; 0 for none.
+        final_noise: whether the last step adds noise.
     """
 
-    kind: Literal["ddim", "ancestral"]
+    kind: SamplerName
     timesteps: tuple[int, ...]
     eta: float = 1.0
     variance: Literal["posterior", "beta"] = "posterior"
     clip: float = 0.0
+    final_noise: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("ddim", "ancestral"):
-            raise ValueError(f"sampler={self.kind!r} is unknown; choose ddim or ancestral")
+        if self.kind not in SAMPLERS:
+            raise ValueError(f"sampler={self.kind!r} is unknown; choose {', '.join(SAMPLERS)}")
         if self.variance not in ("posterior", "beta"):
             raise ValueError(f"variance={self.variance!r} is unknown; choose posterior or beta")
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"eta={self.eta} must lie in [0, 1]")
-        if self.clip < 0:
+        if not self.clip >= 0:
             raise ValueError(f"clip={self.clip} must be >= 0")
-
-    def coefficients(self, schedule: NoiseSchedule) -> list[tuple[float, float, float]]:
-        """``(a, b, c)`` of every step, last timestep first: ``y_s = a y_0 + b y_t + c xi``."""
-        result = []
-        curve = schedule.alpha_bar.double().tolist()
-        for earlier, later in zip((0, *self.timesteps[:-1]), self.timesteps, strict=True):
-            bar_s, bar_t = curve[earlier], curve[later]
-            beta = 1.0 - bar_t / bar_s
-            posterior = beta * (1.0 - bar_s) / (1.0 - bar_t)
-            share = 1.0 if self.kind == "ancestral" else self.eta**2
-            keep = max(1.0 - bar_s - share * posterior, 0.0) ** 0.5 / (1.0 - bar_t) ** 0.5
-            variance = (
-                beta if self.kind == "ancestral" and self.variance == "beta" else share * posterior
+        if self.final_noise and not self.stochastic:
+            raise ValueError(
+                f"final_noise=true with sampler={self.kind}, eta={self.eta}: a deterministic "
+                "sampler has no noise to add; set final_noise=false with it"
             )
-            noise = variance**0.5 if earlier > 0 else 0.0
-            result.append((bar_s**0.5 - keep * bar_t**0.5, keep, noise))
-        return result[::-1]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps add noise."""
+        return self.kind == "ancestral" or (self.kind == "ddim" and self.eta > 0)
+
+    def coefficients(self, schedule: NoiseSchedule) -> list[Step]:
+        """The S steps, last timestep first, as Python floats."""
+        curve = schedule.curve
+        pairs = list(zip((0, *self.timesteps[:-1]), self.timesteps, strict=True))[::-1]
+        if self.kind == "dpm_solver":
+            return _dpm_solver([(curve[s], curve[t]) for s, t in pairs])
+        return [self._markov(curve[s], curve[t]) for s, t in pairs]
+
+    def _markov(self, bar_s: float, bar_t: float) -> Step:
+        """A step of ``ddim`` or ``ancestral`` from alpha_bar_t to alpha_bar_s."""
+        beta = 1.0 - bar_t / bar_s
+        posterior = beta * (1.0 - bar_s) / (1.0 - bar_t)
+        share = 1.0 if self.kind == "ancestral" else self.eta**2
+        keep = math.sqrt(max(1.0 - bar_s - share * posterior, 0.0) / (1.0 - bar_t))
+        variance = share * posterior
+        if bar_s == 1.0:
+            variance = share * beta if self.final_noise else 0.0
+        elif self.kind == "ancestral" and self.variance == "beta":
+            variance = beta
+        return Step(math.sqrt(bar_s) - keep * math.sqrt(bar_t), keep, math.sqrt(variance))
+
+    def walk(
+        self,
+        predict: CleanPrediction,
+        schedule: NoiseSchedule,
+        shape: tuple[int, ...],
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> list[Tensor]:
+        """States of one walk, ``[y_T, ..., y_0]`` of ``shape`` each, S + 1 of them.
+
+        Differentiable if ``predict`` is and gradients are enabled.
+        """
+        states = [torch.randn(shape, generator=generator, device=device)]
+        for step in self._steps(predict, schedule, states[0], generator):
+            states.append(step)
+        return states
 
     def __call__(
         self,
@@ -77,14 +128,54 @@ class Sampler:
         generator: torch.Generator,
         device: torch.device,
     ) -> Tensor:
-        """Draw ``shape`` outcomes; differentiable if ``predict`` is and gradients are enabled."""
+        """Draw ``shape`` outcomes: the end of :meth:`walk`, its other states dropped."""
         current = torch.randn(shape, generator=generator, device=device)
-        last = len(self.timesteps) - 1
-        for i, (a, b, c) in enumerate(self.coefficients(schedule)):
-            clean = predict(current, last - i, self.timesteps[last - i])
-            if self.clip:
-                clean = clean.clamp(-self.clip, self.clip)
-            current = a * clean + b * current
-            if c:
-                current = current + c * torch.randn(shape, generator=generator, device=device)
+        for step in self._steps(predict, schedule, current, generator):
+            current = step
         return current
+
+    def _steps(self, predict, schedule, current, generator):  # type: ignore[no-untyped-def]
+        last = len(self.timesteps) - 1
+        previous: Tensor | None = None
+        for i, step in enumerate(self.coefficients(schedule)):
+            clean = self.bound(predict(current, last - i))
+            following = step.clean * clean + step.keep * current
+            if step.previous and previous is not None:
+                following = following + step.previous * previous
+            if step.noise:
+                noise = torch.randn(
+                    current.shape, generator=generator, device=current.device, dtype=current.dtype
+                )
+                following = following + step.noise * noise
+            previous, current = clean, following
+            yield current
+
+    def bound(self, clean: Tensor) -> Tensor:
+        """``clean`` within +-clip."""
+        return clean.clamp(-self.clip, self.clip) if self.clip else clean
+
+
+def _dpm_solver(pairs: list[tuple[float, float]]) -> list[Step]:
+    """Coefficients of DPM-Solver++(2M) for pairs (alpha_bar_s, alpha_bar_t), last timestep first.
+
+    With lambda = log(sqrt(abar)/sqrt(1 - abar)), h = lambda_s - lambda_t and r = h_before/h,
+    ``y_s = (sigma_s/sigma_t) y_t - sqrt(abar_s) (e^-h - 1) ((1 + 1/2r) x - 1/2r x_previous)``.
+    The first step has no x_previous, and the last, with h infinite, returns x: both first order.
+    """
+    steps: list[Step] = []
+    before = 0.0
+    for bar_s, bar_t in pairs:
+        if bar_s == 1.0:
+            steps.append(Step(1.0, 0.0, 0.0))
+            break
+        length = _log_snr(bar_s) - _log_snr(bar_t)
+        keep = math.sqrt((1.0 - bar_s) / (1.0 - bar_t))
+        scale = -math.sqrt(bar_s) * math.expm1(-length)
+        correction = 0.5 * length / before if steps else 0.0
+        steps.append(Step(scale * (1.0 + correction), keep, 0.0, -scale * correction))
+        before = length
+    return steps
+
+
+def _log_snr(bar: float) -> float:
+    return 0.5 * math.log(bar / (1.0 - bar))

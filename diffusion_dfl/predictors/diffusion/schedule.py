@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 ScheduleName = Literal["linear", "cosine"]
-Spacing = Literal["uniform", "quadratic"]
+Spacing = Literal["uniform", "quadratic", "log_snr"]
 
 _REFERENCE_STEPS = 1000
 _MAX_BETA = 0.999
@@ -24,6 +24,10 @@ class NoiseSchedule(nn.Module):
     Args:
         name: ``linear`` (Ho et al., 2020) or ``cosine`` (Nichol and Dhariwal, 2021, Eq. 17).
         num_steps: T.
+
+    Attributes:
+        alpha_bar: ``(T + 1,)``, float64.
+        curve: the same as Python floats, so that coefficients of steps need no copy from a device.
     """
 
     alpha_bar: Tensor
@@ -37,15 +41,17 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"schedule={name!r} is unknown; choose one of {sorted(curves)}")
         self.num_steps = num_steps
         curve = torch.cat([torch.ones(1, dtype=torch.float64), curves[name](num_steps)])
-        self.register_buffer("alpha_bar", curve.float(), persistent=False)
+        # float64: steps are ratios of neighbours, and 1 - alpha_bar_1 is 1e-4.
+        self.register_buffer("alpha_bar", curve, persistent=False)
+        self.curve: tuple[float, ...] = tuple(curve.tolist())
 
     def signal(self, steps: Tensor) -> Tensor:
-        """sqrt(alpha_bar_t), of the shape of ``steps`` (integers in 0..T)."""
-        return self.alpha_bar[steps].sqrt()
+        """sqrt(alpha_bar_t), float32, of the shape of ``steps`` (integers in 0..T)."""
+        return self.alpha_bar[steps].sqrt().float()
 
     def noise(self, steps: Tensor) -> Tensor:
-        """sqrt(1 - alpha_bar_t), of the shape of ``steps``."""
-        return (1.0 - self.alpha_bar[steps]).sqrt()
+        """sqrt(1 - alpha_bar_t), float32, of the shape of ``steps``."""
+        return (1.0 - self.alpha_bar[steps]).sqrt().float()
 
 
 def _linear(num_steps: int) -> Tensor:
@@ -67,24 +73,41 @@ def _cosine(num_steps: int) -> Tensor:
 
 
 def sampling_timesteps(
-    num_diffusion_steps: int, num_sampling_steps: int, spacing: Spacing
+    schedule: NoiseSchedule, num_sampling_steps: int, spacing: Spacing
 ) -> list[int]:
     """The S timesteps a sampler visits, rising, the last one T.
 
-    ``uniform``: ``round(T i / S)``; ``quadratic``: ``round(T (i / S)^2)``, denser near the data,
-    for i = 1..S; repeated steps are moved up so that all differ.
+    ``uniform``: ``round(T i / S)``; ``quadratic``: ``round(T (i / S)^2)``, denser near the data;
+    ``log_snr``: where the log of the signal-to-noise ratio is nearest to S even parts of its range,
+    the spacing DPM-Solver++ is derived for; for i = 1..S. Repeated steps are moved apart.
 
     Raises:
         ValueError: S outside 1..T, or an unknown spacing.
     """
-    total, count = num_diffusion_steps, num_sampling_steps
+    total, count = schedule.num_steps, num_sampling_steps
     if not 1 <= count <= total:
         raise ValueError(f"num_sampling_steps={count} must lie in 1..num_diffusion_steps={total}")
     powers = {"uniform": 1, "quadratic": 2}
-    if spacing not in powers:
-        raise ValueError(f"spacing={spacing!r} is unknown; choose one of {sorted(powers)}")
+    if spacing == "log_snr":
+        wanted = _even_log_snr(schedule, count)
+    elif spacing in powers:
+        wanted = [round(total * (i / count) ** powers[spacing]) for i in range(1, count + 1)]
+    else:
+        raise ValueError(
+            f"spacing={spacing!r} is unknown; choose one of {sorted([*powers, 'log_snr'])}"
+        )
     steps: list[int] = []
-    for i in range(1, count + 1):
-        step = round(total * (i / count) ** powers[spacing])
-        steps.append(max(step, steps[-1] + 1 if steps else 1))
+    for i, step in enumerate(wanted):
+        lowest = steps[-1] + 1 if steps else 1
+        # Enough later timesteps must be left for the later steps.
+        steps.append(min(max(step, lowest), total - (count - 1 - i)))
     return steps
+
+
+def _even_log_snr(schedule: NoiseSchedule, count: int) -> list[int]:
+    """Timesteps in 1..T nearest to even parts of log(abar/(1 - abar)), rising."""
+    curve = schedule.alpha_bar[1:].double()
+    ratio = torch.log(curve) - torch.log1p(-curve)
+    parts = torch.linspace(0.0, 1.0, count, dtype=torch.float64) if count > 1 else torch.ones(1)
+    wanted = ratio[0] + parts.to(ratio) * (ratio[-1] - ratio[0])
+    return [int(step) for step in (ratio.unsqueeze(0) - wanted.unsqueeze(1)).abs().argmin(1) + 1]

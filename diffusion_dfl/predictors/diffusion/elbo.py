@@ -1,0 +1,194 @@
+"""Which timesteps stand for the evidence lower bound of a diffusion (Eq. 7 and 8), and with what weight.
+
+    ELBO(y_0) = -sum_i W_i E |eps - eps_theta(y_ti, t_i, x)|^2 + constant,    i = 1..L
+
+over the T steps of the schedule or the S steps of the sampler. ``simple`` takes ``W_i = 1/L`` (Ho et
+al., 2020, Eq. 14). ``vlb`` takes the bound itself: with a step ``y_s = a y_0 + b y_t + c xi`` of the
+sampler, the divergence of the forward posterior from the reverse step is, up to a constant,
+
+    W_i = a^2 / (2 c^2) (1 - abar_t)/abar_t.
+
+The last step has no noise; there W uses ``c^2 = 1 - abar_t``, the variance of Eq. 2.
+
+An estimate from k timesteps is ``-1/k sum_j W_ij / p_ij |eps - eps_theta|^2``, unbiased for any p that
+is nowhere 0.
+"""
+
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_dfl.predictors.diffusion.sampler import Sampler
+from diffusion_dfl.predictors.diffusion.schedule import NoiseSchedule
+
+ElboSteps = Literal["schedule", "sampler"]
+Weighting = Literal["simple", "vlb"]
+TimestepScheme = Literal["uniform", "stratified", "importance", "stratified_importance"]
+
+# Gradient norms are averaged in this many bins over the steps, and over training steps.
+_NUM_BINS = 50
+_HISTORY_DECAY = 0.9
+
+
+class ElboDraw(NamedTuple):
+    """k evaluations a scenario.
+
+    Attributes:
+        which: which of the L steps, ``(B, M, k)``.
+        factor: ``W / (k p)`` of it, ``(B, M, k)``: what the squared error is multiplied by.
+        epsilon: noise, ``(B, M, k, d_y)``.
+    """
+
+    which: Tensor
+    factor: Tensor
+    epsilon: Tensor
+
+
+class Elbo(nn.Module):
+    """Draws timesteps and noise for the ELBO surrogate, and remembers gradient norms.
+
+    Args:
+        schedule: noise schedule.
+        sampler: its steps and variances define ``steps="sampler"`` and ``vlb`` weights.
+        num_timesteps: k, evaluations a scenario.
+        steps: ``schedule``: the T steps; ``sampler``: the sampler's own S.
+        weighting: ``simple`` or ``vlb``.
+        timesteps: ``uniform``: independent; ``stratified``: one in each k-th part of the steps;
+            ``importance``: independent with ``p_i`` proportional to the root mean square of past
+            gradient norms at step i (section 5.2), uniform until every step has a history;
+            ``stratified_importance``: one in each k-th part of the mass of that p.
+        mixing: share of the uniform distribution mixed into p (defensive); 0 for none.
+        antithetic: whether evaluations come in pairs with noise of opposite sign.
+        common_noise: whether the scenarios of an instance share timesteps and noise.
+
+    Raises:
+        ValueError: an unknown name, k outside 1..L, ``mixing`` outside [0, 1], or ``vlb`` with a
+            deterministic sampler, whose steps have no density.
+    """
+
+    timesteps: Tensor
+    weights: Tensor
+    history: Tensor
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        sampler: Sampler,
+        num_timesteps: int = 4,
+        steps: ElboSteps = "schedule",
+        weighting: Weighting = "simple",
+        timesteps: TimestepScheme = "stratified",
+        mixing: float = 0.0,
+        antithetic: bool = True,
+        common_noise: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ("elbo_steps", steps, ("schedule", "sampler")),
+            ("elbo_weighting", weighting, ("simple", "vlb")),
+            (
+                "elbo_timesteps",
+                timesteps,
+                ("uniform", "stratified", "importance", "stratified_importance"),
+            ),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown; choose {', '.join(known)}")
+        chain = (
+            tuple(range(1, schedule.num_steps + 1)) if steps == "schedule" else sampler.timesteps
+        )
+        if not 1 <= num_timesteps <= len(chain):
+            name = "num_diffusion_steps" if steps == "schedule" else "num_sampling_steps"
+            raise ValueError(
+                f"num_elbo_timesteps={num_timesteps} must lie in 1..{name}={len(chain)}"
+            )
+        if not 0 <= mixing <= 1:
+            raise ValueError(f"elbo_mixing={mixing} must lie in [0, 1]")
+        if weighting == "vlb" and not sampler.stochastic:
+            raise ValueError(
+                "elbo_weighting=vlb needs a sampler with noise: the steps of a deterministic one "
+                "have no density; use elbo_weighting=simple, sampler=ancestral or eta above 0"
+            )
+        self.num_timesteps, self.scheme, self.mixing = num_timesteps, timesteps, mixing
+        self.antithetic, self.common_noise = antithetic, common_noise
+        self.register_buffer("timesteps", torch.tensor(chain), persistent=False)
+        weights = torch.full((len(chain),), 1.0 / len(chain), dtype=torch.float64)
+        if weighting == "vlb":
+            weights = _bound_weights(schedule, replace(sampler, timesteps=chain, final_noise=True))
+        self.register_buffer("weights", weights.float(), persistent=False)
+        # Mean squared gradient norms a bin; 0 for no history. A buffer, so checkpoints hold it.
+        self.register_buffer("history", torch.zeros(_NUM_BINS))
+
+    @property
+    def uses_history(self) -> bool:
+        """Whether gradient norms are wanted."""
+        return self.scheme in ("importance", "stratified_importance")
+
+    def probabilities(self) -> Tensor:
+        """``p`` ``(L,)``, the distribution of one timestep."""
+        count = len(self.timesteps)
+        uniform = torch.full_like(self.weights, 1.0 / count)
+        if not self.uses_history:
+            return uniform
+        norms = self.history[self._bins()].sqrt()
+        known = (norms > 0).all() & norms.isfinite().all()
+        norms = torch.where(known, norms, torch.ones_like(norms))
+        return (1.0 - self.mixing) * norms / norms.sum() + self.mixing * uniform
+
+    def draw(self, batch: int, scenarios: int, size: int, generator: torch.Generator) -> ElboDraw:
+        """Timesteps and noise of k evaluations a scenario, ``(B, M, k)`` and ``(B, M, k, d_y)``."""
+        k, device = self.num_timesteps, self.timesteps.device
+        shape = (batch, 1 if self.common_noise else scenarios, k)
+        place = torch.rand(shape, generator=generator, device=device)
+        if self.scheme.startswith("stratified"):
+            place = (torch.arange(k, device=device) + place) / k
+        probabilities = self.probabilities()
+        cumulative = probabilities.cumsum(0)
+        last = len(self.timesteps) - 1
+        place = place * cumulative[-1]
+        index = torch.searchsorted(cumulative, place, right=True).clamp_max(last)
+        epsilon = torch.randn((*shape, size), generator=generator, device=device)
+        if self.antithetic and k > 1:
+            # Neighbours in time share noise: their errors are alike, so that most of it cancels.
+            pairs = epsilon[:, :, : (k + 1) // 2].repeat_interleave(2, dim=2)[:, :, :k]
+            signs = 1.0 - 2.0 * (torch.arange(k, device=device) % 2)
+            epsilon = pairs * signs.unsqueeze(-1)
+        factor = (self.weights / (k * probabilities))[index]
+        return ElboDraw(
+            index.expand(batch, scenarios, k),
+            factor.expand(batch, scenarios, k),
+            epsilon.expand(batch, scenarios, k, size),
+        )
+
+    @torch.no_grad()
+    def remember(self, draw: ElboDraw, squared_norms: Tensor) -> None:
+        """Take squared gradient norms of the summands, ``(B, M, k)``, into the history."""
+        # Of w W |eps - eps_theta|^2, without the 1/(k p) of how it was drawn.
+        scale = (self.num_timesteps * self.probabilities())[draw.which].square()
+        bins = self._bins()[draw.which].flatten()
+        sums = torch.zeros_like(self.history)
+        sums.index_add_(0, bins, (squared_norms * scale).flatten().to(sums.dtype))
+        counts = torch.zeros_like(self.history)
+        counts.index_add_(0, bins, torch.ones_like(bins, dtype=counts.dtype))
+        mean = sums / counts.clamp_min(1.0)
+        mixed = _HISTORY_DECAY * self.history + (1.0 - _HISTORY_DECAY) * mean
+        updated = torch.where(self.history > 0, mixed, mean)
+        self.history.copy_(torch.where(counts > 0, updated, self.history))
+
+    def _bins(self) -> Tensor:
+        """The history bin of every step, ``(L,)``."""
+        count = len(self.timesteps)
+        return torch.arange(count, device=self.timesteps.device) * _NUM_BINS // count
+
+
+def _bound_weights(schedule: NoiseSchedule, sampler: Sampler) -> Tensor:
+    """``a^2 / (2 c^2) (1 - abar_t)/abar_t`` of the sampler's steps, earliest timestep first."""
+    curve = schedule.curve
+    steps = reversed(sampler.coefficients(schedule))
+    weights = [
+        0.5 * (step.clean / step.noise) ** 2 * (1.0 - curve[t]) / curve[t]
+        for step, t in zip(steps, sampler.timesteps, strict=True)
+    ]
+    return torch.tensor(weights, dtype=torch.float64)

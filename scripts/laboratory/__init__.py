@@ -1,0 +1,1 @@
+"""Experiments on the gradient estimators; run them by scripts/gradient_lab.py."""
