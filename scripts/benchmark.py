@@ -8,15 +8,16 @@ import sys
 for _pool in ("OMP", "MKL", "OPENBLAS", "RAYON"):
     os.environ[f"{_pool}_NUM_THREADS"] = "1"
 
-from benchmarks import solvers  # noqa: E402
+from benchmarks import memory, solvers  # noqa: E402
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    described = commands.add_parser("solvers", help=solvers.__doc__, description=solvers.__doc__)
-    solvers.add_arguments(described)
-    described.set_defaults(run=solvers.run)
+    for name, module in (("solvers", solvers), ("memory", memory)):
+        command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     arguments = parser.parse_args()
     return arguments.run(arguments)
 

@@ -15,7 +15,7 @@ from omegaconf import MISSING
 class DataConfig:
     source: str = MISSING
     root: str | None = None
-    url: str = MISSING
+    url: str | None = None
     directory: str = MISSING
     file: str | None = None
     num_days: int = MISSING

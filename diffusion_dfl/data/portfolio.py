@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from diffusion_dfl.data.dataset import DataError, Dataset
 from diffusion_dfl.data.prices import (
+    EVERY_DAY,
     CsvPrices,
     PriceSource,
     QuandlPrices,
@@ -42,7 +43,6 @@ from diffusion_dfl.data.splits import Split
 PRICE_SOURCES = ("sp500", "skfolio", "csv", "quandl", "simulated")
 # The paper's shares; simulated days have no calendar to split by.
 SIMULATED_VALIDATION, SIMULATED_TEST = 0.1, 0.2
-_EVERY_DAY = Window(np.datetime64("1678-01-01", "D"), np.datetime64("2262-01-01", "D"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def portfolio_dataset(
     )
     source = "sp500" if source == "real" else source
     if source == "simulated":
-        window = _EVERY_DAY
+        window = EVERY_DAY
     prices = _open(source, window, strict, exclude, root, url, directory, file, num_days)
     assets = _draw(prices.tickers(), num_assets, exclude, rng, source)
     panel = price_panel(prices.frame(assets), window)

@@ -64,9 +64,9 @@ class Score:
         num_gradient_scenarios: fresh scenarios a context for the gradient, which the decision does
             not know, with the mean weight of the others as baseline of each (leave-one-out; Kool et
             al., 2019). 0 takes the M scenarios of the decision, whose weights are centred already.
-        weight_clip: weights are clipped at this many standard deviations (over the batch) and
-            centred again an instance; 0 for none. Clipping trades noise for bias: docs/method.md
-            has the measured cosines.
+        weight_clip: weights of an instance are clipped at this many of its standard deviations and
+            centred again; 0 for none. Clipping trades noise for bias: docs/method.md has the measured
+            cosines. (One bound for a batch would silence the instances with much at stake.)
         trust_region: scenarios being made less likely stop counting once their squared error
             exceeds this multiple of d_y; 0 for none
             (:meth:`diffusion_dfl.predictors.Predictor.weighted_log_density`).
@@ -164,7 +164,7 @@ class Score:
     def _clip(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         if not self.weight_clip:
             return weights, torch.zeros((), device=weights.device)
-        bound = self.weight_clip * weights.square().mean().sqrt()
+        bound = self.weight_clip * weights.square().mean(1, keepdim=True).sqrt()
         clipped = (weights.abs() > bound).double().mean()
         bounded = torch.maximum(torch.minimum(weights, bound), -bound)
         return bounded - bounded.mean(1, keepdim=True), clipped

@@ -33,7 +33,7 @@ class Backpropagation:
             raise ValueError(
                 f"backpropagation={self.kind!r} is unknown; choose full, checkpoint or last"
             )
-        if (self.kind == "last") != (self.steps > 0):
+        if self.steps < 0 or (self.kind == "last") != (self.steps > 0):
             raise ValueError(
                 f"last_steps={self.steps} with backpropagation={self.kind}: last_steps is the "
                 "number of steps of backpropagation=last, at least 1 there and 0 elsewhere"

@@ -17,7 +17,12 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.power import PowerProgram
-from diffusion_dfl.programs.smoothing import hinge_density, hinge_slope
+from diffusion_dfl.programs.smoothing import (
+    INV_SQRT_2PI,
+    SQRT_HALF,
+    hinge_density,
+    hinge_slope,
+)
 from diffusion_dfl.solvers.chain import chain_multipliers, kinked_chain, smooth_chain
 from diffusion_dfl.solvers.roots import increasing_roots
 from diffusion_dfl.solvers.solution import Solution, Status
@@ -141,9 +146,12 @@ def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor
                 offset[index],
             ]
         _, yi, wi, si, ti, oi = current
-        shortfall = yi - points.unsqueeze(1)
-        pull = (wi * hinge_slope(shortfall, si.unsqueeze(1))).sum(1)
-        bend = (wi * hinge_density(shortfall, si.unsqueeze(1))).sum(1)
+        # hinge_slope and hinge_density of widths that are positive, in few passes over (k, M).
+        scale = SQRT_HALF / si
+        surplus = (points.unsqueeze(1) - yi).mul_(scale.unsqueeze(1))
+        pull = 0.5 * torch.linalg.vecdot(wi, torch.erfc(surplus))
+        height = surplus.square_().neg_().exp_()
+        bend = INV_SQRT_2PI * torch.linalg.vecdot(wi, height) / si
         return ti * points + oi - program.hinge_slope * pull, ti + program.hinge_slope * bend
 
     # There the hinge does not pull at all, or pulls fully.

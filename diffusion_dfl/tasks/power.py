@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffusion_dfl.data import Dataset, power_dataset
+from diffusion_dfl.data.pjm import PJM_URL
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.projection import project
@@ -22,7 +23,7 @@ def power_task(
     excess: float = 0.5,
     ramp: float = 0.4,
     root: str | None = None,
-    url: str,
+    url: str | None = None,
     directory: str,
     num_days: int,
     validation_fraction: float,
@@ -37,7 +38,7 @@ def power_task(
         features: ``compact`` or ``full``.
         shortage, excess, ramp: gamma_s, gamma_e, c_r of the program.
         root: folder with the two load files, or None for the environment variable or a download.
-        url: where the files are downloaded from.
+        url: where the files are downloaded from; None for their pinned address.
         directory: where downloads are kept.
         num_days: days of the simulated source.
         validation_fraction, block_weeks, gap_days: the split.
@@ -47,7 +48,7 @@ def power_task(
         rng,
         features=features,
         root=None if root is None else Path(root),
-        url=url,
+        url=url or PJM_URL,
         directory=Path(directory),
         num_days=num_days,
         validation_fraction=validation_fraction,

@@ -2,21 +2,26 @@
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 
 class SavedBytes:
-    """Largest number of bytes autograd held for a backward pass at any one moment.
+    """Bytes that autograd holds for a backward pass, now and at most at any one moment.
 
-    A storage counts once however many nodes save it, and until the last of them is gone: a
-    computation that differentiates as it goes, in chunks, is counted by its largest chunk.
-    Parameters, which are there anyway, do not count.
+    A storage counts in full, and once however many nodes save it or views of it, until the last of
+    them is gone: a computation that differentiates as it goes, in chunks, is counted by its largest
+    chunk. Parameters, which are there anyway, do not count. Under ``torch.utils.checkpoint`` (not
+    reentrant) the inputs of a checkpointed part count, not what runs inside it.
+
+    Works on real, meta and fake tensors alike; the latter two have sizes and no memory.
 
     Args:
-        drop: keep no saved tensor. The count is the same and no memory is used, but no backward
-            pass can follow: for sizes that do not fit.
+        drop: keep no saved tensor. The count is the same and less memory is used, but no backward
+            pass can follow.
 
     Attributes:
-        peak: the count, bytes.
+        held: the bytes held now; falls as graphs are freed, after the context too.
+        peak: the largest ``held`` so far.
 
     Example:
         >>> with SavedBytes() as counter:
@@ -26,8 +31,7 @@ class SavedBytes:
 
     def __init__(self, drop: bool = False) -> None:
         self.drop = drop
-        self.peak = 0
-        self._held = 0
+        self.held = self.peak = 0
         self._owners: dict[int, int] = {}
 
     def __enter__(self) -> "SavedBytes":
@@ -54,14 +58,14 @@ class SavedBytes:
     def _add(self, key: int, size: int) -> None:
         self._owners[key] = self._owners.get(key, 0) + 1
         if self._owners[key] == 1:
-            self._held += size
-            self.peak = max(self.peak, self._held)
+            self.held += size
+            self.peak = max(self.peak, self.held)
 
     def _remove(self, key: int, size: int) -> None:
         self._owners[key] -= 1
         if not self._owners[key]:
             del self._owners[key]
-            self._held -= size
+            self.held -= size
 
 
 class _Saved:
@@ -69,11 +73,12 @@ class _Saved:
 
     def __init__(self, counter: SavedBytes, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        self.tensor = None if counter.drop else tensor
-        # Fake and meta tensors have no address; each object then counts on its own.
-        address = storage._cdata
-        self._counter, self._key, self._size = counter, address, storage.nbytes()
-        counter._add(self._key, self._size)
+        # Detached: an output that its own node saves would keep that node alive for ever.
+        self.tensor = None if counter.drop else tensor.detach()
+        # A dropped storage gives its memory back; its name stays taken as long as this lives.
+        self._storage = StorageWeakRef(storage)
+        self._counter, self._size = counter, storage.nbytes()
+        counter._add(self._storage.cdata, self._size)
 
     def __del__(self) -> None:
-        self._counter._remove(self._key, self._size)
+        self._counter._remove(self._storage.cdata, self._size)

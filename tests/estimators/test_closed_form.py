@@ -1,12 +1,13 @@
-"""Both estimators against the derivative of a problem that is solved on paper.
+"""Both estimators against the derivative of problems that are solved on paper.
 
-One hour of the power program and a Gaussian forecast N(mu, sigma^2): with M scenarios without end
+Power: one hour of the power program and a Gaussian forecast N(mu, sigma^2): with M scenarios without end
 and bandwidth s = c sigma M^(-1/5) the decision solves, with tau^2 = sigma^2 + s^2,
 
     (z - mu) + gamma_e = (gamma_s + gamma_e) Phi((mu - z) / tau),
 
 so that dz/dmu = 1 and dz/dtau follows from the implicit function theorem; tau is proportional to
-sigma, and the cost of the decision is f(y, z) at the outcome y.
+sigma, and the cost of the decision is f(y, z) at the outcome y. Newsvendor, without its quadratic
+and cubic terms: the decision is a quantile of N(mu, tau^2), z = mu + tau Phi^-1(cb / (cb + ch)).
 """
 
 import math
@@ -19,11 +20,12 @@ from diffusion_dfl.estimators import Batch, Reparam, Score
 from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import GaussianPredictor
-from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.programs import Newsvendor, PowerProgram
 
 SCENARIOS = 100_000
 REPLICATES = 12
 PROGRAM = PowerProgram(shortage=5.0, excess=0.5, num_decisions=1)
+NEWSVENDOR = Newsvendor(c0=0.0, q0=0.0, cb=3.0, rb=0.0, ch=1.0, rh=0.0, z_max=100.0)
 
 
 def _predictor(mean: float, log_variance: float) -> GaussianPredictor:
@@ -98,3 +100,64 @@ def test_the_bandwidths_own_dependence_is_more_than_the_error_of_the_check() -> 
     """At c = 3, M = 10^5 leaving ds/dsigma out would lose 8 % of dz/dsigma."""
     with_it = (3.0 * SCENARIOS**-0.2) ** 2
     assert 1 - 1 / (1 + with_it) == pytest.approx(0.083, abs=0.01)
+
+
+# Newsvendor
+
+
+def _quantile_derivative(
+    predictor: GaussianPredictor, scale: float, count: int, outcome: float
+) -> tuple[float, float]:
+    """Derivative of f(y, z*) in the two biases of the head: dz/dmu = 1, dz/dtau the quantile."""
+    bias = predictor.network[-1].bias
+    mean, log_variance = predictor.moments(torch.zeros(1, 1))
+    (in_bias,) = torch.autograd.grad(log_variance, bias)
+    unit = float(predictor.outcomes.scale)
+    sigma = unit * math.exp(0.5 * float(log_variance.detach()))
+    tau = sigma * math.sqrt(1 + (scale * count**-0.2) ** 2)
+    share = NEWSVENDOR.cb / (NEWSVENDOR.cb + NEWSVENDOR.ch)
+    quantile = NormalDist().inv_cdf(share)
+    order = float(predictor.outcomes.mean) + unit * float(mean.detach()) + tau * quantile
+    slope = NEWSVENDOR.ch if order > outcome else -NEWSVENDOR.cb
+    return slope * unit, slope * quantile * tau / 2 * float(in_bias[1])
+
+
+def _check_newsvendor(
+    kind: type[Reparam] | type[Score], outcome: float, scale: float, count: int, replicates: int
+) -> None:
+    predictor = _predictor(0.4, -1.0)
+    exact = _quantile_derivative(predictor, scale, count, outcome)
+    expected = torch.tensor(exact, dtype=torch.float64)
+    layer, estimator = DecisionLayer(NEWSVENDOR, scale), kind(count)
+    # Two outcomes, one decision: a pooled batch is the mean of its rows.
+    batch = Batch(torch.zeros(2, 1), torch.full((2, 1), outcome), pooled=True)
+    generator, gradients = torch.Generator().manual_seed(0), []
+    for _ in range(replicates):
+        predictor.zero_grad()
+        estimator(predictor, layer, batch, generator).value.backward()
+        gradients.append(predictor.network[-1].bias.grad.double().clone())
+    found = torch.stack(gradients)
+    spread, floor = found.std(0), 1e-6 * expected.abs()
+    # One solve with all scenarios, and the mean of the solves.
+    assert bool(((found[0] - expected).abs() < 3 * spread + floor).all())
+    error = spread / math.sqrt(replicates)
+    assert bool(((found.mean(0) - expected).abs() < 3 * error + floor).all())
+    assert bool((error < 0.02 * expected.abs()).all())
+
+
+@pytest.mark.parametrize("outcome", [1.0, 9.0])
+@pytest.mark.parametrize("kind", [Reparam, Score])
+def test_newsvendor_gradient_is_that_of_the_quantile(
+    kind: type[Reparam] | type[Score], outcome: float
+) -> None:
+    _check_newsvendor(kind, outcome, 1.06, SCENARIOS, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outcome", [1.0, 9.0])
+@pytest.mark.parametrize("scale", [1.06, 3.0])
+@pytest.mark.parametrize("kind", [Reparam, Score])
+def test_newsvendor_gradient_of_a_million_scenarios_in_one_solve(
+    kind: type[Reparam] | type[Score], scale: float, outcome: float
+) -> None:
+    _check_newsvendor(kind, outcome, scale, 1_000_000, 12)

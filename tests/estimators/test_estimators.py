@@ -1,6 +1,7 @@
 """What each estimator is made of: weights, twins, unsolved instances, refusals."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -110,11 +111,23 @@ def test_clipped_weights_are_bounded_and_centred_again() -> None:
     clipped, share = estimator._clip(weights)
     assert 0 < float(share) < 0.2
     assert float(clipped.sum(1).abs().amax()) < 1e-12
-    bound = 2.0 * float(weights.square().mean().sqrt())
-    assert float((clipped.amax(1) - clipped.amin(1)).amax()) <= 2 * bound + 1e-12
+    bound = 2.0 * weights.square().mean(1).sqrt()
+    assert bool((clipped.amax(1) - clipped.amin(1) <= 2 * bound + 1e-12).all())
     untouched, none = Score(100)._clip(weights)
     assert torch.equal(untouched, weights)
     assert float(none) == 0
+
+
+def test_the_clip_of_an_instance_knows_nothing_of_the_others() -> None:
+    """An instance with a thousand times as much at stake keeps its share of the gradient."""
+    estimator = Score(100, weight_clip=2.0)
+    weights = torch.randn(2, 100, generator=_generator()).double() ** 3
+    scale = torch.tensor([[1.0], [1000.0]], dtype=torch.float64)
+    clipped, share = estimator._clip(weights)
+    again, same = estimator._clip(scale * weights)
+    torch.testing.assert_close(again, scale * clipped)
+    assert float(share) == float(same)
+    assert not bool(estimator._clip(torch.zeros(2, 5))[0].any())
 
 
 def test_the_score_surrogate_is_the_weighted_density_with_the_factor_of_m_minus_1() -> None:
@@ -124,7 +137,8 @@ def test_the_score_surrogate_is_the_weighted_density_with_the_factor_of_m_minus_
     scenarios = predictor.sample(batch.context, 30, generator)
     _, weights = score_weights(_layer(), scenarios, batch.outcome)
     predictor.zero_grad(set_to_none=True)
-    predictor.weighted_log_density(batch.context, scenarios, weights / 29, generator).backward()
+    density = predictor.weighted_log_density(batch.context, scenarios, weights / 29, generator)
+    density.value.backward()
     for name, parameter in predictor.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad)
 
@@ -178,7 +192,9 @@ def test_the_mixture_is_linear_in_its_weights(kind: type[Reparam] | type[Score])
 
 
 @pytest.mark.parametrize("kind", [Reparam, Score])
-@pytest.mark.parametrize("weights", [(-1.0, 1.0), (1.0, -0.1), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    "weights", [(-1.0, 1.0), (1.0, -0.1), (0.0, 0.0), (math.nan, 1.0), (1.0, math.inf)]
+)
 def test_weights_that_make_no_sense_are_refused_by_name(
     kind: type[Reparam] | type[Score], weights: tuple[float, float]
 ) -> None:
@@ -186,9 +202,11 @@ def test_weights_that_make_no_sense_are_refused_by_name(
         kind(50, *weights)
 
 
-def test_a_negative_clip_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"weight_clip=-1\.0"):
-        Score(50, weight_clip=-1.0)
+@pytest.mark.parametrize("name", ["weight_clip", "trust_region"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_guards_that_are_no_numbers_from_0_on_are_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        Score(50, **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [Reparam, Score])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.predictors.diffusion import Denoiser
-from diffusion_dfl.predictors.diffusion.chunks import Rows, chunked_sum
+from diffusion_dfl.predictors.diffusion.chunks import Rows, Terms, chunked_sum
 
 BATCH, TIMES, COUNT, SIZE = 3, 4, 23, 2
 
@@ -35,7 +35,6 @@ class _Problem:
 
     def rows(self) -> Rows:
         return Rows(
-            self.noisy,
             self.denoiser.context_features(self.contexts),
             self.context,
             self.denoiser.time_features(self.steps),
@@ -45,6 +44,13 @@ class _Problem:
 
     def values(self, output: Tensor, part: slice) -> Tensor:
         return self.weight[part] * (output - self.target[part]).square().sum(-1)
+
+    def summands(self, part: slice) -> tuple[Tensor, Terms]:
+        def terms(output: Tensor) -> tuple[Tensor, Tensor]:
+            derivative = 2 * self.weight[part].unsqueeze(1) * (output - self.target[part])
+            return self.values(output, part), derivative
+
+        return self.noisy[part], terms
 
     def plain(self) -> Tensor:
         """The summands by autograd, ``(R,)``."""
@@ -56,7 +62,7 @@ class _Problem:
         return self.values(output, slice(None))
 
     def chunked(self, chunk_rows: int, norms: Tensor | None = None) -> Tensor:
-        return chunked_sum(self.denoiser, self.rows(), self.values, chunk_rows, norms)
+        return chunked_sum(self.denoiser, self.rows(), self.summands, chunk_rows, norms)
 
     def gradients(self, value: Tensor) -> dict[str, Tensor]:
         self.denoiser.zero_grad(set_to_none=True)
@@ -181,9 +187,9 @@ def test_squared_norms_are_those_of_each_rows_gradient(layers: int, chunk_rows: 
 def test_squared_norms_need_those_of_what_rows_share() -> None:
     problem = _Problem(_denoiser())
     rows = problem.rows()
-    bare = Rows(rows.noisy, rows.features, rows.context, rows.times, rows.time)
+    bare = Rows(rows.features, rows.context, rows.times, rows.time)
     with pytest.raises(ValueError, match=r"rows\.squares"):
-        chunked_sum(problem.denoiser, bare, problem.values, 5, torch.zeros(COUNT))
+        chunked_sum(problem.denoiser, bare, problem.summands, 5, torch.zeros(COUNT))
 
 
 def test_the_graph_holds_no_activations_of_rows() -> None:

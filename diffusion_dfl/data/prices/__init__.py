@@ -2,6 +2,7 @@
 
 from diffusion_dfl.data.prices.features import PriceFeatures, price_features, target_dates
 from diffusion_dfl.data.prices.panel import (
+    EVERY_DAY,
     Jump,
     PricePanel,
     Window,
@@ -21,6 +22,7 @@ from diffusion_dfl.data.prices.sources import (
 )
 
 __all__ = [
+    "EVERY_DAY",
     "CsvPrices",
     "Jump",
     "PriceFeatures",

@@ -35,6 +35,10 @@ class Window:
     last: np.datetime64
 
 
+# The days that pandas has nanoseconds for.
+EVERY_DAY = Window(np.datetime64("1678-01-01", "D"), np.datetime64("2262-01-01", "D"))
+
+
 @dataclass(frozen=True, eq=False)
 class PricePanel:
     """Prices of n tickers on T trading days, checked.

@@ -152,9 +152,8 @@ class Elbo(nn.Module):
         epsilon = torch.randn((*shape, size), generator=generator, device=device)
         if self.antithetic and k > 1:
             # Neighbours in time share noise: their errors are alike, so that most of it cancels.
-            pairs = epsilon[:, :, : (k + 1) // 2].repeat_interleave(2, dim=2)[:, :, :k]
-            signs = 1.0 - 2.0 * (torch.arange(k, device=device) % 2)
-            epsilon = pairs * signs.unsqueeze(-1)
+            epsilon = epsilon[:, :, : (k + 1) // 2].repeat_interleave(2, dim=2)[:, :, :k]
+            epsilon[:, :, 1::2].neg_()
         factor = (self.weights / (k * probabilities))[index]
         return ElboDraw(
             index.expand(batch, scenarios, k),

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity, Predictor
-from diffusion_dfl.predictors.diffusion.chunks import Rows, chunked_sum
+from diffusion_dfl.predictors.diffusion.chunks import Rows, Terms, TrustRegion, chunked_sum
 from diffusion_dfl.predictors.diffusion.denoiser import (
     Denoiser,
     Prediction,
+    clean_slope,
     epsilon_error_scale,
     to_clean,
     to_target,
@@ -275,29 +276,37 @@ class DiffusionPredictor(Predictor):
         k = self.elbo.num_timesteps
         times, signals, noises = self._at_steps(self.elbo.timesteps, clean.device)
         index = draw.which.reshape(-1)
-        signal, noise = signals[index].unsqueeze(-1), noises[index].unsqueeze(-1)
         epsilon = draw.epsilon.reshape(-1, size)
-        repeated = clean.repeat_interleave(k, dim=1).reshape(-1, size)
-        noisy = signal * repeated + noise * epsilon
-        target = to_target(self.prediction, repeated, epsilon, signal, noise)
-        scale = epsilon_error_scale(self.prediction, signal, noise)
-        weight = weights.to(clean.dtype).unsqueeze(-1) * draw.factor
-        outside = _Outside(weight.reshape(-1), trust_region * size)
+        scenario = torch.arange(batch * count, device=clean.device).repeat_interleave(k)
+        weight = (weights.to(clean.dtype).unsqueeze(-1) * draw.factor).reshape(-1)
+        clean = clean.reshape(-1, size)
+        scales = epsilon_error_scale(self.prediction, signals, noises).square()
+        region = TrustRegion(trust_region * size, len(index), clean.device)
 
-        def values(output: Tensor, part: slice) -> Tensor:
-            error = (scale[part] * (output - target[part])).square().sum(-1)
-            return outside.weights(error, part) * -error
+        def summands(part: slice) -> tuple[Tensor, Terms]:
+            steps = index[part]
+            signal, noise = signals[steps].unsqueeze(-1), noises[steps].unsqueeze(-1)
+            outcome, added, scale = clean[scenario[part]], epsilon[part], scales[steps]
+            target = to_target(self.prediction, outcome, added, signal, noise)
 
-        rows = self._rows(context, noisy, times, index)
+            def terms(output: Tensor) -> tuple[Tensor, Tensor]:
+                miss = output - target
+                error = scale * miss.square().sum(-1)
+                share = region.weights(weight[part], error)
+                return -share * error, (-2.0 * scale * share).unsqueeze(-1) * miss
+
+            return signal * outcome + noise * added, terms
+
+        rows = self._rows(context, times, index)
         norms = None
         if self.elbo.uses_history and torch.is_grad_enabled():
-            norms = torch.zeros_like(weight).reshape(-1)
+            norms = torch.zeros_like(weight)
             squares = self.denoiser.shared_squares(self.contexts(context), self.elbo.timesteps)
             rows = replace(rows, squares=squares)
-        value = chunked_sum(self.denoiser, rows, values, self.chunk_rows, norms)
+        value = chunked_sum(self.denoiser, rows, summands, self.chunk_rows, norms)
         if norms is not None:
             self.elbo.remember(draw, norms.reshape(batch, count, k))
-        return LogDensity(value, outside.share())
+        return LogDensity(value, region.share())
 
     def weighted_path_density(
         self, context: Tensor, path: ScenarioPath, weights: Tensor, trust_region: float = 0.0
@@ -324,24 +333,34 @@ class DiffusionPredictor(Predictor):
         # The walk goes down the timesteps.
         order = torch.arange(last - 1, -1, -1, device=path.states.device)
         index = order.repeat_interleave(batch * count)
-        signal, noise = signals[index].unsqueeze(-1), noises[index].unsqueeze(-1)
-        noisy = path.states[:-1].reshape(-1, size)
+        before, after = path.states[:-1].reshape(-1, size), path.states[1:].reshape(-1, size)
         # Coefficients are listed in the order of the walk.
-        coefficients = noisy.new_tensor(steps)[last - 1 - index]
-        pull, keep, spread, _ = coefficients.unsqueeze(-1).unbind(1)
-        target = path.states[1:].reshape(-1, size) - keep * noisy
-        weight = weights.to(noisy.dtype).reshape(1, -1).expand(last, -1).reshape(-1)
-        outside = _Outside(weight, trust_region * size)
+        coefficients = before.new_tensor(steps).flip(0).unsqueeze(-1)
+        scenario = torch.arange(batch * count, device=before.device).repeat(last)
+        weight = weights.to(before.dtype).reshape(-1)
+        region = TrustRegion(trust_region * size, len(index), before.device)
 
-        def values(output: Tensor, part: slice) -> Tensor:
-            implied = to_clean(self.prediction, output, noisy[part], signal[part], noise[part])
-            residual = (target[part] - pull[part] * self.sampler.bound(implied)) / spread[part]
-            square = residual.square().sum(-1)
-            return outside.weights(square, part) * -0.5 * square
+        def summands(part: slice) -> tuple[Tensor, Terms]:
+            step, noisy = index[part], before[part]
+            pull, keep, spread, _ = coefficients[step].unbind(1)
+            signal, noise = signals[step].unsqueeze(-1), noises[step].unsqueeze(-1)
+            target = after[part] - keep * noisy
 
-        rows = self._rows(context, noisy, times, index, repeats=last)
-        value = chunked_sum(self.denoiser, rows, values, self.chunk_rows)
-        return LogDensity(value, outside.share())
+            def terms(output: Tensor) -> tuple[Tensor, Tensor]:
+                implied = to_clean(self.prediction, output, noisy, signal, noise)
+                bounded = self.sampler.bound(implied)
+                residual = (target - pull * bounded) / spread
+                error = residual.square().sum(-1)
+                share = region.weights(weight[scenario[part]], error)
+                slope = pull / spread * clean_slope(self.prediction, signal, noise)
+                inward = slope * share.unsqueeze(-1) * residual
+                return -0.5 * share * error, torch.where(implied == bounded, inward, 0.0)
+
+            return noisy, terms
+
+        rows = self._rows(context, times, index, repeats=last)
+        value = chunked_sum(self.denoiser, rows, summands, self.chunk_rows)
+        return LogDensity(value, region.share())
 
     def check_path_density(self) -> None:
         """Raise ValueError unless every step of the sampler adds noise."""
@@ -352,34 +371,9 @@ class DiffusionPredictor(Predictor):
                 "and so no density; use sampler=ancestral (or eta above 0) with final_noise=true"
             )
 
-    def _rows(
-        self, context: Tensor, noisy: Tensor, times: Tensor, index: Tensor, repeats: int = 1
-    ) -> Rows:
+    def _rows(self, context: Tensor, times: Tensor, index: Tensor, repeats: int = 1) -> Rows:
         """Rows in the order (repeat, context, the rest)."""
         features = self.denoiser.context_features(self.contexts(context))
-        order = torch.arange(len(context), device=noisy.device)
-        each = len(noisy) // (len(context) * repeats)
-        return Rows(noisy, features, order.repeat_interleave(each).repeat(repeats), times, index)
-
-
-class _Outside:
-    """Weights of rows, less those whose error the trust region no longer lets grow.
-
-    A positive weight makes its row less likely; nothing bounds how far. The comparison uses values
-    only: within the region the gradient is untouched.
-    """
-
-    def __init__(self, weight: Tensor, limit: float) -> None:
-        self.weight, self.limit = weight, limit
-        self.count = torch.zeros((), dtype=torch.float64, device=weight.device)
-
-    def weights(self, error: Tensor, part: slice) -> Tensor:
-        weight = self.weight[part]
-        if not self.limit:
-            return weight
-        beyond = (weight > 0) & (error.detach() > self.limit)
-        self.count += beyond.sum()
-        return weight.masked_fill(beyond, 0.0)
-
-    def share(self) -> Tensor:
-        return self.count / max(len(self.weight), 1)
+        order = torch.arange(len(context), device=context.device)
+        each = len(index) // (len(context) * repeats)
+        return Rows(features, order.repeat_interleave(each).repeat(repeats), times, index)

@@ -139,14 +139,14 @@ class Sampler:
         previous: Tensor | None = None
         for i, step in enumerate(self.coefficients(schedule)):
             clean = self.bound(predict(current, last - i))
-            following = step.clean * clean + step.keep * current
+            following = torch.add(step.keep * current, clean, alpha=step.clean)
             if step.previous and previous is not None:
-                following = following + step.previous * previous
+                following = torch.add(following, previous, alpha=step.previous)
             if step.noise:
                 noise = torch.randn(
                     current.shape, generator=generator, device=current.device, dtype=current.dtype
                 )
-                following = following + step.noise * noise
+                following = torch.add(following, noise, alpha=step.noise)
             previous, current = clean, following
             yield current
 

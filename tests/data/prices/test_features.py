@@ -9,6 +9,7 @@ import pytest
 
 from diffusion_dfl.data import DataError
 from diffusion_dfl.data.prices import (
+    EVERY_DAY,
     PricePanel,
     price_features,
     price_panel,
@@ -16,7 +17,6 @@ from diffusion_dfl.data.prices import (
     target_dates,
 )
 from diffusion_dfl.data.prices.features import HISTORY
-from diffusion_dfl.data.portfolio import _EVERY_DAY
 
 NUM_DAYS, SIZE = 200, 6
 TRAIN = np.arange(80)
@@ -30,7 +30,7 @@ def tidy() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def panel(tidy: pd.DataFrame) -> PricePanel:
-    return price_panel(tidy, _EVERY_DAY)
+    return price_panel(tidy, EVERY_DAY)
 
 
 def column(name: str, panel: PricePanel) -> np.ndarray:

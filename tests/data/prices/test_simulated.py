@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_dfl.data import DataError
-from diffusion_dfl.data.portfolio import _EVERY_DAY
-from diffusion_dfl.data.prices import find_jumps, price_panel, simulated_prices
+from diffusion_dfl.data.prices import EVERY_DAY, find_jumps, price_panel, simulated_prices
 from diffusion_dfl.data.prices.simulated import NUM_SECTORS, NUM_TICKERS
 
 
@@ -18,7 +17,7 @@ def test_a_longer_table_begins_like_a_shorter_one() -> None:
 
 
 def test_prices_pass_the_checks_and_look_like_stocks() -> None:
-    panel = price_panel(simulated_prices(1200), _EVERY_DAY)
+    panel = price_panel(simulated_prices(1200), EVERY_DAY)
     returns = panel.returns
     assert panel.close.shape == (1200, NUM_TICKERS)
     assert find_jumps(panel) == []
@@ -29,7 +28,7 @@ def test_prices_pass_the_checks_and_look_like_stocks() -> None:
 
 
 def test_sectors_remember_a_tenth_of_the_day_before() -> None:
-    returns = price_panel(simulated_prices(2500), _EVERY_DAY).returns
+    returns = price_panel(simulated_prices(2500), EVERY_DAY).returns
     excess = returns - returns.mean(axis=1, keepdims=True)
     sectors = excess.reshape(len(excess), -1, NUM_SECTORS).mean(axis=1)
     memory = [np.corrcoef(s[1:], s[:-1])[0, 1] for s in sectors.T]
