@@ -16,7 +16,6 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch, Estimator
 from diffusion_dfl.layers import DecisionLayer, LayerStatistics
 from diffusion_dfl.predictors import Predictor
-from diffusion_dfl.training.environment import peak_memory_bytes
 from diffusion_dfl.training.files import read_tensors, write_tensors
 from diffusion_dfl.training.memory import SavedBytes
 
@@ -176,8 +175,6 @@ class Stage:
             # Totals since the run began.
             counts = self.layer.statistics.counts().items()
             metrics.update({f"solver_{name}": float(value) for name, value in counts})
-        metrics["saved_for_backward_bytes"] = float(progress.saved_bytes)
-        metrics["peak_memory_bytes"] = float(peak_memory_bytes(self.contexts.device))
         last = progress.epoch >= settings.epochs
         if last or progress.epoch % settings.validate_every == 0:
             self._validate(metrics)

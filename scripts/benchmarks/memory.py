@@ -111,7 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
         "counts": [asdict(count) for count in counts],
         "goals": [{"goal": goal, "value": value, "met": met} for goal, value, met in goals],
     }
-    for name, content in (("memory.json", json.dumps(record, indent=2) + "\n"), ("memory.md", text)):
+    for name, content in (
+        ("memory.json", json.dumps(record, indent=2) + "\n"),
+        ("memory.md", text),
+    ):
         (arguments.output / name).write_text(content, encoding="utf-8")
     print(text)
     return 0 if all(met for _, _, met in goals) else 1
@@ -138,11 +141,11 @@ def count_all(width: int, steps: int) -> list[Count]:
 def _count(
     name: str, step: Callable[[], Tensor], m: int | None, k: int | None, s: int | None, tensors: str
 ) -> Count:
-    """Count a step once with hooks, forward only, and once with all its tensors, backward too."""
-    with SavedBytes() as saved:
-        step()
+    """Saved bytes of the forward pass, all tensors of both passes."""
     with LiveBytes() as live:
-        step().backward()
+        with SavedBytes() as saved:
+            loss = step()
+        loss.backward()
     return Count(name, m, k, s, tensors, saved.peak, live.peak)
 
 

@@ -9,7 +9,13 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.config.arguments import CELLS
-from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config, identify, validate
+from diffusion_dfl.config.compose import (
+    CONFIG_DIRECTORY,
+    check_decision_rule,
+    compose_config,
+    identify,
+    validate,
+)
 from diffusion_dfl.errors import UserError
 
 FILES = sorted(CONFIG_DIRECTORY.rglob("*.yaml"))
@@ -172,11 +178,47 @@ def test_not_a_number_is_refused(key: str) -> None:
 
 def test_the_score_of_the_exact_rule_is_refused_since_it_is_zero() -> None:
     with pytest.raises(UserError, match=r"decision\.bandwidth_scale=0.*set decision\.bandwidth"):
-        validate(_changed("decision.bandwidth_scale", 0.0))
-    with pytest.raises(UserError, match=r"decision\.num_scenarios of at least 2"):
-        validate(_changed("decision.num_scenarios", 1))
+        check_decision_rule(_changed("decision.bandwidth_scale", 0.0), kinked=True)
+    with pytest.raises(UserError, match=r"decision\.curvature=saa.*curvature=convolved"):
+        check_decision_rule(_changed("decision.curvature", "saa"), kinked=True)
+    with pytest.raises(UserError, match=r"decision\.num_scenarios=1.*at least 2"):
+        check_decision_rule(_changed("decision.num_scenarios", 1), kinked=True)
+
+
+def test_a_smooth_program_has_a_score_under_any_rule() -> None:
+    check_decision_rule(_changed("decision.bandwidth_scale", 0.0), kinked=False)
+    check_decision_rule(_changed("decision.curvature", "saa"), kinked=False)
 
 
 def test_the_exact_rule_suits_the_other_estimators() -> None:
     for grad in ("two_stage", "reparam"):
-        validate(compose_config(["model=gaussian", f"grad={grad}", "decision.bandwidth_scale=0"]))
+        config = compose_config(["model=gaussian", f"grad={grad}", "decision.bandwidth_scale=0"])
+        validate(config)
+        check_decision_rule(config, kinked=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["model.final_noise=false"], r"model\.final_noise=False.*model\.final_noise=true"),
+        (["model.sampler=ddim", "model.eta=0"], r"model\.eta=0.*model\.eta=1"),
+        (["model.sampler=dpm_solver"], r"model\.sampler=dpm_solver.*sampler=ancestral"),
+    ],
+)
+def test_a_path_without_noise_in_every_step_is_refused(overrides: list[str], key: str) -> None:
+    with pytest.raises(UserError, match=rf"grad=score_path with {key}"):
+        validate(compose_config(["grad=score_path", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("task", "source"),
+    [
+        ("power", "real"),
+        ("portfolio", "sp500"),
+        ("synthetic", "simulated"),
+        ("inventory", "simulated"),
+    ],
+)
+def test_every_task_has_its_own_data_by_default(task: str, source: str) -> None:
+    assert compose_config([f"task={task}"]).data.source == source
+    assert compose_config([f"task={task}", "data=simulated"]).data.source == "simulated"

@@ -28,7 +28,11 @@ def load_script() -> ModuleType:
 def test_simulated_set_has_its_last_fifth_for_test() -> None:
     data = power_dataset("simulated", np.random.default_rng(0))
     assert (data.name, data.source) == ("power", "simulated")
-    assert data.contexts.shape == (1172, 53) and data.outcomes.shape == (1172, 24)
+    assert data.contexts.shape == (1172, 30) and data.outcomes.shape == (1172, 24)
+    full = power_dataset("simulated", np.random.default_rng(0), features="full")
+    assert full.contexts.shape == (1172, 53)
+    places = [full.feature_names.index(name) for name in data.feature_names]
+    assert np.array_equal(full.contexts[:, places], data.contexts)
     assert data.test.tolist() == list(range(1172 - 234, 1172))
     assert len(data.validation) == 14 * 14
     assert data.dates[0] == np.datetime64("2010-01-29")
@@ -50,6 +54,11 @@ def test_seed_moves_validation_only() -> None:
 def test_unknown_source_is_refused() -> None:
     with pytest.raises(DataError, match=r"data=reel: .*real, simulated"):
         power_dataset("reel", np.random.default_rng(0))
+
+
+def test_an_unknown_set_of_features_is_refused() -> None:
+    with pytest.raises(DataError, match=r"task\.features=some: .*compact or full"):
+        power_dataset("simulated", np.random.default_rng(0), features="some")
 
 
 def test_too_few_simulated_days_name_their_key() -> None:

@@ -1,5 +1,7 @@
 """What `task`, RMSE, CRPS and coverage are, against their plain definitions."""
 
+import json
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DeterministicPredictor, PolicyNetwork, Predictor
+from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity
 from diffusion_dfl.programs import PowerProgram, bandwidth
 from diffusion_dfl.solvers import solve
-from diffusion_dfl.tasks import evaluation
-from diffusion_dfl.tasks.evaluation import Evaluation, decision_score, evaluate, project
+from diffusion_dfl.tasks import Judgement, evaluation
+from diffusion_dfl.tasks.evaluation import Evaluation, Judge, decision_score, evaluate, project
 
 HOURS, DAYS, FEW, LARGE, SCALE = 5, 12, 20, 60, 1.5
 PROGRAM = PowerProgram(num_decisions=HOURS)
@@ -30,6 +33,7 @@ class Table(Predictor):
         num_scenarios: int,
         generator: torch.Generator,
         differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         return self.scenarios[context[:, 0].long(), :num_scenarios]
 
@@ -37,8 +41,13 @@ class Table(Predictor):
         raise AssertionError("an evaluation needs scenarios only")
 
     def weighted_log_density(
-        self, context: Tensor, scenarios: Tensor, weights: Tensor, generator: torch.Generator
-    ) -> Tensor:
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
         raise AssertionError("an evaluation needs scenarios only")
 
 
@@ -50,6 +59,16 @@ def _data() -> tuple[Tensor, Tensor, Tensor]:
     return scenarios, torch.arange(float(DAYS)).unsqueeze(1), outcomes
 
 
+def _judge(outcomes: Tensor) -> Judge:
+    """Cost of a day, by the formula of the paper."""
+
+    def judge(decisions: np.ndarray) -> Judgement:
+        hourly = _cost(decisions, outcomes.double().numpy())
+        return Judgement(hourly.sum(1), {"hourly": np.nanmean(hourly, axis=0).tolist()})
+
+    return judge
+
+
 def _layer() -> DecisionLayer:
     return DecisionLayer(PROGRAM, SCALE, sample_size=FEW)
 
@@ -57,7 +76,9 @@ def _layer() -> DecisionLayer:
 def _evaluate(scenarios: Tensor | None = None) -> Evaluation:
     table, contexts, outcomes = _data()
     predictor = Table(table if scenarios is None else scenarios).eval()
-    return evaluate(predictor, _layer(), contexts, outcomes, FEW, torch.Generator(), LARGE)
+    return evaluate(
+        predictor, _layer(), contexts, outcomes, FEW, torch.Generator(), _judge(outcomes), LARGE
+    )
 
 
 def _cost(decision: np.ndarray, outcome: np.ndarray) -> np.ndarray:
@@ -85,8 +106,8 @@ def test_costs_are_those_of_the_rule_named(metric: str, count: int, smooth: bool
     result = _evaluate()
     assert result.metrics[metric] == pytest.approx(hourly.sum(1).mean(), rel=1e-10)
     if metric == "task":
-        np.testing.assert_allclose(result.days, hourly.sum(1), rtol=1e-10)
-        np.testing.assert_allclose(result.hours, hourly.mean(0), rtol=1e-10)
+        np.testing.assert_allclose(result.per_row, hourly.sum(1), rtol=1e-10)
+        np.testing.assert_allclose(result.metrics["hourly"], hourly.mean(0), rtol=1e-10)
 
 
 def test_the_rules_differ() -> None:
@@ -114,9 +135,10 @@ def test_exact_decisions_are_those_of_the_plain_program() -> None:
         outcomes[:3],
         FEW,
         torch.Generator(),
+        _judge(outcomes[:3]),
         LARGE,
     )
-    np.testing.assert_allclose(result.days, costs, rtol=1e-5)
+    np.testing.assert_allclose(result.per_row, costs, rtol=1e-5)
     assert result.metrics["task"] == result.metrics["task_exact"]
 
 
@@ -151,7 +173,9 @@ def test_a_perfect_forecast_scores_zero_and_costs_nothing() -> None:
     flat = outcomes[:, :1].expand(-1, HOURS)
     predictor = Table(flat.unsqueeze(1).expand(-1, LARGE, -1)).eval()
     contexts = torch.arange(float(DAYS)).unsqueeze(1)
-    result = evaluate(predictor, _layer(), contexts, flat, FEW, torch.Generator(), LARGE)
+    result = evaluate(
+        predictor, _layer(), contexts, flat, FEW, torch.Generator(), _judge(flat), LARGE
+    )
     for name in ("task", "task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps"):
         assert result.metrics[name] == pytest.approx(0.0, abs=1e-6), name
     assert result.metrics["coverage_90"] == 1.0
@@ -164,7 +188,7 @@ def test_days_in_chunks_give_the_numbers_of_all_at_once(monkeypatch: pytest.Monk
     assert parts.metrics.keys() == whole.metrics.keys()
     for name, value in whole.metrics.items():
         assert parts.metrics[name] == pytest.approx(value, rel=1e-12), name
-    np.testing.assert_allclose(parts.days, whole.days, rtol=1e-12)
+    np.testing.assert_allclose(parts.per_row, whole.per_row, rtol=1e-12)
 
 
 def test_the_validation_score_is_task_on_the_same_scenarios() -> None:
@@ -181,10 +205,12 @@ def test_unsolved_days_are_counted_and_left_out() -> None:
     broken[4, 0, 0] = torch.nan  # one of the first M scenarios of a day
     result, whole = _evaluate(broken), _evaluate()
     assert result.metrics["solver_failures"] == 4  # four rules decide that day
-    others = np.delete(whole.days, 4)
+    others = np.delete(whole.per_row, 4)
     assert result.metrics["task"] == pytest.approx(others.mean(), rel=1e-10)
-    assert np.isnan(result.days[4])
-    assert np.isfinite(result.hours).all()
+    assert np.isnan(result.per_row[4])
+    assert np.isfinite(result.metrics["hourly"]).all()
+    assert result.metrics["nonfinite_rows"] == 1
+    json.dumps(result.metrics, allow_nan=False)  # a record can hold it
 
 
 def test_a_point_prediction_has_neither_crps_nor_coverage() -> None:
@@ -193,7 +219,16 @@ def test_a_point_prediction_has_neither_crps_nor_coverage() -> None:
     predictor = DeterministicPredictor(1, HOURS, 8, 1)
     contexts = torch.arange(float(DAYS)).unsqueeze(1)
     predictor.fit_scaling(contexts, outcomes)
-    result = evaluate(predictor.eval(), _layer(), contexts, outcomes, 1, torch.Generator(), LARGE)
+    result = evaluate(
+        predictor.eval(),
+        _layer(),
+        contexts,
+        outcomes,
+        1,
+        torch.Generator(),
+        _judge(outcomes),
+        LARGE,
+    )
     assert result.metrics["crps"] is None
     assert result.metrics["coverage_90"] is None
     assert result.metrics["rmse_scenario"] == pytest.approx(result.metrics["rmse_mean"])
@@ -225,7 +260,7 @@ def test_the_projection_is_the_nearest_feasible_decision(ramp: float) -> None:
 
 def test_a_feasible_decision_is_its_own_projection() -> None:
     raw = torch.tensor([[1.0, 1.1, 1.2, 1.0, 0.9]]).double()
-    torch.testing.assert_close(project(PROGRAM, raw), raw, rtol=0, atol=1e-12)
+    torch.testing.assert_close(project(PROGRAM, raw), raw, rtol=0, atol=1e-9)
 
 
 def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it() -> None:
@@ -236,7 +271,9 @@ def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it
     policy.fit_scaling(contexts, outcomes)
     policy.eval()
     layer = DecisionLayer(program, SCALE)
-    result = evaluate(policy, layer, contexts, outcomes, FEW, torch.Generator(), LARGE)
+    result = evaluate(
+        policy, layer, contexts, outcomes, FEW, torch.Generator(), _judge(outcomes), LARGE
+    )
     with torch.no_grad():
         raw = policy.decide(contexts).double()
     assert float(raw.diff(dim=1).abs().max()) > 0.02  # so that the two differ
@@ -249,7 +286,7 @@ def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it
         assert result.metrics[name] is None, name
     score = decision_score(policy, layer, contexts, outcomes, 1, torch.Generator())
     assert score == pytest.approx(result.metrics["task"])
-    np.testing.assert_allclose(result.days, _cost(feasible, observed).sum(1))
+    np.testing.assert_allclose(result.per_row, _cost(feasible, observed).sum(1))
 
 
 def test_the_bandwidth_of_the_layer_is_the_rule_with_its_own_sample_size() -> None:
@@ -257,3 +294,38 @@ def test_the_bandwidth_of_the_layer_is_the_rule_with_its_own_sample_size() -> No
     expected = bandwidth(scenarios, None, SCALE, FEW)
     assert torch.equal(_layer().bandwidth(scenarios), expected)
     assert not torch.allclose(expected, bandwidth(scenarios, None, SCALE))
+
+
+def test_one_pooled_decision_is_judged_by_every_outcome() -> None:
+    table, _, outcomes = _data()
+    contexts = torch.zeros(DAYS, 1)  # the same for all: scenarios of row 0
+    result = evaluate(
+        Table(table).eval(),
+        _layer(),
+        contexts,
+        outcomes,
+        FEW,
+        torch.Generator(),
+        _judge(outcomes),
+        LARGE,
+        pooled=True,
+    )
+    scenarios = table[:1].double()
+    width = bandwidth(scenarios[:, :FEW], None, SCALE, FEW)
+    decision = solve(PROGRAM, scenarios[:, :FEW], None, width).decision.numpy()
+    observed = outcomes.double().numpy()
+    np.testing.assert_allclose(result.per_row, _cost(decision, observed).sum(1), rtol=1e-10)
+    errors = scenarios.numpy() - observed[:, None]
+    assert result.metrics["rmse_scenario"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    ensemble = scenarios[0].numpy()
+    pairs = np.abs(ensemble[:, None] - ensemble[None]).sum((0, 1)) / (LARGE * (LARGE - 1))
+    crps = np.abs(errors).mean(1) - 0.5 * pairs
+    assert result.metrics["crps"] == pytest.approx(crps.mean())
+    low, high = np.quantile(ensemble, [0.05, 0.95], axis=0)
+    assert result.metrics["coverage_90"] == pytest.approx(
+        np.mean((low <= observed) & (observed <= high))
+    )
+    score = decision_score(
+        Table(table).eval(), _layer(), contexts, outcomes, FEW, torch.Generator(), pooled=True
+    )
+    assert score == pytest.approx(result.metrics["task"], rel=1e-10)

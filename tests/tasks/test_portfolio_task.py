@@ -75,9 +75,8 @@ class TestConfiguration:
 
     def test_the_configured_address_is_the_built_in_one(self) -> None:
         from diffusion_dfl.data.prices.quandl import QUANDL_URL
-        from diffusion_dfl.data.prices.sources import SP500_URL
 
-        assert OmegaConf.load(CONF / "data/sp500.yaml").url == SP500_URL
+        assert OmegaConf.load(CONF / "data/sp500.yaml").url is None  # the pinned one
         assert OmegaConf.load(CONF / "data/quandl.yaml").url == QUANDL_URL
 
     def test_program_and_data_fit(self) -> None:

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion_dfl.estimators import Batch, Loss, Reparam, Score, TwoStage
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.estimators import Batch, Loss, Reparam, Score, ScorePath, TwoStage
 from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.training.files import read_tensors
-from diffusion_dfl.training.loop import SavedBytes, Stage, TrainingDiverged, TrainingSettings
+from diffusion_dfl.training.loop import Stage, TrainingDiverged, TrainingSettings
+from diffusion_dfl.training.memory import SavedBytes
 from diffusion_dfl.training.run_directory import MetricsLog
 
 HOURS, EPOCHS = 2, 4
@@ -35,6 +37,20 @@ def _gaussian() -> Predictor:
 def _diffusion() -> Predictor:
     return DiffusionPredictor(
         3, HOURS, width=8, layers=1, dropout=0.3, num_diffusion_steps=20, num_sampling_steps=3
+    )
+
+
+def _importance() -> Predictor:
+    return DiffusionPredictor(
+        3,
+        HOURS,
+        width=8,
+        layers=1,
+        num_diffusion_steps=20,
+        num_sampling_steps=3,
+        sampler="ancestral",
+        final_noise=True,
+        elbo_timesteps="stratified_importance",
     )
 
 
@@ -106,6 +122,11 @@ CASES = [
     (_diffusion, TwoStage()),
     (_gaussian, Reparam(5, fit_weight=0.5)),
     (_diffusion, Score(5, fit_weight=0.5)),
+    (_importance, Score(20, fit_weight=1.0, trust_region=1.5, weight_clip=2.0)),
+    (_importance, Score(20, num_gradient_scenarios=8)),
+    (_importance, ScorePath(20, fit_weight=1.0)),
+    (_diffusion, Reparam(20, backpropagation="checkpoint")),
+    (_diffusion, Reparam(20, backpropagation="last", last_steps=2)),
 ]
 
 
@@ -355,7 +376,7 @@ def test_bytes_kept_for_backward_are_counted_once_a_storage() -> None:
     with SavedBytes() as counter:
         exponential = values.exp()  # keeps its result
         _ = exponential * exponential  # keeps it again
-    assert counter.total == 400
+    assert counter.peak == 400
 
 
 def test_weights_do_not_count_as_kept_for_backward() -> None:
@@ -363,13 +384,61 @@ def test_weights_do_not_count_as_kept_for_backward() -> None:
     inputs = torch.randn(7, 50)
     with SavedBytes() as counter:
         second(first(inputs).relu()).sum()
-    assert counter.total == 4 * (7 * 50 + 7 * 200)
+    assert counter.peak == 4 * (7 * 50 + 7 * 200)
 
 
 def test_nothing_is_kept_without_gradients() -> None:
     with SavedBytes() as counter, torch.no_grad():
         nn.Linear(50, 20)(torch.randn(7, 50)).relu()
-    assert counter.total == 0
+    assert counter.peak == 0
+
+
+def test_the_count_is_the_largest_held_at_one_moment() -> None:
+    values = torch.randn(100, requires_grad=True)
+    with SavedBytes() as counter:
+        for _ in range(5):
+            torch.autograd.grad(values.exp().sum(), values)  # each graph is gone before the next
+    assert counter.peak == 400
+    with SavedBytes() as counter:
+        kept = [values.exp() for _ in range(5)]
+    assert counter.peak == 2000
+    del kept
+
+
+def test_dropped_tensors_count_the_same_and_forbid_a_backward() -> None:
+    values = torch.randn(100, requires_grad=True)
+    with SavedBytes(drop=True) as counter:
+        total = values.exp().sum()
+    assert counter.peak == 400
+    with pytest.raises(RuntimeError, match="dropped"):
+        total.backward()
+
+
+def test_the_score_keeps_the_bytes_of_one_chunk_whatever_m_and_k(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    context, scenarios = torch.randn(4, 3), torch.randn(4, 100, 5)
+    counts = []
+    for k, number in ((1, 50), (4, 50), (4, 100)):
+        predictor = DiffusionPredictor(3, 5, 16, num_elbo_timesteps=k, chunk_rows=64).eval()
+        with SavedBytes() as counter:
+            weights = torch.ones(4, number)
+            predictor.weighted_log_density(context, scenarios[:, :number], weights, generator)
+        counts.append(counter.peak)
+    assert counts[0] == counts[1] == counts[2] > 0
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    Setup(tmp_path, epochs=1).stage().run()
+    wider = Setup(tmp_path, lambda: GaussianPredictor(3, HOURS, width=9, layers=1), epochs=2)
+    with pytest.raises(UserError, match=r"another architecture: network\.0\.bias is of shape .8,"):
+        wider.stage().run()
+
+
+def test_a_report_of_divergence_says_which_rows_and_what_was_in_them(tmp_path: Path) -> None:
+    stage = Setup(tmp_path, epochs=1).stage()
+    stage.contexts[3, 0] = torch.nan
+    with pytest.raises(TrainingDiverged, match=r"training rows \(.*contexts in .* 1 not finite"):
+        stage.run()
 
 
 def test_a_stage_reports_the_bytes_of_a_step(tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ def test_the_record_has_its_schema(root: Path) -> None:
         "solver_failures",
         "higher_is_better",
         "hourly",
-        "num_days",
+        "nonfinite_rows",
+        "num_rows",
+        "baselines",
     }
     assert set(summary["validation"]) == {
         "task",
@@ -164,17 +166,17 @@ def test_the_directory_holds_what_the_design_names(root: Path) -> None:
         "env.json",
         "checkpoint.pt",
         "weights.pt",
-        "days.csv",
+        "rows.csv",
     }
     assert json.loads((path / "status.json").read_text()) == {"status": "finished"}
     epochs = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["epoch"]) for line in epochs] == [("train", 0), ("train", 1)]
     assert {"loss", "decision_cost", "gradient_norm", "validation_score"} <= set(epochs[1])
-    days = (path / "days.csv").read_text().splitlines()
+    days = (path / "rows.csv").read_text().splitlines()
     summary = _summary(root)
-    assert days[0] == "date,task"
+    assert days[0] == "row,task"
     costs = [float(line.split(",")[1]) for line in days[1:]]
-    assert len(costs) == summary["test"]["num_days"]
+    assert len(costs) == summary["test"]["num_rows"]
     assert sum(costs) / len(costs) == pytest.approx(summary["test"]["task"], abs=1e-5)
 
 
@@ -213,7 +215,7 @@ def test_the_same_seed_gives_the_same_record_and_another_seed_another(
     torch.manual_seed(12345)  # what the process did before does not matter
     again = _run(tmp_path)
     assert _numbers(again) == _numbers(_summary(root))
-    days = [(_directory(where) / "days.csv").read_bytes() for where in (root, tmp_path)]
+    days = [(_directory(where) / "rows.csv").read_bytes() for where in (root, tmp_path)]
     assert days[0] == days[1]
     other = _run(tmp_path, "seed=1")
     assert other["identity"]["config_hash"] == again["identity"]["config_hash"]
@@ -296,7 +298,7 @@ def test_tuning_leaves_the_test_days_alone(tmp_path: Path, monkeypatch: pytest.M
     assert summary["test"] == {}
     assert summary["validation"]["task"] > 0
     path = _directory(tmp_path, "evaluation.test=false")
-    assert not (path / "days.csv").exists()
+    assert not (path / "rows.csv").exists()
     assert json.loads((path / "summary.json").read_text())["test"] == {}
 
 
