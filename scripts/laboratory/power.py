@@ -1,0 +1,232 @@
+"""How close each estimator's gradient is to the true one on the power task, and at what cost.
+
+The true gradient is the mean of many reparameterised draws with the same sampler, M and decision rule.
+One axis at a time around a base point.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.estimators import Batch, Reparam, Score, ScorePath
+from diffusion_dfl.estimators.base import Estimator
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import DiffusionPredictor
+from diffusion_dfl.predictors.diffusion import Elbo
+from diffusion_dfl.programs import PowerProgram
+from laboratory.common import cosine, draws, spread, trained_power
+from laboratory.linear_report import environment
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of everything that is varied.
+
+    Attributes:
+        estimator: ``reparam``, ``last K``, ``score``, ``score_path`` or ``score, fresh``.
+        scenarios: M.
+        timesteps: k.
+        scheme: of :class:`Elbo`.
+        common_noise: of :class:`Elbo`.
+        eta: of a DDIM sampler; None for ancestral, variance beta.
+        bandwidth_scale: c.
+        curvature: of the decision layer.
+        clip: ``weight_clip``.
+    """
+
+    estimator: str = "score"
+    scenarios: int = 100
+    timesteps: int = 2
+    scheme: str = "stratified"
+    common_noise: bool = False
+    eta: float | None = None
+    bandwidth_scale: float = 2.0
+    curvature: str = "convolved"
+    clip: float = 0.0
+
+    @property
+    def truth(self) -> "Point":
+        """The setting whose mean is the true gradient."""
+        return Point("reparam", self.scenarios, eta=self.eta, bandwidth_scale=self.bandwidth_scale)
+
+
+BASE = Point()
+POINTS: dict[str, list[Point]] = {
+    "estimator": [
+        replace(BASE, estimator=name)
+        for name in ("reparam", "last 3", "last 1", "score", "score, fresh", "score_path")
+    ],
+    "M": [replace(BASE, scenarios=m) for m in (25, 50, 200)],
+    "k": [replace(BASE, timesteps=k) for k in (1, 4, 8)],
+    "timesteps": [
+        replace(BASE, scheme="uniform"),
+        replace(BASE, scheme="stratified_importance"),
+        replace(BASE, scheme="stratified_importance", common_noise=True),
+    ],
+    "eta": [replace(BASE, eta=eta) for eta in (0.0, 0.5, 1.0)],
+    "bandwidth": [replace(BASE, bandwidth_scale=c) for c in (0.5, 1.0, 1.5)],
+    "curvature": [
+        replace(BASE, curvature="paper"),
+        replace(BASE, estimator="reparam", curvature="paper"),
+    ],
+    "weight_clip": [replace(BASE, clip=clip) for clip in (2.0, 4.0)],
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--draws", type=int, default=16, help="draws of each estimator")
+    parser.add_argument("--truth", type=int, default=32, help="draws of the true gradient")
+    parser.add_argument("--days", type=int, default=32)
+    parser.add_argument("--axes", nargs="+", choices=list(POINTS), default=list(POINTS))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write results/gradient_lab/power.{json,md} after every axis; 0."""
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    predictor, batch = trained_power(arguments.results, arguments.days)
+    truths: dict[Point, tuple[Tensor, float]] = {}
+    rows: list[dict[str, Any]] = []
+    for axis in arguments.axes:
+        for point in POINTS[axis]:
+            if point.truth not in truths:
+                found = _gradients(predictor, batch, point.truth, range(arguments.truth))
+                half = arguments.truth // 2
+                floor = cosine(found[:half].mean(0), found[half:].mean(0))
+                truths[point.truth] = found.mean(0), floor
+            true, floor = truths[point.truth]
+            begin = time.perf_counter()
+            found = _gradients(predictor, batch, point, range(1000, 1000 + arguments.draws))
+            seconds = (time.perf_counter() - begin) / arguments.draws
+            mean = found.mean(0)
+            cost = _row_evaluations(predictor, point) * arguments.days / 1e6
+            variance = spread(found) / float(true.square().sum())
+            rows.append(
+                {
+                    "axis": axis,
+                    **point.__dict__,
+                    "cosine_one": sum(cosine(row, true) for row in found) / len(found),
+                    "cosine_mean": cosine(mean, true),
+                    "floor": floor,
+                    "relative_variance": variance,
+                    "million_rows": cost,
+                    "variance_times_cost": variance * cost,
+                    "seconds": seconds,
+                }
+            )
+            print(f"{axis}: {_name(point, axis)}: cosine {rows[-1]['cosine_one']:.2f}", flush=True)
+        _write(arguments, rows, time.perf_counter() - started)
+    return 0
+
+
+def _gradients(predictor: DiffusionPredictor, batch: Batch, point: Point, seeds: range) -> Tensor:
+    kind = "ancestral" if point.eta is None else "ddim"
+    noisy = point.eta != 0.0
+    predictor.sampler = replace(
+        predictor.sampler, kind=kind, eta=1.0 if point.eta is None else point.eta, final_noise=noisy
+    )
+    history = predictor.elbo.history.clone()
+    predictor.elbo = Elbo(
+        predictor.schedule,
+        predictor.sampler,
+        point.timesteps,
+        timesteps=point.scheme,  # type: ignore[arg-type]
+        common_noise=point.common_noise,
+    )
+    predictor.elbo.history.copy_(history)
+    layer = DecisionLayer(
+        PowerProgram(),
+        point.bandwidth_scale,
+        curvature=point.curvature,  # type: ignore[arg-type]
+    )
+    estimator = _estimator(point)
+
+    def value(generator: torch.Generator) -> Tensor:
+        return estimator(predictor, layer, batch, generator).value
+
+    if predictor.elbo.uses_history:
+        draws(predictor, value, range(50_000, 50_010))
+    return draws(predictor, value, seeds)
+
+
+def _estimator(point: Point) -> Estimator:
+    count = point.scenarios
+    if point.estimator == "reparam":
+        return Reparam(count)
+    if point.estimator.startswith("last"):
+        return Reparam(count, backpropagation="last", last_steps=int(point.estimator.split()[1]))
+    if point.estimator == "score_path":
+        return ScorePath(count, weight_clip=point.clip)
+    fresh = count if point.estimator == "score, fresh" else 0
+    return Score(count, num_gradient_scenarios=fresh, weight_clip=point.clip)
+
+
+def _row_evaluations(predictor: DiffusionPredictor, point: Point) -> int:
+    """Network rows a day: 1 forward, 2 backward."""
+    steps, count = len(predictor.sampler.timesteps), point.scenarios
+    if point.estimator == "reparam":
+        return 3 * steps * count
+    if point.estimator.startswith("last"):
+        return (steps + 2 * int(point.estimator.split()[1])) * count
+    if point.estimator == "score_path":
+        return (steps + 3 * steps) * count
+    sampled = 2 * count if point.estimator == "score, fresh" else count
+    return steps * sampled + 3 * point.timesteps * count
+
+
+def _name(point: Point, axis: str) -> str:
+    """What differs from the base point."""
+    changed = [
+        f"{key}={value}" for key, value in point.__dict__.items() if getattr(BASE, key) != value
+    ]
+    return ", ".join(changed) or "base"
+
+
+def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], seconds: float) -> None:
+    record = {
+        "command": f"python scripts/gradient_lab.py power --draws {arguments.draws}",
+        "environment": environment(),
+        "seconds": seconds,
+        "days": arguments.days,
+        "truth": arguments.truth,
+        "rows": rows,
+    }
+    folder = arguments.results / "gradient_lab"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "power.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / "power.md").write_text(render(record), encoding="utf-8")
+
+
+def render(record: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    base = ", ".join(f"{key} {value}" for key, value in BASE.__dict__.items())
+    lines = [
+        "# Gradients on the power task",
+        "",
+        f"`{record['command']}`, {record['seconds']:.0f} s on one thread. Two-stage diffusion, seed 0, "
+        f"{record['days']} training days. The true gradient is the mean of {record['truth']} "
+        "reparameterised draws with the same sampler, M and c (convolved); *floor* is the cosine of its "
+        "two halves. *One* and *mean*: cosine of one draw, and of the mean of the draws, with it. "
+        "*Variance*: trace of the covariance of a draw over the squared norm of the true gradient. "
+        "*Cost*: millions of network rows a draw, a backward pass counted twice a forward one.",
+        "",
+        f"Base point: {base}. (eta None is the ancestral sampler with variance beta.)",
+        "",
+        "| axis | changed | one | mean | floor | variance | cost | variance × cost | s |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in record["rows"]:
+        point = Point(**{key: row[key] for key in BASE.__dict__})
+        lines.append(
+            f"| {row['axis']} | {_name(point, row['axis'])} | {row['cosine_one']:.2f} "
+            f"| {row['cosine_mean']:.2f} | {row['floor']:.2f} | {row['relative_variance']:.1f} "
+            f"| {row['million_rows']:.2f} | {row['variance_times_cost']:.2f} | {row['seconds']:.2f} |"
+        )
+    return "\n".join([*lines, ""])
