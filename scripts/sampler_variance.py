@@ -21,7 +21,7 @@ def variance_left(sampler: Sampler, schedule: NoiseSchedule, variance: float) ->
     """Variance of the samples over the variance of the data."""
     current = 1.0
     steps = sampler.timesteps[::-1]
-    for (a, b, c), step in zip(sampler.coefficients(schedule), steps, strict=True):
+    for (a, b, c, _), step in zip(sampler.coefficients(schedule), steps, strict=True):
         bar = float(schedule.alpha_bar[step])
         gain = bar**0.5 * variance / (bar * variance + 1.0 - bar)
         current = (a * gain + b) ** 2 * current + c**2
@@ -39,7 +39,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for title, kind, eta, kind_of_variance in SAMPLERS:
         for count in (10, 20, 50, 100):
-            steps = sampling_timesteps(arguments.diffusion_steps, count, arguments.spacing)
+            steps = sampling_timesteps(schedule, count, arguments.spacing)
             sampler = Sampler(kind, tuple(steps), eta, kind_of_variance)  # type: ignore[arg-type]
             left = [variance_left(sampler, schedule, v) for v in (1.0, 0.05)]
             print(f"| {title} | {count} | {left[0]:.2f} | {left[1]:.2f} |")

@@ -215,7 +215,9 @@ def render(record: dict[str, Any]) -> str:
         "reparameterised draws with the same sampler, M and c (convolved); *floor* is the cosine of its "
         "two halves. *One* and *mean*: cosine of one draw, and of the mean of the draws, with it. "
         "*Variance*: trace of the covariance of a draw over the squared norm of the true gradient. "
-        "*Cost*: millions of network rows a draw, a backward pass counted twice a forward one.",
+        "The simple ELBO has a scale of its own, so that variances compare among score rows, not with "
+        "reparam or score_path. *Cost*: millions of network rows a draw, a backward pass counted twice "
+        "a forward one.",
         "",
         f"Base point: {base}. (eta None is the ancestral sampler with variance beta.)",
         "",
