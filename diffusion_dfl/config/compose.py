@@ -245,6 +245,11 @@ def validate(config: DictConfig) -> None:
 def _check_path(config: DictConfig) -> None:
     """Refuse paths without a density: every step of the sampler must add noise."""
     model = config.model
+    if config.train.dropout and model.dropout > 0 and config.grad.decision_weight > 0:
+        raise UserError(
+            "grad=score_path with train.dropout=true: a path is drawn under one dropout mask and would "
+            "be judged under another; set train.dropout=false or model.dropout=0"
+        )
     for key, noisy, mend in (
         ("model.sampler", model.sampler != "dpm_solver", "model.sampler=ancestral"),
         ("model.eta", model.sampler != "ddim" or model.eta > 0, "model.eta=1"),

@@ -18,7 +18,7 @@ class Printed:
         return f"{self.mean:.3f} ± {self.error:.2f}"
 
 
-#: Rows in the paper's order: section, title, model, grad.
+#: Rows in the paper's order, then ours: section, title, model, grad.
 ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("Two-stage", "Deterministic TS", "deterministic", "two_stage"),
     ("Two-stage", "Gaussian TS", "gaussian", "two_stage"),
@@ -29,6 +29,8 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("Decision-focused learning", "Gaussian score function", "gaussian", "score"),
     ("Decision-focused learning", "Diffusion reparameterization", "diffusion", "reparam"),
     ("Decision-focused learning", "Diffusion score function", "diffusion", "score"),
+    # Not in the paper.
+    ("Decision-focused learning", "Diffusion path score", "diffusion", "score_path"),
 )
 
 #: Task -> (model, grad) -> (RMSE, task).

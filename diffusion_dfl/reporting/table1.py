@@ -90,7 +90,7 @@ def render(
         cell = (model, grad)
         row = [name]
         if compare:
-            row += [str(value) for value in TABLE_1[wanted.task][cell]]
+            row += [str(value) for value in TABLE_1[wanted.task].get(cell, ("–", "–"))]
         found = cells.get(cell, [])
         if found:
             mark = marks.get(cell, "")

@@ -202,6 +202,7 @@ def test_the_exact_rule_suits_the_other_estimators() -> None:
     [
         (["model.final_noise=false"], r"model\.final_noise=False.*model\.final_noise=true"),
         (["model.sampler=ddim", "model.eta=0"], r"model\.eta=0.*model\.eta=1"),
+        (["train.dropout=true"], r"train\.dropout=true.*train\.dropout=false"),
         (["model.sampler=dpm_solver"], r"model\.sampler=dpm_solver.*sampler=ancestral"),
     ],
 )
