@@ -77,7 +77,7 @@ def test_real_is_never_replaced(tmp_path: Path) -> None:
 
 def test_real_set(real_root: Path) -> None:
     data = power_dataset("real", np.random.default_rng(0), root=real_root)
-    assert data.contexts.shape == (3165, 53) and data.outcomes.shape == (3165, 24)
+    assert data.contexts.shape == (3165, 30) and data.outcomes.shape == (3165, 24)
     assert (str(data.dates[0]), str(data.dates[-1])) == ("2008-01-29", "2016-09-27")
     assert np.all(np.diff(data.dates) == np.timedelta64(1, "D"))
     assert len(data.test) == 638
