@@ -37,7 +37,7 @@ _NOT_FITTED = (
     "task.ramp",
     "task.capacity",
     "task.risk_aversion",
-    *(f"task.{name}" for name in ("c0", "q0", "cb", "rb", "ch", "rh", "z_max", "num_test")),
+    *(f"task.{name}" for name in ("c0", "q0", "cb", "rb", "ch", "rh", "z_max")),
     "model.num_sampling_steps",
     "model.spacing",
     "model.sampler",
@@ -83,11 +83,26 @@ def deciding_values(config: DictConfig) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     flat = dict(_flatten("", container))
+    if flat.get("data.file"):
+        flat["data.file"] = name_of_file(flat["data.file"])
     return {
         key: value
         for key, value in sorted(flat.items())
         if not any(key == name or key.startswith(name + ".") for name in _INCIDENTAL)
     }
+
+
+def name_of_file(path: str) -> str:
+    """The user's file by its name and content, not by its place: ``prices.csv sha256 1a2b3c4d``.
+
+    What is no file is left as it is, without its folder.
+    """
+    file = Path(path)
+    if not file.is_file():
+        return file.name
+    with file.open("rb") as handle:
+        content = hashlib.file_digest(handle, "sha256").hexdigest()
+    return f"{file.name} sha256 {content[:8]}"
 
 
 def _flatten(prefix: str, value: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
@@ -233,6 +248,18 @@ def validate(config: DictConfig) -> None:
             (f"{stage}.context_noise", settings.context_noise >= 0, "a number >= 0"),
             (f"{stage}.patience", settings.patience >= 0, "an integer >= 0"),
             (f"{stage}.validate_every", settings.validate_every >= 1, "an integer >= 1"),
+            (f"{stage}.divergence_factor", settings.divergence_factor >= 0, "a number >= 0"),
+        ]
+    if config.grad.name == "reparam":
+        kind, steps = config.grad.backpropagation, config.model.get("num_sampling_steps")
+        within = f"at most model.num_sampling_steps={steps}"
+        checks += [
+            (
+                "grad.backpropagation",
+                kind == "full" or steps is not None,
+                f"full: model={config.model.name} has no sampler of many steps",
+            ),
+            ("grad.last_steps", steps is None or config.grad.last_steps <= steps, within),
         ]
     checks += [(key, value != "nan", "a number") for key, value in deciding_values(config).items()]
     for key, good, mend in checks:

@@ -32,6 +32,7 @@ _TOLERANCE = 1e-10
 _ROUNDING = 1e-14
 # A kink's share of its slope interval this close to an end is treated as resting on the end.
 _STRICT = 1e-9
+_GUESS_STEPS = 5
 
 
 def solve_power(
@@ -92,15 +93,21 @@ class _Data:
 
 def _hours_apart(data: _Data) -> tuple[Tensor, Tensor]:
     """Optimum of every hour without ramp limits ``(B, n)``, and iterations ``(B,)``."""
-    z = _exact_hours(data)
-    iterations = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
-    if not data.exact:
-        smooth = torch.nonzero(data.bandwidth.flatten() > 0).flatten()
-        roots, steps = _convolved_hours(data, smooth, z.flatten()[smooth])
-        counts = torch.zeros_like(data.bandwidth, dtype=torch.int64).flatten()
-        iterations = counts.index_copy(0, smooth, steps).view_as(z).amax(1)
-        z = z.flatten().index_copy(0, smooth, roots).view_as(z)
-    return z, iterations
+    if data.exact:
+        z = _exact_hours(data)
+        return z, torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+    convolved = data.bandwidth > 0
+    z = _gaussian_hours(data)
+    # Sorting takes a fifth of a convolved solve: only for those who need it.
+    rows = torch.nonzero(~convolved.all(1)).flatten()
+    if rows.numel():
+        exact = _exact_hours(data.select(rows))
+        z = z.index_copy(0, rows, torch.where(convolved[rows], z[rows], exact))
+    smooth = torch.nonzero(convolved.flatten()).flatten()
+    roots, steps = _convolved_hours(data, smooth, z.flatten()[smooth])
+    counts = torch.zeros_like(data.bandwidth, dtype=torch.int64).flatten()
+    iterations = counts.index_copy(0, smooth, steps).view_as(z).amax(1)
+    return z.flatten().index_copy(0, smooth, roots).view_as(z), iterations
 
 
 def _exact_hours(data: _Data) -> Tensor:
@@ -121,6 +128,23 @@ def _exact_hours(data: _Data) -> Tensor:
     floor = torch.where(first > 0, previous, torch.full_like(previous, -torch.inf))
     between = torch.minimum(torch.maximum(at - before / total, floor), at)
     return torch.where(before <= 0, at, between).squeeze(1)
+
+
+def _gaussian_hours(data: _Data) -> Tensor:
+    """A first guess ``(B, n)``: the optimum if scenarios were Gaussian, by a few fixed-point steps.
+
+    With ``z = m + t sigma`` the slope is 0 where ``t sigma + gamma_e = (gamma_s + gamma_e) Q(t)``.
+    """
+    program, total = data.program, data.total.unsqueeze(1)
+    mean = program.excess - data.offset / total
+    offsets = data.scenarios - mean.unsqueeze(1)
+    square = torch.einsum("bm,bmn->bn", data.weights, offsets.square_()) / total
+    scale = torch.sqrt(square + data.bandwidth**2)
+    place = torch.zeros_like(mean)
+    for _ in range(_GUESS_STEPS if program.hinge_slope else 0):
+        tail = (program.excess + place * scale) / program.hinge_slope
+        place = 0.5 * (place - torch.special.ndtri(tail.clamp(1e-6, 1 - 1e-6)))
+    return mean + place * scale
 
 
 def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,9 +173,8 @@ def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor
         # hinge_slope and hinge_density of widths that are positive, in few passes over (k, M).
         scale = SQRT_HALF / si
         surplus = (points.unsqueeze(1) - yi).mul_(scale.unsqueeze(1))
-        pull = 0.5 * torch.linalg.vecdot(wi, torch.erfc(surplus))
-        height = surplus.square_().neg_().exp_()
-        bend = INV_SQRT_2PI * torch.linalg.vecdot(wi, height) / si
+        pull = 0.5 * torch.erfc(surplus).mul_(wi).sum(1)
+        bend = INV_SQRT_2PI * surplus.square_().neg_().exp_().mul_(wi).sum(1) / si
         return ti * points + oi - program.hinge_slope * pull, ti + program.hinge_slope * bend
 
     # There the hinge does not pull at all, or pulls fully.

@@ -158,12 +158,13 @@ def _evaluate_policy(
     return Evaluation(_without_nan(metrics), judgement.per_row)
 
 
-def _without_nan(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Numbers that are not finite as None: records are JSON."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
+def _without_nan(value: Any) -> Any:
+    """Numbers that are not finite as None, in dictionaries and lists too: records are JSON."""
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _forecast_scores(scenarios: Tensor, outcome: Tensor) -> dict[str, Tensor]:
@@ -179,18 +180,19 @@ def _forecast_scores(scenarios: Tensor, outcome: Tensor) -> dict[str, Tensor]:
     finite = scenarios.isfinite().all(2).all(1).unsqueeze(1)
     crps = torch.zeros_like(outcome)
     if scenarios.shape[1] > 1:
-        ensemble = scenarios.nan_to_num().cpu().numpy()
+        ensemble = scenarios.nan_to_num(0.0, 0.0, 0.0).cpu().numpy()
         if len(ensemble) < len(outcome):
-            crps = _crps_of_one(scenarios[0].nan_to_num(), outcome)
+            crps = _crps_of_one(scenarios[0].nan_to_num(0.0, 0.0, 0.0), outcome)
         else:
             values = scoringrules.crps_ensemble(
                 outcome.cpu().numpy(), ensemble, m_axis=1, estimator="pwm"
             )
             crps = torch.as_tensor(values, device=outcome.device)
+    error = (mean - outcome).square()
     covered = ((outcome >= low) & (outcome <= high)).double()
     return {
-        "scenario_error": spread + (mean - outcome).square().mean(1),
-        "mean_error": (mean - outcome).square(),
+        "scenario_error": torch.where(finite[:, 0], spread + error.mean(1), math.nan),
+        "mean_error": torch.where(finite, error, math.nan),
         "crps": torch.where(finite, crps, math.nan),
         "covered": torch.where(finite, covered, math.nan),
     }

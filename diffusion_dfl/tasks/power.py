@@ -62,7 +62,7 @@ class PowerTask(Task):
     """Schedules judged by their cost on the load that came.
 
     The headline number is the cost of a day, summed over its hours. ``hourly`` is the mean cost of
-    each hour over the days.
+    each hour over the days that have a decision, None if none has.
     """
 
     name = "power"
@@ -74,7 +74,9 @@ class PowerTask(Task):
     def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:
         outcome = torch.as_tensor(self.dataset.outcomes[rows])
         hourly = self.program.hourly_cost(outcome, torch.as_tensor(decisions)).numpy()
-        return Judgement(hourly.sum(1), {"hourly": np.nanmean(hourly, axis=0).tolist()})
+        made = hourly[~np.isnan(hourly).any(1)]
+        mean = made.mean(0).tolist() if len(made) else None
+        return Judgement(hourly.sum(1), {"hourly": mean})
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
         """``ols_offsets``: least squares on the contexts plus, an hour, the constant that would

@@ -10,6 +10,9 @@ from diffusion_dfl.programs import Program
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.solvers import solve
 
+# Largest KKT residual of a projection that counts as found, relative to the point's size.
+_TOLERANCE = 1e-9
+
 
 class Projection(Program):
     """``|z - y|^2 / 2`` over the feasible set of another program."""
@@ -66,8 +69,13 @@ def project(program: Program, decision: Tensor, context: Tensor | None = None) -
         decision: ``(B, n)``.
         context: ``(B, d_x)``, for constraints that depend on it.
 
-    A row that is not finite, or whose feasible set is empty, is NaN.
+    A row that is not finite, or whose projection was not found (an empty feasible set), is NaN.
     """
     points = decision.double().unsqueeze(1)
     solution = solve(Projection(program), points, context=context, solver="interior_point")
-    return solution.decision
+    # A point feasible to rounding leaves the solver no slope to measure its residuals by; here they
+    # bound the distance to the projection, since the cost has curvature 1.
+    size = decision.double().abs().amax(1).clamp_min(1.0)
+    close = solution.residuals.amax(1) <= _TOLERANCE * size
+    good = (solution.solved | close).unsqueeze(1)
+    return torch.where(good, solution.decision, torch.nan)

@@ -1,5 +1,6 @@
 """What a task is: a program, a data set, and how decisions on its rows are judged."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,8 +28,9 @@ class Judgement:
 
     @property
     def task(self) -> float:
-        """Mean of the headline number over the rows that have one."""
-        return float(np.nanmean(self.per_row))
+        """Mean of the headline number over the rows that have one; NaN if none has."""
+        made = self.per_row[~np.isnan(self.per_row)]
+        return float(made.mean()) if len(made) else math.nan
 
 
 class Task(ABC):

@@ -24,7 +24,7 @@ def make_record(
     identity: Identity,
     validation: float,
     result: Evaluation | None,
-    baselines: dict[str, float],
+    baselines: dict[str, float | None],
     fit: Progress | None,
     train: Progress | None,
     *,

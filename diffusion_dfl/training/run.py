@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import re
 import sys
 import time
@@ -207,9 +208,10 @@ class _Run:
     def _judge(self, decisions: NDArray[np.float64]) -> Judgement:
         return self.task.judge(self.task.dataset.test, decisions)
 
-    def _baselines(self) -> dict[str, float]:
-        """Headline number of the task's plain baselines on the same test rows."""
-        return {name: self._judge(made).task for name, made in self.task.baselines().items()}
+    def _baselines(self) -> dict[str, float | None]:
+        """Headline number of the task's plain baselines on the same test rows; None for infinity."""
+        found = {name: self._judge(made).task for name, made in self.task.baselines().items()}
+        return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
     def _rows(self, part: str) -> tuple[Tensor, Tensor]:
         """Contexts and outcomes of ``train``, ``validation`` or ``test``, float32 on the device."""

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.config.compose import deciding_values
+from diffusion_dfl.config.compose import deciding_values, name_of_file
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.files import read_json, write_json, write_text
 
@@ -170,4 +170,6 @@ def without_places(config: DictConfig) -> DictConfig:
         copy.pop(key, None)
     for key in ("root", "directory"):
         copy.data.pop(key, None)
+    if copy.data.get("file"):
+        copy.data.file = name_of_file(copy.data.file)
     return copy

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion_dfl.data import Dataset
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DeterministicPredictor, PolicyNetwork, Predictor
 from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity
@@ -15,6 +16,7 @@ from diffusion_dfl.programs import PowerProgram, bandwidth
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import Judgement, evaluation
 from diffusion_dfl.tasks.evaluation import Evaluation, Judge, decision_score, evaluate, project
+from diffusion_dfl.tasks.power import PowerTask
 
 HOURS, DAYS, FEW, LARGE, SCALE = 5, 12, 20, 60, 1.5
 PROGRAM = PowerProgram(num_decisions=HOURS)
@@ -240,27 +242,7 @@ def test_a_point_prediction_has_neither_crps_nor_coverage() -> None:
         )
 
 
-# Projection and policies
-
-
-@pytest.mark.parametrize("ramp", [0.05, 0.4])
-def test_the_projection_is_the_nearest_feasible_decision(ramp: float) -> None:
-    program = PowerProgram(ramp=ramp, num_decisions=HOURS)
-    raw = 1 + 0.4 * torch.randn(8, HOURS, generator=torch.Generator().manual_seed(1)).double()
-    found = project(program, raw)
-    for row, point in zip(found.numpy(), raw.numpy(), strict=True):
-        z = cp.Variable(HOURS)
-        steps = cp.abs(z[1:] - z[:-1])
-        cp.Problem(cp.Minimize(cp.sum_squares(z - point)), [steps <= ramp]).solve(
-            solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11
-        )
-        np.testing.assert_allclose(row, z.value, atol=1e-6)
-    assert float(found.diff(dim=1).abs().max()) <= ramp + 1e-9
-
-
-def test_a_feasible_decision_is_its_own_projection() -> None:
-    raw = torch.tensor([[1.0, 1.1, 1.2, 1.0, 0.9]]).double()
-    torch.testing.assert_close(project(PROGRAM, raw), raw, rtol=0, atol=1e-9)
+# Policies
 
 
 def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it() -> None:
@@ -329,3 +311,103 @@ def test_one_pooled_decision_is_judged_by_every_outcome() -> None:
         Table(table).eval(), _layer(), contexts, outcomes, FEW, torch.Generator(), pooled=True
     )
     assert score == pytest.approx(result.metrics["task"], rel=1e-10)
+
+
+# Rows without a number
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_with_one_bad_scenario_counts_in_no_score(value: float) -> None:
+    table, _, outcomes = _data()
+    broken = table.clone()
+    broken[4, LARGE - 1, 2] = value  # one hour of one scenario that only the large rules see
+    metrics = _evaluate(broken).metrics
+    good = np.delete(np.arange(DAYS), 4)
+    scenarios, observed = table.double().numpy()[good], outcomes.double().numpy()[good]
+    errors = scenarios - observed[:, None]
+    assert metrics["nonfinite_rows"] == 1
+    assert metrics["rmse_scenario"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert metrics["rmse_mean"] == pytest.approx(np.sqrt(np.mean(errors.mean(1) ** 2)))
+    pairs = np.abs(scenarios[:, :, None] - scenarios[:, None]).sum((1, 2)) / (LARGE * (LARGE - 1))
+    assert metrics["crps"] == pytest.approx((np.abs(errors).mean(1) - 0.5 * pairs).mean())
+    low, high = np.quantile(scenarios, [0.05, 0.95], axis=1)
+    inside = np.mean((low <= observed) & (observed <= high))
+    assert metrics["coverage_90"] == pytest.approx(inside)
+    # The rules on the first M scenarios decide that day as they did.
+    assert metrics["solver_failures"] == 2
+    assert metrics["task"] == pytest.approx(_evaluate().metrics["task"], rel=1e-12)
+
+
+def test_where_every_row_fails_the_record_holds_no_number_and_says_how_many_failed() -> None:
+    table, contexts, outcomes = _data()
+    task = PowerTask(_dataset(contexts, outcomes), PROGRAM)
+    result = evaluate(
+        Table(torch.full_like(table, torch.nan)).eval(),
+        _layer(),
+        contexts,
+        outcomes,
+        FEW,
+        torch.Generator(),
+        lambda decisions: task.judge(np.arange(DAYS), decisions),
+        LARGE,
+    )
+    json.dumps(result.metrics, allow_nan=False)
+    assert result.metrics["task"] is None
+    assert result.metrics["rmse_scenario"] is None
+    assert (result.metrics["nonfinite_rows"], result.metrics["solver_failures"]) == (DAYS, 4 * DAYS)
+    assert np.isnan(result.per_row).all()
+
+
+def test_numbers_without_end_are_left_out_of_lists_and_dictionaries_too() -> None:
+    _, contexts, outcomes = _data()
+
+    def judge(decisions: np.ndarray) -> Judgement:
+        numbers = {"interval": [1.0, np.inf], "parts": {"low": -np.inf, "high": 2}}
+        return Judgement(np.full(DAYS, np.inf), numbers)
+
+    torch.manual_seed(0)
+    policy = PolicyNetwork(1, HOURS, 8, 1)
+    policy.fit_scaling(contexts, outcomes)
+    result = evaluate(
+        policy.eval(), _layer(), contexts, outcomes, FEW, torch.Generator(), judge, LARGE
+    )
+    assert result.metrics["task"] is None
+    assert result.metrics["interval"] == [1.0, None]
+    assert result.metrics["parts"] == {"low": None, "high": 2}
+
+
+def test_a_policy_whose_output_is_not_finite_is_counted() -> None:
+    _, contexts, outcomes = _data()
+    torch.manual_seed(0)
+    policy = PolicyNetwork(1, HOURS, 8, 1)
+    policy.fit_scaling(contexts, outcomes)
+    broken = contexts.clone()
+    broken[3] = torch.nan
+    result = evaluate(
+        policy.eval(),
+        _layer(),
+        broken,
+        outcomes,
+        FEW,
+        torch.Generator(),
+        _judge(outcomes),
+        LARGE,
+    )
+    assert (result.metrics["nonfinite_rows"], result.metrics["solver_failures"]) == (1, 1)
+    assert np.isnan(result.per_row).tolist() == [day == 3 for day in range(DAYS)]
+    assert result.metrics["task"] == pytest.approx(np.nanmean(result.per_row))
+
+
+def _dataset(contexts: Tensor, outcomes: Tensor) -> Dataset:
+    """The days of this module, the last of them the test part."""
+    return Dataset(
+        name="power",
+        source="simulated",
+        contexts=contexts.double().numpy(),
+        outcomes=outcomes.double().numpy(),
+        dates=None,
+        feature_names=("day",),
+        train=np.arange(DAYS - 4),
+        validation=np.arange(DAYS - 4, DAYS - 2),
+        test=np.arange(DAYS - 2, DAYS),
+    )

@@ -1,15 +1,20 @@
 """What `task=power` ties together."""
 
+import dataclasses
+import json
+import os
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.tasks import Task, power_task
+from diffusion_dfl.tasks import power_task
+from diffusion_dfl.tasks.power import PowerTask
 
 
-def _task(source: str = "simulated", **values: Any) -> Task:
+def _task(source: str = "simulated", **values: Any) -> PowerTask:
     values = {
         "url": "http://127.0.0.1:9/",
         "directory": "nowhere",
@@ -46,3 +51,99 @@ def test_values_no_data_can_meet_are_refused() -> None:
 def test_missing_files_are_refused_and_nothing_is_simulated(tmp_path: Any) -> None:
     with pytest.raises(UserError, match=r"data\.root="):
         _task(source="real", root=str(tmp_path / "missing"))
+
+
+# Judging
+
+
+def _printed_cost(load: np.ndarray, plan: np.ndarray) -> np.ndarray:
+    """Cost of each hour as A.10 prints it."""
+    gap = load - plan
+    return 50 * np.maximum(gap, 0) + 0.5 * np.maximum(-gap, 0) + 0.5 * gap**2
+
+
+def test_a_day_costs_the_sum_of_its_hours() -> None:
+    task = _task()
+    rows = task.dataset.test[:7]
+    plans = task.dataset.outcomes[rows] + np.random.default_rng(1).normal(0, 0.2, (7, 24))
+    hourly = _printed_cost(task.dataset.outcomes[rows], plans)
+    judgement = task.judge(rows, plans)
+    np.testing.assert_allclose(judgement.per_row, hourly.sum(1))
+    np.testing.assert_allclose(judgement.metrics["hourly"], hourly.mean(0))
+    assert judgement.task == pytest.approx(hourly.sum() / 7)
+
+
+def test_the_load_itself_costs_nothing() -> None:
+    task = _task()
+    rows = task.dataset.test
+    assert task.judge(rows, task.dataset.outcomes[rows]).per_row.tolist() == [0.0] * len(rows)
+
+
+def test_a_day_without_decision_counts_in_no_number() -> None:
+    task = _task()
+    rows = task.dataset.test[:5]
+    plans = task.dataset.outcomes[rows] + 0.1
+    whole = task.judge(rows[1:], plans[1:])
+    plans[0] = np.nan
+    found = task.judge(rows, plans)
+    assert np.isnan(found.per_row[0])
+    assert found.task == pytest.approx(whole.task)
+    assert found.metrics["hourly"] == pytest.approx(whole.metrics["hourly"])
+
+
+def test_no_decision_at_all_is_no_number_and_no_warning() -> None:
+    task = _task()
+    rows = task.dataset.test[:2]
+    found = task.judge(rows, np.full((2, 24), np.nan))
+    assert np.isnan(found.task)
+    json.dumps(found.metrics, allow_nan=False)
+
+
+# The plain baseline
+
+
+def _with_other_test_loads(task: PowerTask) -> PowerTask:
+    outcomes = task.dataset.outcomes.copy()
+    outcomes[task.dataset.test] += 5.0
+    return PowerTask(dataclasses.replace(task.dataset, outcomes=outcomes), task.program)
+
+
+def test_the_baseline_meets_the_ramps_and_sees_no_test_load() -> None:
+    task = _task(num_days=400, ramp=0.1)
+    plans = task.baselines()["ols_offsets"]
+    assert plans.shape == (len(task.dataset.test), 24)
+    assert np.abs(np.diff(plans, axis=1)).max() <= 0.1 + 1e-9
+    other = _with_other_test_loads(task)
+    np.testing.assert_array_equal(other.baselines()["ols_offsets"], plans)
+    assert other.judge(task.dataset.test, plans).task > task.judge(task.dataset.test, plans).task
+
+
+def test_the_offset_of_an_hour_is_the_cheapest_for_the_days_before_the_test() -> None:
+    task = _task(num_days=400, ramp=np.inf)  # no ramp moves a plan off its offset
+    data = task.dataset
+    known = np.concatenate([data.train, data.validation])
+    inputs = np.column_stack([data.contexts, np.ones(len(data.contexts))])
+    weights = np.linalg.lstsq(inputs[known], data.outcomes[known], rcond=None)[0]
+    residuals = data.outcomes[known] - inputs[known] @ weights
+    offsets = task.baselines()["ols_offsets"] - inputs[data.test] @ weights
+    np.testing.assert_allclose(offsets, offsets[:1].repeat(len(offsets), 0), atol=1e-9)
+    for hour in range(0, 24, 6):
+        best = minimize_scalar(
+            lambda shift, e=residuals[:, hour]: _printed_cost(e, np.full_like(e, shift)).mean(),
+            bounds=(0.0, 2.0),
+            method="bounded",
+            options={"xatol": 1e-10},
+        )
+        cheapest = _printed_cost(residuals[:, hour], np.full(len(residuals), offsets[0, hour]))
+        assert cheapest.mean() <= best.fun + 1e-9
+
+
+@pytest.mark.skipif("DIFFUSION_DFL_DATA" not in os.environ, reason="no real data to test on")
+def test_on_real_loads_the_baseline_costs_what_the_facts_lead_one_to_expect() -> None:
+    full = _task(source="real", features="full").baselines()
+    task = _task(source="real")
+    plans = task.baselines()["ols_offsets"]
+    assert np.abs(np.diff(plans, axis=1)).max() <= 0.4 + 1e-9
+    # 3.71 with the release's features without temperatures and its split.
+    assert 3.5 < task.judge(task.dataset.test, plans).task < 3.8
+    assert 3.5 < task.judge(task.dataset.test, full["ols_offsets"]).task < 3.8

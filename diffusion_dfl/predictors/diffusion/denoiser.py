@@ -104,19 +104,18 @@ class Denoiser(nn.Module):
         shared = shared.expand(batch, -1, -1)
         output = noisy.new_empty(batch, count, last.out_features)
         buffers = noisy.new_empty(2, min(size, batch) * count, first.out_features)
-        for start in range(0, batch, max(size, 1)):
-            block = noisy[start : start + size]
+        blocks = (noisy.split(size), shared.split(size), output.split(size))
+        for block, offset, target in zip(*blocks, strict=True):
             rows = block.reshape(-1, block.shape[-1])
             hidden, other = buffers[:, : len(rows)]
             torch.addmm(first.bias, rows, first.weight.t(), out=hidden)
-            hidden.view(len(block), count, -1).add_(shared[start : start + size])
+            hidden.view(len(block), count, -1).add_(offset)
             for layer in inner:
                 F.silu(hidden, inplace=True)
                 torch.addmm(layer.bias, hidden, layer.weight.t(), out=other)
                 hidden, other = other, hidden
             F.silu(hidden, inplace=True)
-            target = output[start : start + size].view(len(rows), -1)
-            torch.addmm(last.bias, hidden, last.weight.t(), out=target)
+            torch.addmm(last.bias, hidden, last.weight.t(), out=target.view(len(rows), -1))
         return output
 
     def row_layers(self) -> list[nn.Linear]:
@@ -138,7 +137,7 @@ def to_clean(
     (Salimans and Ho, 2022).
     """
     if prediction == "epsilon":
-        return (noisy - noise * output) / signal
+        return torch.addcmul(noisy, noise, output, value=-1).div_(signal)
     if prediction == "x0":
         return output
     return signal * noisy - noise * output

@@ -139,14 +139,15 @@ class Sampler:
         previous: Tensor | None = None
         for i, step in enumerate(self.coefficients(schedule)):
             clean = self.bound(predict(current, last - i))
-            following = torch.add(step.keep * current, clean, alpha=step.clean)
+            # In place: large tensors, whose fresh memory costs more than the sums.
+            following = (step.keep * current).add_(clean, alpha=step.clean)
             if step.previous and previous is not None:
-                following = torch.add(following, previous, alpha=step.previous)
+                following.add_(previous, alpha=step.previous)
             if step.noise:
                 noise = torch.randn(
                     current.shape, generator=generator, device=current.device, dtype=current.dtype
                 )
-                following = torch.add(following, noise, alpha=step.noise)
+                following.add_(noise, alpha=step.noise)
             previous, current = clean, following
             yield current
 
