@@ -21,17 +21,36 @@ from diffusion_dfl.errors import UserError
 FILES = sorted(CONFIG_DIRECTORY.rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("scale", ["laptop", "paper", "smoke"])
+TASKS = ("power", "portfolio", "synthetic", "inventory")
+
+
+def test_every_task_of_the_configuration_is_tested_here() -> None:
+    assert sorted(TASKS) == sorted(path.stem for path in (CONFIG_DIRECTORY / "task").iterdir())
+
+
 @pytest.mark.parametrize(
-    ("model", "grad"), [(model, grad) for model, grads in CELLS.items() for grad in grads]
+    ("task", "scale"),
+    [
+        pytest.param(
+            task, scale, marks=[pytest.mark.slow] if task != "power" and scale != "laptop" else []
+        )
+        for task in TASKS
+        for scale in ("laptop", "paper", "smoke")
+    ],
 )
-def test_every_cell_composes_at_every_scale(model: str, grad: str, scale: str) -> None:
-    config = compose_config([f"model={model}", f"grad={grad}", f"scale={scale}"])
-    validate(config)
-    identity = identify(config)
-    assert (config.model.name, config.grad.name, config.scale) == (model, grad, scale)
-    assert identity.differs == {}
-    assert identity.path == Path(scale, "power", f"{model}-{grad}", "seed-0")
+@pytest.mark.parametrize("model", list(CELLS))
+def test_every_cell_composes_at_every_scale(task: str, model: str, scale: str) -> None:
+    for grad in CELLS[model]:
+        config = compose_config(
+            [f"task={task}", f"model={model}", f"grad={grad}", f"scale={scale}"]
+        )
+        validate(config)
+        check_decision_rule(config, kinked=True)
+        identity = identify(config)
+        named = (config.task.name, config.model.name, config.grad.name, config.scale)
+        assert named == (task, model, grad, scale)
+        assert identity.differs == {}
+        assert identity.path == Path(scale, task, f"{model}-{grad}", "seed-0")
 
 
 def test_a_bare_composition_is_the_main_job_on_real_data() -> None:
@@ -138,7 +157,7 @@ def _changed(key: str, value: object) -> DictConfig:
         ("task.ramp", -1.0),
         *[
             (f"{stage}.{key}", value)
-            for stage in ("fit", "train")
+            for stage in ("foundation", "fit", "train")
             for key, value in (
                 ("epochs", -1),
                 ("batch_size", 0),
@@ -149,6 +168,8 @@ def _changed(key: str, value: object) -> DictConfig:
                 ("ema_decay", 1.0),
                 ("patience", -1),
                 ("validate_every", 0),
+                ("context_noise", -0.1),
+                ("divergence_factor", -1.0),
             )
         ],
     ],
@@ -223,3 +244,74 @@ def test_a_path_without_noise_in_every_step_is_refused(overrides: list[str], key
 def test_every_task_has_its_own_data_by_default(task: str, source: str) -> None:
     assert compose_config([f"task={task}"]).data.source == source
     assert compose_config([f"task={task}", "data=simulated"]).data.source == "simulated"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refusal"),
+    [
+        (
+            ["model=diffusion", "grad.backpropagation=last", "grad.last_steps=11"],
+            r"^grad\.last_steps=11 must be at most model\.num_sampling_steps=10$",
+        ),
+        (
+            ["model=gaussian", "grad.backpropagation=last", "grad.last_steps=1"],
+            r"^grad\.backpropagation=last must be full: model=gaussian has no",
+        ),
+        (
+            ["model=deterministic", "grad.backpropagation=checkpoint"],
+            r"^grad\.backpropagation=checkpoint must be full: model=deterministic has no",
+        ),
+    ],
+)
+def test_backpropagation_through_steps_that_do_not_exist_is_refused(
+    overrides: list[str], refusal: str
+) -> None:
+    with pytest.raises(UserError, match=refusal):
+        validate(compose_config(["grad=reparam", *overrides]))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=gaussian"],
+        ["grad.backpropagation=checkpoint"],
+        ["grad.backpropagation=last", "grad.last_steps=10"],
+    ],
+)
+def test_backpropagation_through_steps_that_exist_is_accepted(overrides: list[str]) -> None:
+    validate(compose_config(["grad=reparam", *overrides]))
+
+
+def test_a_path_drawn_under_dropout_is_refused_and_one_without_is_not() -> None:
+    with pytest.raises(UserError, match=r"train\.dropout=true.*train\.dropout=false"):
+        validate(compose_config(["grad=score_path", "train.dropout=true"]))
+    for mend in ("train.dropout=false", "model.dropout=0", "grad.decision_weight=0"):
+        validate(compose_config(["grad=score_path", "train.dropout=true", mend]))
+
+
+@pytest.mark.parametrize("rule", ["decision.curvature=paper", "decision.bandwidth_scale=0.1"])
+def test_the_printed_formula_and_any_bandwidth_have_a_score(rule: str) -> None:
+    check_decision_rule(compose_config(["grad=score", rule]), kinked=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refusal"),
+    [
+        (["grad=reparam", "decision.solver=cvxpy"], "decision.curvature=saa"),
+        (["grad=reparam", "decision.solver=cvxpylayers"], "decision.curvature=saa"),
+        (["grad=reparam", "decision.on_failure=reference"], "decision.on_failure=retry"),
+    ],
+)
+def test_what_solves_exact_programs_only_is_refused_where_the_program_is_convolved(
+    overrides: list[str], refusal: str
+) -> None:
+    config = compose_config(overrides)
+    with pytest.raises(UserError, match=rf"^{re.escape(overrides[1])}.*{re.escape(refusal)}"):
+        check_decision_rule(config, kinked=True)
+    check_decision_rule(config, kinked=False)  # a smooth program is never convolved
+
+
+def test_cvxpylayers_has_no_score() -> None:
+    config = compose_config(["grad=score", "decision.solver=cvxpylayers"])
+    with pytest.raises(UserError, match=r"cvxpylayers.*grad=reparam"):
+        check_decision_rule(config, kinked=False)

@@ -4,8 +4,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from diffusion_dfl.config.compose import Identity, compose_config, fit_path, identify
+from diffusion_dfl.config.compose import (
+    Identity,
+    compose_config,
+    deciding_values,
+    fit_path,
+    identify,
+)
+from diffusion_dfl.training.run_directory import without_places
 
 CELL = ("model=gaussian", "grad=score")
 
@@ -158,10 +166,118 @@ def test_the_fit_is_another_one_where_something_it_reads_differs(override: str) 
     assert _fit(override) != _fit()
 
 
+# What the fit of a diffusion reads.
+
+
+@cache
+def _diffusion_fit(*overrides: str) -> Path:
+    return fit_path(compose_config(["model=diffusion", "grad=score", *overrides]))
+
+
 @pytest.mark.parametrize(
     "override",
-    ["model.num_elbo_timesteps=4", "model.elbo_timesteps=uniform", "model.antithetic=false"],
+    [
+        "model.num_sampling_steps=20",
+        "model.spacing=uniform",
+        "model.sampler=ddim",
+        "model.eta=0.5",
+        "model.variance=posterior",
+        "model.clip=3",
+        "model.final_noise=false",
+        "model.num_elbo_timesteps=5",
+        "model.elbo_steps=sampler",
+        "model.elbo_weighting=vlb",
+        "model.elbo_timesteps=uniform",
+        "model.elbo_mixing=0.3",
+        "model.antithetic=false",
+        "model.common_noise=true",
+        "model.chunk_rows=64",
+        "grad=score_path",
+        "grad.trust_region=9",
+        "decision.num_scenarios=33",
+        "decision.curvature=paper",
+        "task.shortage=10",
+        "train.epochs=9",
+    ],
 )
-def test_the_diffusion_fit_does_not_read_the_elbo_of_the_score(override: str) -> None:
-    cell = ["model=diffusion", "grad=score"]
-    assert fit_path(compose_config([*cell, override])) == fit_path(compose_config(cell))
+def test_the_diffusion_fit_reads_neither_sampler_nor_surrogate_nor_program(override: str) -> None:
+    assert _diffusion_fit(override) == _diffusion_fit()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.width=77",
+        "model.layers=3",
+        "model.dropout=0.4",
+        "model.prediction=epsilon",
+        "model.schedule=cosine",
+        "model.num_diffusion_steps=500",
+        "model.outcome_scaling=global",
+        "model.base_dropout=0.01",
+        "task.features=full",
+        "task.gap_days=2",
+        "fit.context_noise=0.7",
+        "foundation.epochs=3",
+    ],
+)
+def test_the_diffusion_fit_reads_its_network_its_data_and_its_foundation(override: str) -> None:
+    assert _diffusion_fit(override) != _diffusion_fit()
+
+
+def test_a_fit_without_a_foundation_does_not_read_its_keys() -> None:
+    for key in ("epochs=3", "learning_rate=1e-5", "patience=1"):
+        assert _fit(f"foundation.{key}") == _fit()
+        scaled = "model.outcome_scaling=global"
+        assert _diffusion_fit(scaled, f"foundation.{key}") == _diffusion_fit(scaled)
+
+
+@pytest.mark.parametrize(
+    ("task", "override"),
+    [
+        ("synthetic", "task.capacity=3"),
+        ("portfolio", "task.risk_aversion=3"),
+        *(
+            ("inventory", f"task.{key}=3.5")
+            for key in ("c0", "q0", "cb", "rb", "ch", "rh", "z_max")
+        ),
+    ],
+)
+def test_the_fit_of_every_task_leaves_its_program_alone(task: str, override: str) -> None:
+    assert _fit(f"task={task}", override) == _fit(f"task={task}")
+
+
+@pytest.mark.parametrize("task", ["synthetic", "inventory"])
+@pytest.mark.parametrize("override", ["num_test=77", "num_train=77", "context_size=3"])
+def test_the_fit_reads_every_size_of_a_simulated_data_set(task: str, override: str) -> None:
+    # One stream draws all rows, so that their number changes each of them.
+    assert _fit(f"task={task}", f"task.{override}") != _fit(f"task={task}")
+
+
+# The user's own file
+
+
+def test_a_file_is_known_by_its_name_and_content_not_by_its_place(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("here", "there")]
+    for place in places:
+        place.mkdir()
+        (place / "prices.csv").write_text("date,ticker,adj_close,volume\n")
+    portfolio = ("task=portfolio", "data=csv")
+    here, there = (
+        identify(compose_config([*CELL, *portfolio, f"data.file={place}/prices.csv"]))
+        for place in places
+    )
+    assert here == there
+    assert str(tmp_path) not in str(here.differs)
+    (places[1] / "prices.csv").write_text("date,ticker,adj_close,volume\n2010-01-04,A,1,1\n")
+    changed = identify(compose_config([*CELL, *portfolio, f"data.file={places[1]}/prices.csv"]))
+    assert changed.path != here.path  # other prices are another run
+
+
+def test_the_configuration_kept_with_a_run_names_the_file_and_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "prices.csv"
+    file.write_text("date,ticker,adj_close,volume\n")
+    config = compose_config([*CELL, "task=portfolio", "data=csv", f"data.file={file}"])
+    kept = without_places(config)
+    assert str(tmp_path) not in OmegaConf.to_yaml(kept)
+    assert deciding_values(kept)["data.file"] == deciding_values(config)["data.file"]

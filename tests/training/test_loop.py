@@ -16,7 +16,6 @@ from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Pred
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.training.files import read_tensors
 from diffusion_dfl.training.loop import Stage, TrainingDiverged, TrainingSettings
-from diffusion_dfl.training.memory import SavedBytes
 from diffusion_dfl.training.run_directory import MetricsLog
 
 HOURS, EPOCHS = 2, 4
@@ -366,65 +365,6 @@ def test_a_sliver_of_a_batch_is_left_out(tmp_path: Path) -> None:
     sizes.clear()
     Setup(tmp_path / "b", estimator=Watch(), epochs=1, batch_size=1000).stage().run()
     assert sizes == [40]
-
-
-# Bytes kept for the backward pass
-
-
-def test_bytes_kept_for_backward_are_counted_once_a_storage() -> None:
-    values = torch.randn(100, requires_grad=True)
-    with SavedBytes() as counter:
-        exponential = values.exp()  # keeps its result
-        _ = exponential * exponential  # keeps it again
-    assert counter.peak == 400
-
-
-def test_weights_do_not_count_as_kept_for_backward() -> None:
-    first, second = nn.Linear(50, 200), nn.Linear(200, 30)
-    inputs = torch.randn(7, 50)
-    with SavedBytes() as counter:
-        second(first(inputs).relu()).sum()
-    assert counter.peak == 4 * (7 * 50 + 7 * 200)
-
-
-def test_nothing_is_kept_without_gradients() -> None:
-    with SavedBytes() as counter, torch.no_grad():
-        nn.Linear(50, 20)(torch.randn(7, 50)).relu()
-    assert counter.peak == 0
-
-
-def test_the_count_is_the_largest_held_at_one_moment() -> None:
-    values = torch.randn(100, requires_grad=True)
-    with SavedBytes() as counter:
-        for _ in range(5):
-            torch.autograd.grad(values.exp().sum(), values)  # each graph is gone before the next
-    assert counter.peak == 400
-    with SavedBytes() as counter:
-        kept = [values.exp() for _ in range(5)]
-    assert counter.peak == 2000
-    del kept
-
-
-def test_dropped_tensors_count_the_same_and_forbid_a_backward() -> None:
-    values = torch.randn(100, requires_grad=True)
-    with SavedBytes(drop=True) as counter:
-        total = values.exp().sum()
-    assert counter.peak == 400
-    with pytest.raises(RuntimeError, match="dropped"):
-        total.backward()
-
-
-def test_the_score_keeps_the_bytes_of_one_chunk_whatever_m_and_k(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    context, scenarios = torch.randn(4, 3), torch.randn(4, 100, 5)
-    counts = []
-    for k, number in ((1, 50), (4, 50), (4, 100)):
-        predictor = DiffusionPredictor(3, 5, 16, num_elbo_timesteps=k, chunk_rows=64).eval()
-        with SavedBytes() as counter:
-            weights = torch.ones(4, number)
-            predictor.weighted_log_density(context, scenarios[:, :number], weights, generator)
-        counts.append(counter.peak)
-    assert counts[0] == counts[1] == counts[2] > 0
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,259 @@
+"""Every task x model x grad cell: those that make sense run to their record, the others are refused."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_dfl.config.arguments import CELLS
+from diffusion_dfl.config.compose import compose_config, fit_path, identify
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.training.run import run
+
+#: What makes a run of each task small.
+TASKS: dict[str, tuple[str, ...]] = {
+    "power": ("data=simulated", "data.num_days=150"),
+    "portfolio": ("data=simulated", "data.num_days=250", "task.num_assets=5"),
+    "synthetic": ("task.num_train=64", "task.num_validation=16", "task.num_test=16"),
+    "inventory": ("task.num_train=64", "task.num_validation=16", "task.num_test=16"),
+}
+SMALL = (
+    "scale=smoke",
+    "device=cpu",
+    "model.width=16",
+    "foundation.epochs=1",
+    "fit.epochs=1",
+    "train.epochs=1",
+    "decision.num_scenarios=8",
+    "evaluation.num_large=16",
+)
+GRADS = tuple(dict.fromkeys(grad for grads in CELLS.values() for grad in grads))
+VALID = [(model, grad) for model, grads in CELLS.items() for grad in grads]
+INVALID = [(model, grad) for model in CELLS for grad in GRADS if (model, grad) not in VALID]
+DIFFUSION = ("model.num_diffusion_steps=20", "model.num_sampling_steps=4")
+
+
+def overrides(root: Path, task: str, model: str, grad: str, *more: str) -> list[str]:
+    small = [*SMALL, *TASKS[task], *(DIFFUSION if model == "diffusion" else ())]
+    cell = [f"task={task}", f"model={model}", f"grad={grad}"]
+    return [*cell, *small, f"output.root={root}", *more]
+
+
+def small_run(root: Path, task: str, model: str, grad: str, *more: str) -> dict[str, Any]:
+    return run(compose_config(overrides(root, task, model, grad, *more)))
+
+
+def epochs(root: Path, task: str, model: str, grad: str) -> list[dict[str, Any]]:
+    """The lines of the run's log."""
+    path = root / "runs" / identify(compose_config(overrides(root, task, model, grad))).path
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+# The tables' task runs with every change; the rest of the grid in `make test-slow`.
+GRID = [
+    pytest.param(
+        task,
+        model,
+        grad,
+        marks=[]
+        if task == "synthetic" or (model, grad) == ("gaussian", "score")
+        else [pytest.mark.slow],
+        id=f"{task}-{model}-{grad}",
+    )
+    for task in TASKS
+    for model, grad in VALID
+]
+
+
+@pytest.mark.parametrize(("task", "model", "grad"), GRID)
+def test_a_cell_that_makes_sense_runs_to_its_record(
+    tmp_path: Path, task: str, model: str, grad: str
+) -> None:
+    summary = small_run(tmp_path, task, model, grad)
+    json.dumps(summary, allow_nan=False)
+    named = [summary["identity"][key] for key in ("task", "model", "grad")]
+    assert named == [task, model, grad]
+    test = summary["test"]
+    assert test["higher_is_better"] == (task == "portfolio")
+    assert test["solver_failures"] == test["nonfinite_rows"] == 0
+    assert math.isfinite(test["task"])
+    assert test["baselines"] and all(map(math.isfinite, test["baselines"].values()))
+    # A policy has one decision, which knows no scenarios, and one more before its projection.
+    scenarios = ("task_exact", "task_at_500", "rmse_scenario", "rmse_mean")
+    assert all((test[name] is None) == (model == "policy") for name in scenarios)
+    assert ("task_raw" in test) == (model == "policy")
+    for name in ("crps", "coverage_90"):
+        assert (test[name] is None) == (model in ("policy", "deterministic"))
+    log = epochs(tmp_path, task, model, grad)
+    if grad == "two_stage":
+        assert log == []  # its epochs are those of the shared fit
+        return
+    assert [line["epoch"] for line in log] == [0, 1]
+    assert log[1]["gradient_norm"] > 0
+    assert math.isfinite(log[1]["loss"])
+
+
+@pytest.mark.parametrize(("model", "grad"), INVALID)
+def test_a_cell_that_makes_no_sense_is_refused_before_anything_is_written(
+    tmp_path: Path, model: str, grad: str
+) -> None:
+    for task in TASKS:
+        with pytest.raises(UserError, match=f"model={model} grad={grad} makes no sense"):
+            small_run(tmp_path, task, model, grad)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Values that cannot work are refused before training
+
+
+@pytest.mark.parametrize(
+    ("cell", "values", "words"),
+    [
+        (
+            ("power", "diffusion", "score"),
+            ["model.num_sampling_steps=21"],
+            ["num_sampling_steps=21", "num_diffusion_steps=20"],
+        ),
+        (
+            ("power", "diffusion", "score"),
+            ["model.num_elbo_timesteps=21"],
+            ["num_elbo_timesteps=21", "num_diffusion_steps=20"],
+        ),
+        (
+            ("power", "diffusion", "score"),
+            ["model.elbo_steps=sampler", "model.num_elbo_timesteps=5"],
+            ["num_elbo_timesteps=5", "num_sampling_steps=4"],
+        ),
+        (
+            ("power", "diffusion", "reparam"),
+            ["model.sampler=ddim", "model.eta=1.5"],
+            ["eta=1.5", "[0, 1]"],
+        ),
+        (("power", "diffusion", "reparam"), ["model.eta=-0.1"], ["eta=-0.1", "[0, 1]"]),
+        (
+            ("power", "diffusion", "reparam"),
+            ["model.sampler=dpm_solver"],
+            ["sampler=dpm_solver", "final_noise=false"],
+        ),
+        (
+            ("power", "diffusion", "score_path"),
+            ["model.final_noise=false"],
+            ["model.final_noise=False", "model.final_noise=true"],
+        ),
+        (
+            ("power", "diffusion", "score_path"),
+            ["model.sampler=ddim", "model.eta=0"],
+            ["model.eta=0", "model.eta=1"],
+        ),
+        (
+            ("power", "diffusion", "score_path"),
+            ["train.dropout=true"],
+            ["train.dropout=true", "train.dropout=false"],
+        ),
+        (
+            ("power", "diffusion", "reparam"),
+            ["grad.backpropagation=last", "grad.last_steps=5"],
+            ["grad.last_steps=5", "num_sampling_steps=4"],
+        ),
+        (
+            ("power", "gaussian", "score"),
+            ["decision.bandwidth_scale=0"],
+            ["decision.bandwidth_scale=0", "above 0", "grad=reparam"],
+        ),
+        (
+            ("inventory", "gaussian", "score"),
+            ["decision.curvature=saa"],
+            ["decision.curvature=saa", "decision.curvature=convolved"],
+        ),
+        (
+            ("portfolio", "gaussian", "score"),
+            ["decision.num_scenarios=1"],
+            ["decision.num_scenarios=1", "at least 2"],
+        ),
+        (
+            ("synthetic", "gaussian", "score"),
+            ["data=real"],
+            ["data=real", "task=synthetic", "data=simulated"],
+        ),
+        (
+            ("inventory", "gaussian", "score"),
+            ["data=sp500"],
+            ["data=sp500", "task=inventory", "data=simulated"],
+        ),
+        (("power", "gaussian", "score"), ["data=sp500"], ["data=sp500", "real, simulated"]),
+        (("power", "gaussian", "score"), ["task.features=all"], ["task.features=all", "compact"]),
+        (("inventory", "gaussian", "score"), ["task.weights=[0.5,0.2,0.2]"], ["sum to 1", "0.9"]),
+        (("portfolio", "gaussian", "score"), ["task.num_assets=1000"], ["num_assets=1000"]),
+        (("synthetic", "gaussian", "score"), ["task.mixture=real"], ["task.mixture=real", "paper"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list | tuple) else None,
+)
+def test_what_cannot_work_is_refused_with_key_value_and_mend_before_training(
+    tmp_path: Path, cell: tuple[str, str, str], values: list[str], words: list[str]
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        small_run(tmp_path, *cell, *values)
+    for word in words:
+        assert word in str(refusal.value)
+    assert list(tmp_path.rglob("*.pt")) == []
+    assert list(tmp_path.rglob("summary.json")) == []
+
+
+@pytest.mark.parametrize("task", ["portfolio", "synthetic"])
+@pytest.mark.parametrize("rule", ["decision.curvature=saa", "decision.bandwidth_scale=0"])
+def test_a_smooth_program_is_trained_by_its_score_under_any_rule(
+    tmp_path: Path, task: str, rule: str
+) -> None:
+    plain = small_run(tmp_path / "plain", task, "gaussian", "score")
+    ruled = small_run(tmp_path / "ruled", task, "gaussian", "score", rule)
+    assert ruled["test"] == plain["test"]  # it is never convolved
+
+
+# What runs share
+
+
+def _fit_of(root: Path, *more: str) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A diffusion's two-stage fit and where it lies."""
+    words = overrides(root, "synthetic", "diffusion", "two_stage", "task.num_products=2", *more)
+    config = compose_config(words)
+    run(config)
+    path = root / "runs" / fit_path(config) / "checkpoint.pt"
+    return path, torch.load(path, weights_only=True)["best"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["model.num_sampling_steps=8", "model.spacing=uniform"],
+        ["model.sampler=ddim", "model.eta=0.5", "model.clip=2"],
+        ["model.sampler=dpm_solver", "model.final_noise=false"],
+        ["model.variance=posterior"],
+        ["model.elbo_timesteps=stratified_importance", "model.elbo_mixing=0.2"],
+        ["model.elbo_steps=sampler", "model.elbo_weighting=vlb", "model.num_elbo_timesteps=3"],
+        ["model.antithetic=false", "model.common_noise=true", "model.chunk_rows=7"],
+        ["task.capacity=1", "decision.num_scenarios=5"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_left_out_of_the_name_of_a_fit_does_not_change_its_weights(
+    tmp_path: Path, values: list[str]
+) -> None:
+    path, plain = _fit_of(tmp_path / "a")
+    other_path, other = _fit_of(tmp_path / "b", *values)
+    assert path.relative_to(tmp_path / "a") == other_path.relative_to(tmp_path / "b")
+    assert plain.keys() == other.keys()
+    assert all(torch.equal(plain[key], other[key]) for key in plain)
+
+
+def test_a_run_with_another_sampler_takes_the_fit_that_is_there(tmp_path: Path) -> None:
+    cell = ("synthetic", "diffusion", "score")
+    small_run(tmp_path, *cell)
+    (fit,) = tmp_path.glob("runs/smoke/synthetic/_fits/*/seed-0/checkpoint.pt")
+    made = fit.stat().st_mtime_ns
+    small_run(tmp_path, *cell, "model.num_sampling_steps=9", "model.elbo_steps=sampler")
+    small_run(tmp_path, *cell, "model.elbo_timesteps=importance", "grad=reparam")
+    assert list(tmp_path.glob("runs/smoke/synthetic/_fits/*/seed-0/checkpoint.pt")) == [fit]
+    assert fit.stat().st_mtime_ns == made
