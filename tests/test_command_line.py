@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,42 @@ def test_the_literal_ten_seed_line_runs_ten_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_command_sweeps_all_tasks_with_both_gradients_of_the_diffusion(tmp_path: Path) -> None:
+    small = [
+        "scale=smoke",
+        "data=simulated",
+        "data.num_days=250",
+        "foundation.epochs=1",
+        "fit.epochs=1",
+        "train.epochs=1",
+        "model.width=8",
+        "decision.num_scenarios=8",
+        "evaluation.num_large=8",
+        "device=cpu",
+    ]
+    tasks = ("synthetic", "power", "portfolio", "inventory")
+    result = _train(
+        "-m",
+        f"task={','.join(tasks)}",
+        "model=diffusion",
+        "grad=reparam,score",
+        "seed=0,1",
+        *small,
+        f"output.root={tmp_path}",
+    )
+    assert result.returncode == 0, result.stderr
+    identities = [
+        json.loads(path.read_text())["identity"] for path in tmp_path.rglob("summary.json")
+    ]
+    assert sorted((item["task"], item["grad"], item["seed"]) for item in identities) == sorted(
+        product(tasks, ("reparam", "score"), (0, 1))
+    )
+    said = result.stdout.splitlines()
+    # A return is no cost, and more of it is better.
+    assert all(("higher is better" in line) == line.startswith("portfolio") for line in said)
+
+
+@pytest.mark.slow
 def test_a_bare_call_says_what_it_runs_and_runs_it_in_seconds(tmp_path: Path) -> None:
     result = _train(folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -146,6 +183,14 @@ def test_a_bare_call_says_what_it_runs_and_runs_it_in_seconds(tmp_path: Path) ->
                 (["model=deterministic,gaussian", "grad=score", "-m"], ["Pairs that do"]),
                 (["model=gaussian", "model.dropout=2"], ["dropout", "2"]),
                 (["grad=score", "decision.bandwidth_scale=0"], ["decision.bandwidth_scale=0"]),
+                (["data=real", "task=synthetic"], ["data=real", "task=synthetic", "simulated"]),
+                (["model.num_elbo_timesteps=1001"], ["num_elbo_timesteps=1001", "1000"]),
+                (["model.eta=2"], ["eta=2", "[0, 1]"]),
+                (["grad=score_path", "model.final_noise=false"], ["model.final_noise=true"]),
+                (
+                    ["grad=reparam", "grad.backpropagation=last", "grad.last_steps=99"],
+                    ["grad.last_steps=99", "model.num_sampling_steps"],
+                ),
                 (["model=gaussian", "train.epochs=a", "-m"], ["train.epochs", "'a'"]),
             )
         ],

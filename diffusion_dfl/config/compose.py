@@ -207,6 +207,7 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: naming the key, the value and the mend.
     """
+    check_cell(config.model.name, config.grad.name)
     checks = [
         ("seed", config.seed >= 0, "an integer >= 0"),
         ("threads", config.threads >= 1, "an integer >= 1"),

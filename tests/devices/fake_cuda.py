@@ -57,6 +57,7 @@ class FakeCuda(TorchDispatchMode):
         floating: floating dtypes of all tensors that operations made on the device.
         products: dtypes of the matrix products among them, where CUDA may take TF32 for float32.
         operations: number of operations that made a tensor on the device.
+        waits: number of operations whose caller waits for the device: those that depend on values.
     """
 
     def __init__(self, fake_mode: FakeTensorMode) -> None:
@@ -65,6 +66,7 @@ class FakeCuda(TorchDispatchMode):
         self.floating: set[torch.dtype] = set()
         self.products: set[torch.dtype] = set()
         self.operations = 0
+        self.waits = 0
 
     def put(self, value: Tensor) -> Tensor:
         """A leaf on the fake device with these values and the same ``requires_grad``."""
@@ -92,8 +94,18 @@ class FakeCuda(TorchDispatchMode):
         assert kwargs is not None
         _refuse_silent_copies(func, args, kwargs)
         real_args, real_kwargs = tree_map(_real_part, (args, kwargs))
-        if _VALUE_DEPENDENT & set(func.tags):
+        written = [kwargs[part.name] for part in func._schema.arguments if part.is_out]
+        if written:
+            # Fake kernels of these write by a copy that needs a device.
+            FakeTensor._find_common_device(func, leaves)
+            shapes = [out.shape for out in written]
+            with no_dispatch():
+                func(*real_args, **real_kwargs)
+            assert [out.real_tensor.shape for out in written] == shapes, f"{func} resizes"
+            out = written[0] if len(written) == 1 else tuple(written)
+        elif _VALUE_DEPENDENT & set(func.tags):
             device, _ = FakeTensor._find_common_device(func, leaves)
+            self.waits += device == DEVICE and not _whole_numbers(func, args)
             with no_dispatch():
                 real_out = func(*real_args, **real_kwargs)
             out = tree_map(lambda x: self._fake(x, device) if _is_plain(x) else x, real_out)
@@ -159,6 +171,13 @@ def fake_cuda() -> Iterator[FakeCuda]:
     backward = patch.object(torch.autograd, "_engine_run_backward", _run_backward)
     with backward, fake_mode, FakeCuda(fake_mode) as mode, _PythonFace():
         yield mode
+
+
+def _whole_numbers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation indexes by whole numbers: its shape then depends on no value."""
+    if func.overloadpacket.__name__ not in _INDEXING:
+        return False
+    return all(index is None or index.dtype == torch.int64 for index in args[1])
 
 
 def _is_plain(value: Any) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.devices.cases import CASES, fresh
+from tests.devices.test_steps import STEPS, run_step
 
 pytestmark = [
     pytest.mark.cuda,
@@ -31,6 +32,13 @@ def test_cuda_agrees_with_the_cpu_whatever_tf32_is_set_to(name: str, precision: 
         torch.testing.assert_close(
             results[key].cpu(), expected[key], rtol=1e-9, atol=1e-9, equal_nan=True
         )
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_of_training_runs_on_cuda(name: str, precision: str) -> None:
+    predictor = STEPS[name].predictor().cuda()
+    results = run_step(STEPS[name], lambda part: part.cuda(), predictor, torch.Generator("cuda"))
+    assert all(value.is_cuda and bool(value.isfinite().all()) for value in results.values())
 
 
 def test_the_precision_setting_is_one_that_float32_products_feel(precision: str) -> None:

@@ -87,12 +87,13 @@ def test_a_cell_that_makes_sense_runs_to_its_record(
     assert ("task_raw" in test) == (model == "policy")
     for name in ("crps", "coverage_90"):
         assert (test[name] is None) == (model in ("policy", "deterministic"))
-    log = epochs(tmp_path, task, model, grad)
     if grad == "two_stage":
-        assert log == []  # its epochs are those of the shared fit
-        return
+        return  # its epochs are those of the shared fit
+    log = epochs(tmp_path, task, model, grad)
     assert [line["epoch"] for line in log] == [0, 1]
-    assert log[1]["gradient_norm"] > 0
+    # With one scenario the best allocation makes all or nothing of a product: it does not move.
+    still = (task, model) == ("synthetic", "deterministic")
+    assert (log[1]["gradient_norm"] == 0) == still
     assert math.isfinite(log[1]["loss"])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from diffusion_dfl.config.arguments import CELLS
 from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.run import run
@@ -39,18 +40,7 @@ def numbers(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "cell",
-    [
-        ("deterministic", "two_stage"),
-        ("deterministic", "reparam"),
-        ("gaussian", "two_stage"),
-        ("gaussian", "reparam"),
-        ("gaussian", "score"),
-        ("diffusion", "two_stage"),
-        ("diffusion", "reparam"),
-        ("diffusion", "score"),
-        ("policy", "policy"),
-    ],
+    "cell", [(model, grad) for model, grads in CELLS.items() for grad in grads]
 )
 def test_every_cell_gives_a_whole_record(tmp_path: Path, cell: tuple[str, str]) -> None:
     model, grad = cell

@@ -1,6 +1,7 @@
 """A stage of training: resuming it, choosing its best weights, stopping it."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,17 @@ def test_a_stage_goes_on_from_any_epoch_to_the_same_digits(case: int, tmp_path: 
     assert len(whole.lines().splitlines()) == EPOCHS + 1
 
 
+def test_the_history_of_importance_sampling_is_in_the_checkpoint(tmp_path: Path) -> None:
+    stage = Setup(tmp_path, _importance, Score(5), epochs=2).stage()
+    stage.run()
+    saved = read_tensors(stage.checkpoint, torch.device("cpu"))["predictor"]["elbo.history"]
+    assert bool((saved > 0).any())
+    later = Setup(tmp_path, _importance, Score(5), epochs=3).stage(seed=9)
+    later._load()
+    assert isinstance(later.predictor, DiffusionPredictor)
+    assert torch.equal(later.predictor.elbo.history, saved)
+
+
 def test_a_stage_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
     whole, setup = Setup(tmp_path / "whole"), Setup(tmp_path / "killed")
     whole_stage = whole.stage()
@@ -259,25 +271,29 @@ def test_no_epochs_means_no_training(tmp_path: Path) -> None:
 
 
 class Poison:
-    """An estimator whose loss is not finite from a step on."""
+    """An estimator whose loss, or its gradient alone, is not finite from a step on."""
 
     decision_focused = True
 
-    def __init__(self, first_bad: int) -> None:
-        self.calls, self.first_bad = 0, first_bad
+    def __init__(self, first_bad: int, gradient_only: bool = False) -> None:
+        self.calls, self.first_bad, self.gradient_only = 0, first_bad, gradient_only
 
     def __call__(
         self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
     ) -> Loss:
         self.calls += 1
         value = predictor.loss(batch.context, batch.outcome, generator)
-        if self.calls >= self.first_bad:
+        if self.calls >= self.first_bad and self.gradient_only:
+            # The root has an infinite slope at 0, and 0 times that is no number.
+            value = value + (0.0 * value).sqrt()
+        elif self.calls >= self.first_bad:
             value = value * math.nan
         return Loss(value, {"fit_loss": value.detach()})
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_place_and_the_best_weights(
-    tmp_path: Path,
+@pytest.mark.parametrize("gradient_only", [False, True])
+def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_place_and_the_best_weights(
+    gradient_only: bool, tmp_path: Path
 ) -> None:
     # Forty rows in batches of 16: two full ones and one of 8, three steps an epoch.
     seen: list[dict[str, Tensor]] = []
@@ -287,12 +303,19 @@ def test_a_loss_that_is_not_finite_stops_with_the_place_and_the_best_weights(
         seen.append({k: v.clone() for k, v in predictor.state_dict().items()})
         return next(scores)
 
-    setup = Setup(tmp_path, estimator=Poison(8), score=score)
+    setup = Setup(tmp_path, estimator=Poison(8, gradient_only), score=score)
     stage = setup.stage()
+    bad = r"loss [\d.]+, gradient norm nan" if gradient_only else "loss nan"
     with pytest.raises(
-        TrainingDiverged, match=r"'fit', epoch 3, step 2: loss nan.*those of epoch 1"
-    ):
+        TrainingDiverged, match=rf"'fit', epoch 3, step 2: {bad}.*those of epoch 1"
+    ) as caught:
         stage.run()
+    # Which rows, and the size of what is in them.
+    assert re.search(
+        r"The batch: 16 training rows \((\d+, ){8}\.\.\.\), contexts in -[\d.]+\.\.[\d.]+, "
+        r"outcomes in -?[\d.]+\.\.[\d.]+$",
+        str(caught.value),
+    )
     assert all(torch.equal(seen[1][k], v) for k, v in stage.predictor.state_dict().items())
     assert all(bool(v.isfinite().all()) for v in stage.predictor.state_dict().values())
     saved = read_tensors(stage.checkpoint, torch.device("cpu"))
