@@ -28,7 +28,14 @@ _INCIDENTAL = ("device", "force", "output", "data.root", "data.url", "data.direc
 
 # Keys that joined later, at the value that keeps what was before: there they leave a run's hash
 # alone, so that committed records stay current.
-_NEUTRAL = {"decision.solver": "auto", "decision.curvature": "convolved"}
+NEUTRAL = {
+    "decision.solver": "auto",
+    "decision.curvature": "convolved",
+    "matmul_precision": "highest",
+}
+
+# As torch.set_float32_matmul_precision knows them.
+_MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 # What the two-stage fit does not read: the program, the sampler, the surrogate of its score.
 _NOT_FITTED = (
@@ -181,7 +188,7 @@ def identify(config: DictConfig) -> Identity:
         source=config.data.source,
         differs=differs,
         config_hash=digest(
-            {k: v for k, v in values.items() if k != "seed" and _NEUTRAL.get(k) != v}, 16
+            {k: v for k, v in values.items() if k != "seed" and NEUTRAL.get(k) != v}, 16
         ),
     )
 
@@ -189,13 +196,13 @@ def identify(config: DictConfig) -> Identity:
 def fit_path(config: DictConfig) -> Path:
     """Where the two-stage weights live: a function of what their fit reads, and of nothing else."""
     values = deciding_values(config)
-    parts = ["task", "data", "model", "fit", "threads"]
+    parts = ["task", "data", "model", "fit", "threads", "matmul_precision"]
     if values.get("model.outcome_scaling") == "residual":
         parts.append("foundation")
     read = {
         key: value
         for key, value in values.items()
-        if key.split(".")[0] in parts and key not in _NOT_FITTED
+        if key.split(".")[0] in parts and key not in _NOT_FITTED and NEUTRAL.get(key) != value
     }
     name = f"{config.model.name}-{digest(read, 8)}"
     return Path(config.scale, config.task.name, "_fits", name, f"seed-{config.seed}")
@@ -211,6 +218,11 @@ def validate(config: DictConfig) -> None:
     checks = [
         ("seed", config.seed >= 0, "an integer >= 0"),
         ("threads", config.threads >= 1, "an integer >= 1"),
+        (
+            "matmul_precision",
+            config.matmul_precision in _MATMUL_PRECISIONS,
+            f"one of {', '.join(_MATMUL_PRECISIONS)}",
+        ),
         (
             "device",
             config.device in ("auto", "cpu") or config.device.startswith("cuda"),

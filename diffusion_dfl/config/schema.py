@@ -66,6 +66,7 @@ class RunConfig:
     scale: str = MISSING
     device: str = MISSING
     threads: int = MISSING
+    matmul_precision: str = MISSING
     force: bool = MISSING
     task: Any = MISSING
     data: DataConfig = field(default_factory=DataConfig)

@@ -133,6 +133,8 @@ class _Run:
             directory,
         )
         torch.set_num_threads(config.threads)
+        # Of the networks' products; solvers are float64, which no setting touches.
+        torch.set_float32_matmul_precision(config.matmul_precision)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.start = time.perf_counter()

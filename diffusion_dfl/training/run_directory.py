@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.config.compose import deciding_values, name_of_file
+from diffusion_dfl.config.compose import NEUTRAL, deciding_values, name_of_file
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.files import read_json, write_json, write_text
 
@@ -85,7 +85,7 @@ class RunDirectory:
         try:
             loaded = OmegaConf.load(stored)
             assert isinstance(loaded, DictConfig)
-            theirs = deciding_values(loaded)
+            theirs = NEUTRAL | deciding_values(loaded)
         except Exception as error:
             raise UserError(
                 f"{stored} cannot be read ({error}); move it away or add force=true, "

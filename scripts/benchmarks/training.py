@@ -34,6 +34,11 @@ from diffusion_dfl.predictors import DiffusionPredictor, Predictor
 from diffusion_dfl.tasks import PowerTask, power_task
 
 GOAL = 2.0
+#: The sizes of the step: those of the preset, and the fewer scenarios with more timesteps each.
+CASES = {
+    "preset": [],
+    "M=100, k=4": ["decision.num_scenarios=100", "model.num_elbo_timesteps=4"],
+}
 #: Cells measured for comparison, by overrides of the same configuration.
 OTHERS = {
     "two_stage": ["grad=two_stage"],
@@ -63,31 +68,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, write the files, print the table; 1 if the step misses its goal."""
+    """Measure, write the files, print the table; 1 if a step misses its goal."""
     one_thread()
     torch.manual_seed(0)
-    config = _config(arguments, ["grad=score"])
-    task = _task(config)
-    bench = Bench(config, task)
-    floor = Floor(bench.predictor, config)
-    turns = [(bench.step(), floor.run()) for _ in range(arguments.repeats + 2)][2:]
-    ratio = statistics.median(step.total / least.total for step, least in turns)
+    task = _task(_config(arguments, []))
+    weights = Bench(_config(arguments, ["grad=score"]), task).predictor.state_dict()
+    cases = [
+        _case(name, Bench(_config(arguments, ["grad=score", *sizes]), task, weights), arguments)
+        for name, sizes in CASES.items()
+    ]
     others = {}
     for name, overrides in OTHERS.items():
-        other = Bench(_config(arguments, overrides), task, bench.predictor.state_dict())
+        other = Bench(_config(arguments, overrides), task, weights)
         other.step()
-        others[name] = statistics.median(
-            other.step().total for _ in range(max(arguments.repeats // 4, 3))
-        )
+        times = [other.step().total for _ in range(max(arguments.repeats // 4, 3))]
+        others[name] = statistics.median(times)
     record: dict[str, Any] = {
         "command": _command(arguments),
         "environment": environment(),
-        "sizes": bench.sizes(),
-        "ratio": ratio,
         "goal": GOAL,
-        "ratios": sorted(step.total / least.total for step, least in turns),
-        "step_seconds": _medians([step for step, _ in turns]),
-        "floor_seconds": _medians([least for _, least in turns]),
+        "cases": cases,
         "other_steps_seconds": others,
     }
     text = markdown(record)
@@ -95,7 +95,22 @@ def run(arguments: argparse.Namespace) -> int:
     (arguments.output / "training.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     (arguments.output / "training.md").write_text(text, encoding="utf-8")
     print(text)
-    return 0 if ratio <= GOAL else 1
+    return 0 if all(case["ratio"] <= GOAL for case in cases) else 1
+
+
+def _case(name: str, bench: "Bench", arguments: argparse.Namespace) -> dict[str, Any]:
+    """Step and floor in turns, the first two thrown away."""
+    floor = Floor(bench.predictor, bench.config)
+    turns = [(bench.step(), floor.run()) for _ in range(arguments.repeats + 2)][2:]
+    ratios = sorted(step.total / least.total for step, least in turns)
+    return {
+        "name": name,
+        "sizes": bench.sizes(),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "step_seconds": _medians([step for step, _ in turns]),
+        "floor_seconds": _medians([least for _, least in turns]),
+    }
 
 
 def _config(arguments: argparse.Namespace, overrides: list[str]) -> DictConfig:
@@ -301,34 +316,38 @@ def _medians(runs: list[Seconds]) -> dict[str, float]:
 
 def markdown(record: dict[str, Any]) -> str:
     """The tables."""
-    sizes, step, floor = record["sizes"], record["step_seconds"], record["floor_seconds"]
-    low, high = record["ratios"][0], record["ratios"][-1]
     lines = [
         "# A training step against its floor",
         "",
-        f"`{record['command']}`. Power, {sizes['source']} data, score, B={sizes['batch']}, "
-        f"M={sizes['num_scenarios']}, k={sizes['num_elbo_timesteps']}, "
-        f"S={sizes['num_sampling_steps']}, denoiser {sizes['layers']} x {sizes['width']}, chunks of "
-        f"{sizes['chunk_rows']} rows; ramps bind in {sizes['instances_with_binding_ramps']} of "
-        f"{sizes['batch']} instances. CPU time of one thread, medians over {len(record['ratios'])} "
-        "turns of step and floor.",
-        "",
-        "| part | step, ms | products alone, ms | ratio |",
-        "|---|---|---|---|",
+        f"`{record['command']}`. Power, score, laptop scale; CPU time of one thread, medians over "
+        "turns of step and floor. The floor is the time of the step's matrix products alone. "
+        "*Surrogate* holds the two-stage loss and the backward pass too.",
     ]
-    for name in ("sampling", "solving", "surrogate", "optimiser", "total"):
-        least = floor.get(name)
-        right = "| |" if least is None else f"{1e3 * least:.1f} | {step[name] / least:.2f} |"
-        lines.append(f"| {name} | {1e3 * step[name]:.1f} | {right}")
-    lines += [
-        "",
-        f"Step / floor: **{record['ratio']:.2f}** (median of paired ratios, {low:.2f} to "
-        f"{high:.2f}); the goal is at most {record['goal']:g}. *Surrogate* holds the two-stage loss "
-        "and the backward pass too.",
-        "",
-        "| other steps, same sizes | ms |",
-        "|---|---|",
-    ]
+    for case in record["cases"]:
+        sizes, step, floor = case["sizes"], case["step_seconds"], case["floor_seconds"]
+        lines += [
+            "",
+            f"## {case['name']}: {case['ratio']:.2f} times its floor",
+            "",
+            f"{sizes['source'].capitalize()} data, B={sizes['batch']}, M={sizes['num_scenarios']}, "
+            f"k={sizes['num_elbo_timesteps']}, S={sizes['num_sampling_steps']}, denoiser "
+            f"{sizes['layers']} x {sizes['width']}, chunks of {sizes['chunk_rows']} rows; ramps bind "
+            f"in {sizes['instances_with_binding_ramps']} of {sizes['batch']} instances.",
+            "",
+            "| part | step, ms | products alone, ms | ratio |",
+            "|---|---|---|---|",
+        ]
+        for name in ("sampling", "solving", "surrogate", "optimiser", "total"):
+            least = floor.get(name)
+            right = "| |" if least is None else f"{1e3 * least:.1f} | {step[name] / least:.2f} |"
+            lines.append(f"| {name} | {1e3 * step[name]:.1f} | {right}")
+        lines += [
+            "",
+            f"Paired ratios over {len(case['ratios'])} turns: median {case['ratio']:.2f}, "
+            f"{case['ratios'][0]:.2f} to {case['ratios'][-1]:.2f}; the goal is at most "
+            f"{record['goal']:g}.",
+        ]
+    lines += ["", "## Other steps, preset sizes", "", "| step | ms |", "|---|---|"]
     lines += [f"| {k} | {1e3 * v:.1f} |" for k, v in record["other_steps_seconds"].items()]
     return "\n".join(lines) + "\n"
 

@@ -146,6 +146,7 @@ def _changed(key: str, value: object) -> DictConfig:
     [
         ("seed", -1),
         ("threads", 0),
+        ("matmul_precision", "tf32"),
         ("device", "tpu"),
         ("decision.num_scenarios", 0),
         ("decision.bandwidth_scale", -0.5),
