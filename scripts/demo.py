@@ -28,7 +28,7 @@ def main() -> int:
             print(finished.stderr, file=sys.stderr)
             return finished.returncode
     print(flush=True)
-    table = ["scripts/make_tables.py", "--scale", "smoke", "--data", "simulated"]
+    table = ["scripts/make_tables.py", "--task", "power", "--scale", "smoke", "--data", "simulated"]
     finished = subprocess.run([sys.executable, *table], cwd=ROOT, check=False)
     print("runs are under results/runs/smoke/power/; smoke runs show that all works, not who wins")
     return finished.returncode

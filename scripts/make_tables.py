@@ -1,30 +1,33 @@
-"""Table 1 from the run records: `make table1`, or this script with another scale or data source."""
+"""Table 1 from the run records: `make table1`, or this script with another task, scale or source."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
-from diffusion_dfl.config.arguments import CELLS
-from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config, identify
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_dfl.cli import explain
+from diffusion_dfl.config.compose import digest
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.table1 import Selection, render, render_twins, select
+from diffusion_dfl.reporting.frame import frame
+from diffusion_dfl.reporting.markdown import render
+from diffusion_dfl.reporting.selection import choices, of_table, selection
+from diffusion_dfl.reporting.table1 import Table, build, tidy
 
 
-def choices(group: str) -> list[str]:
-    """Names of a configuration group."""
-    return sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
-
-
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--task", choices=choices("task"), default="power", help="which task's table"
+        "--task", choices=choices("task"), help="one task's table; all that have records"
     )
     parser.add_argument(
         "--scale", choices=choices("scale"), default="laptop", help="scale of the runs"
     )
     parser.add_argument(
-        "--data", choices=choices("data"), default="real", help="data source of the runs"
+        "--data", choices=choices("data"), help="data source of the runs; each task's default"
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where the records are"
@@ -32,50 +35,71 @@ def main() -> int:
     parser.add_argument(
         "--published", action="store_true", help="committed records only; print and write nothing"
     )
+    parser.add_argument(
+        "overrides", nargs="*", help="key=value that all runs share, e.g. task.num_assets=20"
+    )
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
         parser.error(
             f"--results {arguments.results}: there is no such folder; name the one runs are in"
         )
+    for word in arguments.overrides:
+        if not re.match(r"[a-z_0-9.]+=", word):
+            parser.error(f"{word}: not of the form key=value")
+    return arguments
 
-    hashes = {}
-    for model, grads in CELLS.items():
-        for grad in grads:
-            overrides = [
-                f"task={arguments.task}",
-                f"scale={arguments.scale}",
-                f"data={arguments.data}",
-                f"model={model}",
-                f"grad={grad}",
-            ]
-            hashes[model, grad] = identify(compose_config(overrides)).config_hash
-    wanted = Selection(arguments.task, arguments.scale, arguments.data, hashes)
+
+def file_name(arguments: argparse.Namespace) -> str:
+    """``table1`` for the committed table, with what is asked for beyond it behind."""
+    parts = ["table1", arguments.task, arguments.data]
+    if arguments.scale != "laptop":
+        parts.insert(1, arguments.scale)
+    if arguments.overrides:
+        parts.append(digest(sorted(arguments.overrides), 8))
+    return "-".join(part for part in parts if part)
+
+
+def main() -> int:
+    arguments = parse()
     collection = collect(arguments.results, own=not arguments.published)
-    cells, stale = select(collection.records, wanted)
-    text = "\n".join(
-        part
-        for part in (render(cells, wanted, stale), render_twins(collection.records, wanted))
-        if part
-    )
-    if arguments.published:
-        print(text)
-        return 0
-    name = (
-        "table1"
-        if (arguments.scale, arguments.data) == ("laptop", "real")
-        else (f"table1-{arguments.scale}-{arguments.data}")
-    )
-    target = arguments.results / "tables" / f"{name}.md"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    runs = frame(collection)
+    tables: list[Table] = []
+    for task in [arguments.task] if arguments.task else choices("task"):
+        if not arguments.task and not (len(runs) and (runs["task"] == task).any()):
+            continue
+        try:
+            wanted = selection(task, arguments.scale, arguments.data, arguments.overrides)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except (HydraException, OmegaConfBaseException) as error:
+            print(f"error: {explain(error)}", file=sys.stderr)
+            return 2
+        if arguments.task or len(of_table(runs, wanted)):
+            tables.append(build(runs, wanted, collection.left_out))
+    if not tables:
+        print(
+            f"error: no records of scale {arguments.scale} in {arguments.results}; "
+            f"run `python train.py scale={arguments.scale}` first",
+            file=sys.stderr,
+        )
+        return 1
+    text = "\n".join(render(table) for table in tables)
     print(text)
+    if arguments.published:
+        return 0
     if collection.tuning:
         print(f"{collection.tuning} tuning runs did not look at the test days")
     if collection.left_out:
         print(f"{len(collection.left_out)} runs left out:")
         for line in collection.left_out[:20]:
             print(f"  {line}")
-    print(f"written to {target}")
+    target = arguments.results / "tables" / f"{file_name(arguments)}.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    numbers = target.with_suffix(".csv")
+    tidy(tables).to_csv(numbers, index=False, float_format="%.6g")
+    print(f"written to {target} and {numbers}")
     return 0
 
 

@@ -2,12 +2,24 @@
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
 
+_IDENTITY = (
+    "task",
+    "model",
+    "grad",
+    "scale",
+    "source",
+    "seed",
+    "config_hash",
+    "source_hash",
+    "differs",
+)
 _TUNING = "was not evaluated on test days"
 
 
@@ -29,19 +41,41 @@ class Record:
     def identity(self) -> dict[str, Any]:
         return self.summary["identity"]
 
-    @property
-    def cell(self) -> tuple[str, str]:
-        """(model, grad)."""
-        return self.identity["model"], self.identity["grad"]
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is no usable record.
+
+    Attributes:
+        path: its directory, relative to the root it was found under.
+        published: whether it stands among the committed records.
+        reason: why it does not count.
+    """
+
+    path: Path
+    published: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'published' if self.published else 'runs'}/{self.path}: {self.reason}"
+
+    def concerns(self, task: str, scale: str) -> bool:
+        """Whether its place says it is a run of this task and scale."""
+        return self.path.parts[:2] == (scale, task)
 
 
 @dataclass(frozen=True)
 class Collection:
-    """What was found: usable records, ``path: reason`` for every run that is not one, and how many
-    finished tuning runs left the test days unseen on purpose."""
+    """What was found.
+
+    Attributes:
+        records: usable records.
+        left_out: every run that is not one, with the reason.
+        tuning: how many finished tuning runs left the test days unseen on purpose.
+    """
 
     records: list[Record]
-    left_out: list[str]
+    left_out: list[LeftOut]
     tuning: int = 0
 
 
@@ -49,11 +83,11 @@ def collect(results: Path, own: bool = True) -> Collection:
     """Read ``results/published`` and ``results/runs``.
 
     A run of the user's own takes the place of the committed record of the same path. Failed,
-    running, unreadable and foreign records are left out and named. With ``own`` false only the
-    committed records are read.
+    running, unreadable and foreign records are left out and named, as are two records that claim
+    to be the same run. With ``own`` false only the committed records are read.
     """
     found: dict[Path, Record] = {}
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     tuning = 0
     for folder, published in (("published", True), ("runs", False)):
         if not published and not own:
@@ -69,8 +103,9 @@ def collect(results: Path, own: bool = True) -> Collection:
             elif record == _TUNING:
                 tuning += 1
             else:
-                left_out.append(f"{folder}/{relative}: {record}")
-    return Collection(list(found.values()), left_out, tuning)
+                left_out.append(LeftOut(relative, published, record))
+    records, twice = _without_duplicates(list(found.values()))
+    return Collection(records, left_out + twice, tuning)
 
 
 def _read(directory: Path, relative: Path, published: bool) -> Record | str:
@@ -89,9 +124,36 @@ def _read(directory: Path, relative: Path, published: bool) -> Record | str:
         return "summary.json is not JSON"
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
         return "summary.json has another schema"
+    identity = summary.get("identity")
+    missing = [key for key in _IDENTITY if not isinstance(identity, dict) or key not in identity]
+    if missing:
+        return f"summary.json has no identity.{missing[0]}"
     if not summary.get("test"):
         return _TUNING
     value = summary["test"].get("task")
+    if value is None:
+        return "test task is not finite: no decision, or one of infinite expected cost"
     if not isinstance(value, int | float) or not math.isfinite(value):
         return f"test task is {value}"
     return Record(relative, published, summary)
+
+
+def _without_duplicates(records: list[Record]) -> tuple[list[Record], list[LeftOut]]:
+    """Records that are the only one of their run, and the others: none of them can be trusted."""
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        what = {key: record.identity[key] for key in _IDENTITY if key != "source_hash"}
+        runs[json.dumps(what, sort_keys=True)].append(record)
+    single = [same[0] for same in runs.values() if len(same) == 1]
+    twice = [
+        LeftOut(
+            record.path,
+            record.published,
+            "claims to be the same run as "
+            + ", ".join(str(other.path) for other in same if other is not record),
+        )
+        for same in runs.values()
+        if len(same) > 1
+        for record in same
+    ]
+    return single, twice

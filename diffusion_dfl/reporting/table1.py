@@ -1,192 +1,287 @@
-"""Table 1 in Markdown: the paper's value, ours, and how many seeds stand behind it."""
+"""Table 1 as numbers: the paper's, ours, plain baselines, and paired differences.
 
-import math
+What is rendered (:mod:`diffusion_dfl.reporting.markdown`) or written as CSV comes from one long frame,
+`Table.numbers`.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from diffusion_dfl.reporting.collect import Record
-from diffusion_dfl.reporting.paper import ROWS, TABLE_1
+import pandas as pd
 
-TASK_TITLES = {"power": "Power schedule"}
+from diffusion_dfl.reporting.collect import LeftOut
+from diffusion_dfl.reporting.layout import HEADLINE, base_of, layout_of, plain_name
+from diffusion_dfl.reporting.paper import DECISION_FOCUSED, ROWS, TABLE_1
+from diffusion_dfl.reporting.selection import Chosen, Selection, choose, of_table
+from diffusion_dfl.reporting.statistics import Estimate, estimate, paired
+
+RMSE = "test.rmse_scenario"
+
+_TOLD = ("test.", "timing.", "resources.", "validation.task")
+
+# Lists of numbers stay out of the table, but for the ends of an interval; so do baselines, which
+# have rows of their own.
+_LEFT_OUT = re.compile(r"test\.baselines\.|(?<!interval_95)\.\d+$")
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which records a table is about; they never mix.
+class Table:
+    """A task's table.
 
     Attributes:
-        task, scale, source: of every record.
-        config_hashes: (model, grad) -> hash of the current preset; a record with another hash is
-            stale and not averaged in. None takes any record that does not differ from its preset.
-        differs: the overrides shared by all records of the table, e.g. the data source.
+        task, scale, source: of all its runs.
+        compare: whether the paper's numbers stand beside ours.
+        higher_is_better: direction of the headline number.
+        numbers: long frame with the columns ``block``, ``section``, ``name``, ``model``, ``grad``,
+            ``against``, ``metric``, ``paper_mean``, ``paper_error``, ``mean``, ``error``, ``low``,
+            ``high``, ``count``. Blocks: ``method`` (every metric), ``baseline`` and ``bound`` (the
+            headline number), the paired differences in it, ``against_two_stage``,
+            ``against_baseline``, ``against_twin``, and the two sides of the last, ``with_twin`` and
+            ``twin``, over the seeds both have. ``low`` and ``high`` are the 95 % bootstrap interval
+            over seeds, ``count`` the seeds.
+        seeds: of all runs together.
+        missing: name of a row with runs -> seeds that other rows have and it has not.
+        stale: runs of an older preset, not counted.
+        left_out: runs of this task and scale that are no usable record.
+        diverged: runs that diverged and kept their best checkpoint.
+        source_versions: of how many versions of the source the runs are.
+        disagreeing: baselines that differ between runs of the same seed.
     """
 
     task: str
     scale: str
     source: str
-    config_hashes: Mapping[tuple[str, str], str]
+    compare: bool
+    higher_is_better: bool
+    numbers: pd.DataFrame
+    seeds: tuple[int, ...]
+    missing: Mapping[str, Sequence[int]]
+    stale: int
+    left_out: Sequence[LeftOut]
+    diverged: int
+    source_versions: int
+    disagreeing: Sequence[str]
+
+    def block(self, name: str) -> pd.DataFrame:
+        """Rows of one block."""
+        return self.numbers[self.numbers["block"] == name]
+
+    def estimates(self, block: str, metric: str = HEADLINE) -> dict[str, Estimate]:
+        """Name -> estimate of the rows of a block that have any value of the metric."""
+        rows = self.block(block)
+        rows = rows[(rows["metric"] == metric) & (rows["count"] > 0)]
+        columns = [rows[name] for name in ("name", "mean", "error", "low", "high", "count")]
+        return {
+            str(name): Estimate(mean, error, low, high, int(count))
+            for name, mean, error, low, high, count in zip(*columns, strict=True)
+        }
 
 
-def select(
-    records: Sequence[Record], wanted: Selection
-) -> tuple[dict[tuple[str, str], list[Record]], int]:
-    """Records of a table by cell, and how many of its cells' records were stale."""
-    cells: dict[tuple[str, str], list[Record]] = {}
-    stale = 0
-    for record in records:
-        identity = record.identity
-        if (identity["task"], identity["scale"], identity["source"]) != (
-            wanted.task,
-            wanted.scale,
-            wanted.source,
-        ):
-            continue
-        if set(identity["differs"]) - {"data.source"}:
-            continue  # a variant: an ablation, a twin, a search
-        if identity["config_hash"] != wanted.config_hashes.get(record.cell):
-            stale += 1
-            continue
-        cells.setdefault(record.cell, []).append(record)
-    for found in cells.values():
-        found.sort(key=lambda record: record.identity["seed"])
-    return cells, stale
+def build(runs: pd.DataFrame, wanted: Selection, left_out: Sequence[LeftOut] = ()) -> Table:
+    """The table of a task.
 
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error over seeds; the error of a single seed is NaN."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
-
-
-def render(
-    cells: Mapping[tuple[str, str], Sequence[Record]], wanted: Selection, stale: int = 0
-) -> str:
-    """The table as Markdown."""
-    compare = wanted.source == "real" and wanted.task in TABLE_1
-    title = TASK_TITLES.get(wanted.task, wanted.task)
-    lines = [f"## {title} ({wanted.source} data, scale {wanted.scale})", ""]
-    header = ["Method"]
-    header += ["RMSE, paper", "Task, paper"] if compare else []
-    header += [
-        "RMSE",
-        "Task ↓",
-        "Task, exact rule",
-        "Task, M = large",
-        "CRPS",
-        "Coverage 90 %",
-        "Seconds",
-        "Seeds",
+    Args:
+        runs: :func:`diffusion_dfl.reporting.frame.frame` of everything there is.
+        wanted: which of them the table is about.
+        left_out: runs that are no usable record, of any task.
+    """
+    chosen = choose(runs, wanted)
+    directions = of_table(runs, wanted).get("test.higher_is_better", pd.Series(dtype=object))
+    higher = bool(directions.dropna().eq(True).any())
+    baselines, disagreeing = _baselines(chosen.runs, wanted.task)
+    rows = [
+        *_methods(chosen.runs, wanted),
+        *_plain("baseline", baselines),
+        *_plain("bound", _bounds(chosen.runs, wanted.task)),
+        *_differences(chosen, baselines, higher),
     ]
-    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    ranking = sorted(
-        (mean_and_error([r.summary["test"]["task"] for r in found])[0], cell)
-        for cell, found in cells.items()
-    )
-    marks = {cell: mark for (_, cell), mark in zip(ranking, ("**", "_"), strict=False)}
+    columns = ["block", "section", "name", "model", "grad", "against", "metric"]
+    columns += ["paper_mean", "paper_error", "mean", "error", "low", "high", "count"]
+    seeds = _seeds(chosen.runs)
+    missing = {}
     for _, name, model, grad in ROWS:
-        cell = (model, grad)
-        row = [name]
-        if compare:
-            row += [str(value) for value in TABLE_1[wanted.task].get(cell, ("–", "–"))]
-        found = cells.get(cell, [])
-        if found:
-            mark = marks.get(cell, "")
-            row += [
-                _entry(found, "rmse_scenario", 4),
-                f"{mark}{_entry(found, 'task', 3)}{mark}",
-                _entry(found, "task_exact", 3),
-                _entry(found, "task_at_500", 3),
-                _entry(found, "crps", 4),
-                _entry(found, "coverage_90", 3),
-                f"{sum(r.summary['timing']['total'] for r in found) / len(found):.0f}",
-                str(len(found)),
+        own = _seeds(_of_cell(chosen.runs, model, grad))
+        if own and len(own) < len(seeds):
+            missing[name] = sorted(set(seeds) - set(own))
+    return Table(
+        task=wanted.task,
+        scale=wanted.scale,
+        source=wanted.source,
+        compare=wanted.compare,
+        higher_is_better=higher,
+        numbers=pd.DataFrame(rows, columns=columns),
+        seeds=seeds,
+        missing=missing,
+        stale=chosen.stale,
+        left_out=[run for run in left_out if run.concerns(wanted.task, wanted.scale)],
+        diverged=int(
+            chosen.runs.get("validation.diverged", pd.Series(dtype=object)).eq(True).sum()
+        ),
+        source_versions=chosen.runs["source_hash"].nunique() if len(chosen.runs) else 0,
+        disagreeing=disagreeing,
+    )
+
+
+def ranks(table: Table, column: str) -> dict[str, int]:
+    """Name -> place of every method by its headline ``mean`` or ``paper_mean``; equals share one."""
+    methods = table.block("method")
+    values = methods[methods["metric"] == HEADLINE].set_index("name")[column].dropna().astype(float)
+    places = values.rank(method="dense", ascending=not table.higher_is_better)
+    return {str(name): int(place) for name, place in places.items()}
+
+
+def tidy(tables: Sequence[Table]) -> pd.DataFrame:
+    """The numbers of several tables in one frame, with ``task``, ``scale`` and ``source``."""
+    return pd.concat(
+        [
+            table.numbers.assign(task=table.task, scale=table.scale, source=table.source)[
+                ["task", "scale", "source", *table.numbers.columns]
             ]
-        else:
-            row += ["missing"] * (len(header) - len(row) - 1) + ["0"]
-        lines.append("| " + " | ".join(row) + " |")
-    lines += ["", *_notes(cells, compare, stale), ""]
-    return "\n".join(lines)
-
-
-def _entry(records: Sequence[Record], key: str, digits: int) -> str:
-    values = [record.summary["test"].get(key) for record in records]
-    numbers = [float(value) for value in values if value is not None]
-    if not numbers:
-        return "–"
-    mean, error = mean_and_error(numbers)
-    spread = "" if math.isnan(error) else f" ± {error:.{digits}f}"
-    return f"{mean:.{digits}f}{spread}"
-
-
-def _notes(
-    cells: Mapping[tuple[str, str], Sequence[Record]], compare: bool, stale: int
-) -> list[str]:
-    notes = [
-        "Mean ± standard error over seeds; best task bold, second best italic. RMSE is over scenarios, "
-        "days and hours in one definition for all rows. `Task` decides with the rule the method was "
-        "trained with, `exact rule` with the unsmoothed sample program on the same scenarios, "
-        "`M = large` with the trained rule on `evaluation.num_large` scenarios."
-    ]
-    if compare:
-        notes.append(
-            "The paper's power RMSE column mixes values an hour (two-stage rows) with sums over 24 "
-            "hours (the others), and its protocol differs (docs/data.md)."
-        )
-    failures = sum(r.summary["test"]["solver_failures"] for found in cells.values() for r in found)
-    diverged = sum(
-        bool(r.summary["validation"]["diverged"]) for found in cells.values() for r in found
+            for table in tables
+        ],
+        ignore_index=True,
     )
-    notes.append(f"Solver failures: {failures}. Diverged runs (best checkpoint kept): {diverged}.")
-    sources = {r.identity["source_hash"] for found in cells.values() for r in found}
-    if len(sources) > 1:
-        notes.append(f"These records come from {len(sources)} versions of the source.")
-    if stale:
-        notes.append(f"{stale} records of an older preset are not counted.")
-    return [line for note in notes for line in (note, "")][:-1]
 
 
-def render_twins(records: Sequence[Record], wanted: Selection) -> str:
-    """Decision-focused cells beside their twins with decision weight 0, over the seeds both have."""
-    own, _ = select(records, wanted)
-    twins: dict[tuple[str, str], dict[int, float]] = {}
-    for record in records:
-        identity = record.identity
-        same = (identity["task"], identity["scale"], identity["source"]) == (
-            wanted.task,
-            wanted.scale,
-            wanted.source,
-        )
-        changed = {k: v for k, v in identity["differs"].items() if k != "data.source"}
-        weight = changed.pop("grad.decision_weight", None)
-        # A cell without a fit loss of its own needs one to have a twin.
-        if same and weight == 0 and set(changed) <= {"grad.fit_weight"}:
-            twins.setdefault(record.cell, {})[identity["seed"]] = record.summary["test"]["task"]
-    if not twins:
-        return ""
-    lines = [
-        "### Twins with decision weight 0 (same steps, same rule)",
-        "",
-        "| Method | Twin | Decision-focused | Difference | Seeds |",
-        "|---|---|---|---|---|",
+def _methods(runs: pd.DataFrame, wanted: Selection) -> list[dict[str, Any]]:
+    metrics = [
+        name
+        for name in runs.columns
+        if name.startswith(_TOLD)
+        and pd.api.types.is_numeric_dtype(runs[name])
+        and not pd.api.types.is_bool_dtype(runs[name])
+        and not _LEFT_OUT.search(name)
     ]
-    for _, name, model, grad in ROWS:
-        cell = (model, grad)
-        if cell not in twins:
+    # A table without runs shows the paper's values and what is missing.
+    metrics = list(dict.fromkeys([RMSE, HEADLINE, *metrics]))
+    printed = TABLE_1.get(base_of(wanted.task), {}) if wanted.compare else {}
+    rows = []
+    for section, name, model, grad in ROWS:
+        found = _of_cell(runs, model, grad)
+        paper = dict(zip((RMSE, HEADLINE), printed.get((model, grad), ()), strict=False))
+        for metric in metrics:
+            estimated = estimate(found[metric].tolist() if metric in found else [])
+            if not estimated.count and metric not in paper:
+                continue
+            value = paper.get(metric)
+            rows.append(
+                {
+                    "block": "method",
+                    "section": section,
+                    "name": name,
+                    "model": model,
+                    "grad": grad,
+                    "metric": metric,
+                    "paper_mean": None if value is None else value.mean,
+                    "paper_error": None if value is None else value.error,
+                    **asdict(estimated),
+                }
+            )
+    return rows
+
+
+def _plain(block: str, values: Mapping[str, pd.Series]) -> list[dict[str, Any]]:
+    return [
+        {
+            "block": block,
+            "name": name,
+            "metric": HEADLINE,
+            **asdict(estimate(by_seed.tolist())),
+        }
+        for name, by_seed in values.items()
+    ]
+
+
+def _baselines(runs: pd.DataFrame, task: str) -> tuple[dict[str, pd.Series], list[str]]:
+    """Name -> value a seed of every plain baseline, and those that runs disagree on."""
+    prefix = "test.baselines."
+    layout = layout_of(task)
+    found, disagreeing = {}, []
+    for column in runs.columns:
+        if not column.startswith(prefix):
             continue
-        mine = {r.identity["seed"]: r.summary["test"]["task"] for r in own.get(cell, [])}
-        shared = sorted(mine.keys() & twins[cell].keys())
-        if not shared:
+        known = runs[["seed", column]].dropna()
+        if known.empty:
             continue
-        columns = []
-        for values in (
-            [twins[cell][s] for s in shared],
-            [mine[s] for s in shared],
-            [mine[s] - twins[cell][s] for s in shared],
+        name = plain_name(layout, column.removeprefix(prefix))
+        by_seed = known.groupby("seed")[column]
+        found[name] = by_seed.mean()
+        spread = by_seed.max() - by_seed.min()
+        if (spread > 1e-6 * by_seed.max().abs()).any():
+            disagreeing.append(name)
+    return found, disagreeing
+
+
+def _bounds(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
+    return {
+        title: runs.dropna(subset=[metric]).groupby("seed")[metric].mean()
+        for metric, title in layout_of(task).bounds.items()
+        if metric in runs and runs[metric].notna().any()
+    }
+
+
+def _differences(
+    chosen: Chosen, baselines: Mapping[str, pd.Series], higher: bool
+) -> list[dict[str, Any]]:
+    """Paired differences of every method to what it should beat."""
+    values = {
+        name: _by_seed(_of_cell(chosen.runs, model, grad))
+        for _, name, model, grad in ROWS
+        if len(_of_cell(chosen.runs, model, grad))
+    }
+    plain = {
+        name: values[name]
+        for section, name, _, _ in ROWS
+        if section != DECISION_FOCUSED and name in values
+    }
+    rows = []
+    for section, name, model, grad in ROWS:
+        if name not in values:
+            continue
+        ours = values[name]
+        estimates: list[tuple[str, str, Estimate]] = []
+        for block, candidates in (
+            ("against_two_stage", plain if section == DECISION_FOCUSED else {}),
+            ("against_baseline", baselines),
         ):
-            mean, error = mean_and_error(values)
-            columns.append(f"{mean:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}"))
-        lines.append(f"| {name} | {' | '.join(columns)} | {len(shared)} |")
-    return "\n".join([*lines, ""])
+            other = _best(candidates, ours, higher)
+            if other is not None:
+                estimates.append((block, other, paired(ours, candidates[other])))
+        twin = _by_seed(_of_cell(chosen.twins, model, grad))
+        shared = ours.index.intersection(twin.index)
+        if len(shared):
+            estimates += [
+                ("against_twin", "twin", paired(ours, twin)),
+                ("with_twin", "", estimate(ours[shared].tolist())),
+                ("twin", "", estimate(twin[shared].tolist())),
+            ]
+        for block, against, estimated in estimates:
+            head = {"block": block, "section": section, "name": name, "model": model}
+            head |= {"grad": grad, "against": against, "metric": HEADLINE}
+            rows.append({**head, **asdict(estimated)})
+    return rows
+
+
+def _best(candidates: Mapping[str, pd.Series], ours: pd.Series, higher: bool) -> str | None:
+    """The candidate that is best on the seeds of ``ours``, among those that have most of them."""
+    shared = {name: theirs[theirs.index.isin(ours.index)] for name, theirs in candidates.items()}
+    most = max((len(theirs) for theirs in shared.values()), default=0)
+    if most == 0:
+        return None
+    means = {name: float(theirs.mean()) for name, theirs in shared.items() if len(theirs) == most}
+    choose_best = max if higher else min
+    return choose_best(means, key=means.__getitem__)
+
+
+def _of_cell(runs: pd.DataFrame, model: str, grad: str) -> pd.DataFrame:
+    return runs if runs.empty else runs[(runs["model"] == model) & (runs["grad"] == grad)]
+
+
+def _by_seed(runs: pd.DataFrame) -> pd.Series:
+    return runs.set_index("seed")[HEADLINE] if len(runs) else pd.Series(dtype=float)
+
+
+def _seeds(runs: pd.DataFrame) -> tuple[int, ...]:
+    return tuple(sorted(int(seed) for seed in runs["seed"].unique())) if len(runs) else ()
