@@ -42,6 +42,7 @@ _NOT_FITTED = (
     "task.shortage",
     "task.excess",
     "task.ramp",
+    "task.kink_mask",
     "task.capacity",
     "task.risk_aversion",
     *(f"task.{name}" for name in ("c0", "q0", "cb", "rb", "ch", "rh", "z_max")),

@@ -100,6 +100,52 @@ class PowerTask(PlainTask):
 
 
 @dataclass
+class WeatherTask(PlainTask):
+    shortage: float = MISSING
+    excess: float = MISSING
+    ramp: float = MISSING
+    validation_fraction: float = MISSING
+    block_weeks: int = MISSING
+    gap_days: int = MISSING
+
+
+@dataclass
+class ReleasedPowerTask(PlainTask):
+    """Switches of the released protocol (docs/released.md), here and in the two below."""
+
+    temperatures: bool = MISSING
+    last_flat_day: bool = MISSING
+    statistics_of_test_days: bool = MISSING
+    random_validation_days: bool = MISSING
+    kink_mask: bool = MISSING
+    shortage: float = MISSING
+    excess: float = MISSING
+    ramp: float = MISSING
+    validation_fraction: float = MISSING
+
+
+@dataclass
+class ReleasedSyntheticTask(PlainTask):
+    fixed_data: bool = MISSING
+    fixed_test_points: bool = MISSING
+    outcome_scale: float = MISSING
+    context_size: int = MISSING
+    capacity: float = MISSING
+
+
+@dataclass
+class ReleasedPortfolioTask(PlainTask):
+    num_assets: int = MISSING
+    risk_aversion: float = MISSING
+    symbol_major: bool = MISSING
+    subset_mismatch: bool = MISSING
+    statistics_of_test_days: bool = MISSING
+    first_day: str = MISSING
+    last_day: str = MISSING
+    longest_window: int = MISSING
+
+
+@dataclass
 class SyntheticTask(PlainTask):
     mixture: str = MISSING
     p: float | None = None
@@ -224,9 +270,13 @@ def register() -> None:
     for name, task in (
         ("plain", PlainTask),
         ("power", PowerTask),
+        ("power_weather", WeatherTask),
+        ("power_released", ReleasedPowerTask),
         ("synthetic", SyntheticTask),
+        ("synthetic_released", ReleasedSyntheticTask),
         ("inventory", InventoryTask),
         ("portfolio", PortfolioTask),
+        ("portfolio_released", ReleasedPortfolioTask),
     ):
         store.store(group="schema/task", name=name, node=task)
     for name, model in (

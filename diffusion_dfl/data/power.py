@@ -1,4 +1,7 @@
-"""The data set of the power scheduling task: real PJM loads or the simulated stand-in."""
+"""The data sets of the power scheduling task: real PJM loads or the simulated stand-in.
+
+`weather_dataset` has the temperatures too, for the years in which they were measured.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ import pandas as pd
 from diffusion_dfl.data.dataset import SOURCES, DataError, Dataset
 from diffusion_dfl.data.features import load_features
 from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_URL, daily_load, fetch_pjm
+from diffusion_dfl.data.released_power import hourly_tables, released_features
 from diffusion_dfl.data.simulated import simulated_daily
 from diffusion_dfl.data.splits import split_days
 
 FIRST_TEST_DAY = np.datetime64("2014-12-30", "D")
 SIMULATED_TEST_FRACTION = 0.2
+# The last year with a thermometer, whole, so that all seasons are judged.
+FIRST_WEATHER_TEST_DAY = np.datetime64("2011-01-01", "D")
 
 FEATURE_SETS = ("compact", "full")
 # The day before and the calendar. Lags and rolling statistics of a level that drifts over the years
@@ -90,6 +96,68 @@ def power_dataset(
         outcomes=outcomes.to_numpy(dtype=np.float64),
         dates=dates,
         feature_names=tuple(contexts.columns),
+        train=split.train,
+        validation=split.validation,
+        test=split.test,
+    )
+
+
+def weather_dataset(
+    source: str,
+    rng: np.random.Generator,
+    *,
+    validation_fraction: float = 0.2,
+    block_weeks: int = 2,
+    gap_days: int = 1,
+    root: str | Path | None = None,
+    url: str = PJM_URL,
+    directory: str | Path = DEFAULT_DIRECTORY,
+) -> Dataset:
+    """Data of ``task=power_weather``: 2008 to 2011, where temperatures are measurements.
+
+    The released code's 149 features (:func:`.released_power.released_features`) in raw units, an
+    hour the clock skips on the line between its neighbours, validation in blocks, and the 364
+    target days of 2011 for the test. Temperatures of the target day are the measured ones: a
+    perfect forecast of the weather, which no one has.
+
+    Args:
+        source: "real"; simulated load has no weather.
+        rng: draws the validation blocks.
+        validation_fraction, block_weeks, gap_days: see
+            :func:`diffusion_dfl.data.splits.split_days`.
+        root, url, directory: see :func:`diffusion_dfl.data.fetch`.
+
+    Raises:
+        DataError: a source other than real, files that cannot be had, values out of range.
+    """
+    if source != "real":
+        raise DataError(
+            f"data={source}: task=power_weather needs measured temperatures; use data=real."
+        )
+    tables = hourly_tables(fetch_pjm(root, url, directory)[0])
+    load, temperature = (
+        # Hours are missing where the clock skips one and at the very first; neither day has two.
+        table.interpolate(axis=1, limit_direction="both")
+        for table in (tables.load, tables.temperature)
+    )
+    features, targets = released_features(load, temperature), load.iloc[1:]
+    dates = pd.DatetimeIndex(features.index).to_numpy().astype("datetime64[D]")
+    first_test = int(np.searchsorted(dates, FIRST_WEATHER_TEST_DAY))
+    split = split_days(
+        len(features),
+        first_test,
+        rng,
+        validation_fraction=validation_fraction,
+        block_weeks=block_weeks,
+        gap_days=gap_days,
+    )
+    return Dataset(
+        name="power_weather",
+        source=source,
+        contexts=features.to_numpy(dtype=np.float64),
+        outcomes=targets.to_numpy(dtype=np.float64),
+        dates=dates,
+        feature_names=tuple(features.columns),
         train=split.train,
         validation=split.validation,
         test=split.test,

@@ -3,8 +3,16 @@
 from diffusion_dfl.tasks.evaluation import Evaluation, evaluate
 from diffusion_dfl.tasks.inventory import InventoryTask, inventory_task
 from diffusion_dfl.tasks.portfolio import PortfolioTask, portfolio_task
-from diffusion_dfl.tasks.power import PowerTask, power_task
+from diffusion_dfl.tasks.power import PowerTask, power_task, weather_task
 from diffusion_dfl.tasks.projection import project
+from diffusion_dfl.tasks.released import (
+    ReleasedPortfolioTask,
+    ReleasedPowerTask,
+    ReleasedSyntheticTask,
+    released_portfolio_task,
+    released_power_task,
+    released_synthetic_task,
+)
 from diffusion_dfl.tasks.synthetic import SyntheticTask, synthetic_task
 from diffusion_dfl.tasks.task import Judgement, Task
 
@@ -14,6 +22,9 @@ __all__ = [
     "Judgement",
     "PortfolioTask",
     "PowerTask",
+    "ReleasedPortfolioTask",
+    "ReleasedPowerTask",
+    "ReleasedSyntheticTask",
     "SyntheticTask",
     "Task",
     "evaluate",
@@ -21,5 +32,9 @@ __all__ = [
     "portfolio_task",
     "power_task",
     "project",
+    "released_portfolio_task",
+    "released_power_task",
+    "released_synthetic_task",
     "synthetic_task",
+    "weather_task",
 ]

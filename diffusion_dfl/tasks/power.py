@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_dfl.data import Dataset, power_dataset
+from diffusion_dfl.data import Dataset, power_dataset, weather_dataset
 from diffusion_dfl.data.pjm import PJM_URL
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.solvers import solve
@@ -58,6 +58,42 @@ def power_task(
     return PowerTask(dataset, PowerProgram(shortage, excess, ramp, dataset.outcomes.shape[1]))
 
 
+def weather_task(
+    source: str,
+    rng: np.random.Generator,
+    *,
+    shortage: float = 50.0,
+    excess: float = 0.5,
+    ramp: float = 0.4,
+    validation_fraction: float = 0.2,
+    block_weeks: int = 2,
+    gap_days: int = 1,
+    root: str | None = None,
+    url: str | None = None,
+    directory: str = "data",
+) -> "PowerTask":
+    """Program and data of ``task=power_weather``; see :func:`diffusion_dfl.data.weather_dataset`.
+
+    Args:
+        source: ``real``.
+        rng, shortage, excess, ramp, validation_fraction, block_weeks, gap_days, root, url,
+            directory: see :func:`power_task`.
+    """
+    dataset = weather_dataset(
+        source,
+        rng,
+        validation_fraction=validation_fraction,
+        block_weeks=block_weeks,
+        gap_days=gap_days,
+        root=None if root is None else Path(root),
+        url=url or PJM_URL,
+        directory=Path(directory),
+    )
+    task = PowerTask(dataset, PowerProgram(shortage, excess, ramp, dataset.outcomes.shape[1]))
+    task.name = "power_weather"
+    return task
+
+
 class PowerTask(Task):
     """Schedules judged by their cost on the load that came.
 
@@ -82,10 +118,7 @@ class PowerTask(Task):
         """``ols_offsets``: least squares on the contexts plus, an hour, the constant that would
         have cost least on the days before the test (a newsvendor quantile of the residuals)."""
         data = self.dataset
-        known = np.concatenate([data.train, data.validation])
-        inputs = np.column_stack([data.contexts, np.ones(len(data.contexts))])
-        weights, *_ = np.linalg.lstsq(inputs[known], data.outcomes[known], rcond=None)
-        forecast = inputs @ weights
+        known, forecast = least_squares(data)
         residuals = torch.as_tensor(data.outcomes[known] - forecast[known])
         hours = PowerProgram(
             self.program.shortage, self.program.excess, np.inf, data.outcomes.shape[1]
@@ -93,3 +126,12 @@ class PowerTask(Task):
         offsets = solve(hours, residuals.unsqueeze(0)).decision
         decision = torch.as_tensor(forecast[data.test]) + offsets
         return {"ols_offsets": project(self.program, decision).numpy()}
+
+
+def least_squares(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Linear forecasts of all rows, fitted on those before the test: these rows, ``(N, d_y)``."""
+    known = np.concatenate([data.train, data.validation])
+    inputs = np.column_stack([data.contexts, np.ones(len(data.contexts))])
+    weights, *_ = np.linalg.lstsq(inputs[known], data.outcomes[known], rcond=None)
+    forecast: NDArray[np.float64] = inputs @ weights
+    return known, forecast

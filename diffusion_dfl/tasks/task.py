@@ -43,6 +43,9 @@ class Task(ABC):
         higher_is_better: direction of the headline number ``task``.
         pooled: whether all rows share one decision, made from one set of scenarios. Then all
             contexts are the same, and only the first of a batch is looked at.
+        fit_dataset: what the two-stage fit reads in place of ``dataset``; None for no other.
+        all_rows_scale: whether predictors standardise contexts with all rows, the test rows among
+            them, in place of the training rows.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Task(ABC):
     dataset: Dataset
     higher_is_better: bool = False
     pooled: bool = False
+    fit_dataset: Dataset | None = None
+    all_rows_scale: bool = False
 
     @abstractmethod
     def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:

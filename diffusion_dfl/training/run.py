@@ -215,12 +215,18 @@ class _Run:
         found = {name: self._judge(made).task for name, made in self.task.baselines().items()}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
-    def _rows(self, part: str) -> tuple[Tensor, Tensor]:
-        """Contexts and outcomes of ``train``, ``validation`` or ``test``, float32 on the device."""
-        index = getattr(self.task.dataset, part)
+    def _rows(self, part: str, stage: str = "train") -> tuple[Tensor, Tensor]:
+        """Contexts and outcomes of ``train``, ``validation`` or ``test``, float32 on the device.
+
+        ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``.
+        """
+        data = self.task.dataset
+        if stage != "train" and self.task.fit_dataset is not None:
+            data = self.task.fit_dataset
+        index = getattr(data, part)
         return (
-            torch.as_tensor(self.task.dataset.contexts[index], dtype=torch.float32).to(self.device),
-            torch.as_tensor(self.task.dataset.outcomes[index], dtype=torch.float32).to(self.device),
+            torch.as_tensor(data.contexts[index], dtype=torch.float32).to(self.device),
+            torch.as_tensor(data.outcomes[index], dtype=torch.float32).to(self.device),
         )
 
     def _num_scenarios(self, predictor: Predictor) -> int:
@@ -237,6 +243,8 @@ class _Run:
             raise UserError(f"model={self.config.model.name}: {reason}") from error
         assert isinstance(predictor, Predictor)
         contexts, outcomes = self._rows("train")
+        if self.task.all_rows_scale:
+            contexts = torch.tensor(self.task.dataset.contexts, dtype=torch.float32)
         if isinstance(predictor, PolicyNetwork):
             outcomes = self._hindsight(outcomes)
         predictor.fit_scaling(contexts, outcomes)
@@ -286,7 +294,7 @@ class _Run:
     def _fit_score(self, predictor: Predictor) -> float:
         """The predictor's own loss on the validation days, with the same noise every time."""
         generator = torch_stream(self.config.seed, "validation", self.device)
-        rows = self._rows("validation")
+        rows = self._rows("validation", "fit")
         draws = _FIT_SCORE_DRAWS if predictor.stochastic else 1
         with torch.no_grad():
             losses = [predictor.loss(*rows, generator) for _ in range(draws)]
@@ -347,7 +355,7 @@ class _Run:
             predictor,
             estimator,
             self.layer,
-            *self._rows("train"),
+            *self._rows("train", name),
             knobs,
             score,
             torch_stream(self.config.seed, streams[name], self.device),

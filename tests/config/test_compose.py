@@ -21,7 +21,16 @@ from diffusion_dfl.errors import UserError
 FILES = sorted(CONFIG_DIRECTORY.rglob("*.yaml"))
 
 
-TASKS = ("power", "portfolio", "synthetic", "inventory")
+TASKS = (
+    "power",
+    "portfolio",
+    "synthetic",
+    "inventory",
+    "power_weather",
+    "power_released",
+    "portfolio_released",
+    "synthetic_released",
+)
 
 
 def test_every_task_of_the_configuration_is_tested_here() -> None:
