@@ -1,5 +1,6 @@
-"""What the subcommands on the power task share: its two-stage diffusion, and gradients of it."""
+"""What subcommands share: the two-stage diffusion of the power task, gradients, how they agree."""
 
+import argparse
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,21 @@ from diffusion_dfl.predictors import DiffusionPredictor
 from diffusion_dfl.training.streams import numpy_stream
 
 COMMAND = ("model=diffusion", "grad=two_stage")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a command-line option that is an integer of at least ``least``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
+        return value
+
+    return parse
 
 
 def trained_power(results: Path, num_days: int) -> tuple[DiffusionPredictor, Batch]:
@@ -81,3 +97,34 @@ def jackknife_ratio(numerator: Tensor, denominator: Tensor) -> tuple[float, floa
         mean = sum(varied) / 10
         error += 0.9 * sum((value - mean) ** 2 for value in varied)
     return ratio, math.sqrt(error)
+
+
+def agreement(found: Tensor, true: Tensor) -> dict[str, float]:
+    """How well draws ``(R, P)`` agree with draws ``(R, P)`` of the true gradient, pair by pair.
+
+    Pairs in which either gradient is exactly 0, as where every bound binds, have no angle and are
+    left out.
+
+    Returns:
+        ``one``: mean cosine of a pair, ``one_sd`` its standard deviation over pairs; ``mean``: cosine
+        of the means of the draws, ``mean_sd`` its standard deviation, a jackknife's (too large where the
+        cosine is near 1, its maximum, and so flat); ``zeros``: share of pairs left out. NaN where
+        fewer than two pairs are left.
+    """
+    kept = (found.square().sum(1) > 0) & (true.square().sum(1) > 0)
+    found, true = found[kept].double(), true[kept].double()
+    zeros = 1.0 - float(kept.double().mean())
+    count = len(found)
+    if count < 2:
+        names = ("one", "one_sd", "mean", "mean_sd")
+        return dict.fromkeys(names, math.nan) | {"zeros": zeros}
+    each = torch.nn.functional.cosine_similarity(found, true, dim=1)
+    sums = found.sum(0), true.sum(0)
+    left_out = torch.nn.functional.cosine_similarity(sums[0] - found, sums[1] - true, dim=1)
+    return {
+        "one": float(each.mean()),
+        "one_sd": float(each.std()),
+        "mean": cosine(*sums),
+        "mean_sd": math.sqrt((count - 1) * float(left_out.var(correction=0))),
+        "zeros": zeros,
+    }

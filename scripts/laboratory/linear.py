@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.predictors.diffusion.schedule import NoiseSchedule
+from laboratory.common import at_least
+from laboratory.files import environment
 from laboratory.linear_bound import second_moment_bound
 from laboratory.linear_gaussian import (
     ERROR_SHAPES,
@@ -22,7 +24,7 @@ from laboratory.linear_gaussian import (
     ReverseChain,
     cosines,
 )
-from laboratory.linear_report import environment, write
+from laboratory.linear_report import write
 
 ERRORS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.3)
 BOUND_DIMENSIONS = (2, 20)
@@ -185,23 +187,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes; numbers mean little")
     for name, least in (("dimensions", 1), ("timesteps", 2)):
         values = getattr(usual, name)
-        parser.add_argument(f"--{name}", nargs="+", type=_integer(least), default=values)
-    parser.add_argument("--draws", type=_integer(2), default=usual.draws, help="models a cell")
-    parser.add_argument("--samples", type=_integer(1), default=usual.samples, help="a model")
+        parser.add_argument(f"--{name}", nargs="+", type=at_least(least), default=values)
+    parser.add_argument("--draws", type=at_least(2), default=usual.draws, help="models a cell")
+    parser.add_argument("--samples", type=at_least(1), default=usual.samples, help="a model")
     parser.add_argument("--output", type=Path, default=Path("results/gradient_lab"))
-
-
-def _integer(least: int) -> Any:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text} must be an integer of at least {least}")
-        return value
-
-    return parse
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,50 +1,23 @@
 """The files of ``gradient_lab.py linear``: linear.json, linear.md, linear.png and linear.pdf."""
 
-import json
-import math
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from laboratory.files import ordered_style, panels, write_files
 
-from diffusion_dfl.training.environment import describe_environment
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
-# Dark to light with the dimension, and told apart by marker and line without colour.
-_MARKERS = ("o", "s", "^", "D", "v", "X", "P")
-_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 _VARIANCE = {"beta": "sigma^2 = beta", "posterior": "sigma^2 = posterior"}
 _WEIGHTING = {"vlb": "VLB weights", "simple": "simple weights"}
 
 
-def environment() -> dict[str, Any]:
-    """Versions and threads; no names of machines, users or paths."""
-    described = describe_environment(torch.device("cpu"), torch.get_num_threads())
-    described["versions"]["matplotlib"] = version("matplotlib")
-    return described
-
-
 def write(record: dict[str, Any], folder: Path) -> list[Path]:
     """Write the four files of ``record`` into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"linear.{kind}" for kind in ("json", "md", "png", "pdf")]
-    paths[0].write_text(json.dumps(_plain(record), indent=1) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(record), encoding="utf-8")
-    figure(record, paths[2:])
-    return paths
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+    return write_files(folder, "linear", record, markdown, figure)
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -256,27 +229,15 @@ def _error(shape: str, error: float) -> str:
     return "0" if error == 0 else f"{100 * error:g} % {shape}"
 
 
-def figure(record: dict[str, Any], paths: list[Path]) -> None:
+def figure(record: dict[str, Any]) -> "Figure":
     """Cosine against model error by dimension, weighting, T and error shape; sigma^2 = beta."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     settings = record["settings"]
     rows = [row for row in record["cosines"] if row["variance"] == "beta"]
     columns = [(steps, name) for steps in settings["timesteps"] for name in _WEIGHTING]
     shapes = ("stepwise", "uniform")
-    made, axes = pyplot.subplots(
-        len(shapes),
-        len(columns),
-        figsize=(2.9 * len(columns), 5.6),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+    made, axes = panels(
+        len(shapes), len(columns), 2.9 * len(columns), 5.6, sharex=True, sharey=True
     )
-    colours = pyplot.colormaps["viridis"]
     for line, shape in enumerate(shapes):
         for place, (steps, weighting) in enumerate(columns):
             axis = axes[line, place]
@@ -292,26 +253,17 @@ def figure(record: dict[str, Any], paths: list[Path]) -> None:
                     range(len(picked)),
                     [row[weighting] for row in picked],
                     [row[f"{weighting}_se"] for row in picked],
-                    color=colours(0.85 * index / max(len(settings["dimensions"]) - 1, 1)),
-                    marker=_MARKERS[index % len(_MARKERS)],
-                    linestyle=_LINES[index % len(_LINES)],
-                    markersize=4.5,
-                    linewidth=1.3,
                     label=f"d = {size}",
+                    **ordered_style(index, len(settings["dimensions"])),
                 )
             axis.set_xticks(
                 range(len(settings["errors"])), [f"{100 * e:g}" for e in settings["errors"]]
             )
             axis.set_ylim(0, 1.03)
-            axis.grid(color="0.88", lw=0.5)
             if line == 0:
                 axis.set_title(f"T = {steps}, {_WEIGHTING[weighting]}", fontsize=10)
             else:
                 axis.set_xlabel("model error (%)")
         axes[line, 0].set_ylabel(f"cosine, {shape} error")
     axes[0, 0].legend(fontsize=8, loc="lower left")
-    for path in paths:
-        # A date in the file would make every run a change.
-        metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-        made.savefig(path, dpi=160, metadata=metadata)
-    pyplot.close(made)
+    return made

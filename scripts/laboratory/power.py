@@ -5,11 +5,11 @@ One axis at a time around a base point.
 """
 
 import argparse
-import json
+import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,13 @@ from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor
 from diffusion_dfl.predictors.diffusion import Elbo
+from diffusion_dfl.predictors.diffusion.sampler import SamplerName
 from diffusion_dfl.programs import PowerProgram
-from laboratory.common import cosine, draws, spread, trained_power
-from laboratory.linear_report import environment
+from laboratory.common import at_least, cosine, draws, spread, trained_power
+from laboratory.files import MARKERS, PALETTE, environment, panels, write_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,14 @@ POINTS: dict[str, list[Point]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--draws", type=int, default=16, help="draws of each estimator")
-    parser.add_argument("--truth", type=int, default=32, help="draws of the true gradient")
-    parser.add_argument("--days", type=int, default=32)
+    parser.add_argument("--draws", type=at_least(2), default=16, help="draws of each estimator")
+    parser.add_argument("--truth", type=at_least(2), default=32, help="draws of the true gradient")
+    parser.add_argument("--days", type=at_least(1), default=32)
     parser.add_argument("--axes", nargs="+", choices=list(POINTS), default=list(POINTS))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, write results/gradient_lab/power.{json,md} after every axis; 0."""
+    """Measure, write results/gradient_lab/power.{json,md,png,pdf} after every axis; 0."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     predictor, batch = trained_power(arguments.results, arguments.days)
@@ -106,13 +110,15 @@ def run(arguments: argparse.Namespace) -> int:
             found = _gradients(predictor, batch, point, range(1000, 1000 + arguments.draws))
             seconds = (time.perf_counter() - begin) / arguments.draws
             mean = found.mean(0)
+            each = [cosine(row, true) for row in found]
             cost = _row_evaluations(predictor, point) * arguments.days / 1e6
             variance = spread(found) / float(true.square().sum())
             rows.append(
                 {
                     "axis": axis,
                     **point.__dict__,
-                    "cosine_one": sum(cosine(row, true) for row in found) / len(found),
+                    "cosine_one": statistics.fmean(each),
+                    "cosine_one_sd": statistics.stdev(each),
                     "cosine_mean": cosine(mean, true),
                     "floor": floor,
                     "relative_variance": variance,
@@ -127,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _gradients(predictor: DiffusionPredictor, batch: Batch, point: Point, seeds: range) -> Tensor:
-    kind = "ancestral" if point.eta is None else "ddim"
+    kind: SamplerName = "ancestral" if point.eta is None else "ddim"
     noisy = point.eta != 0.0
     predictor.sampler = replace(
         predictor.sampler, kind=kind, eta=1.0 if point.eta is None else point.eta, final_noise=noisy
@@ -198,10 +204,7 @@ def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]], seconds: f
         "truth": arguments.truth,
         "rows": rows,
     }
-    folder = arguments.results / "gradient_lab"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "power.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    (folder / "power.md").write_text(render(record), encoding="utf-8")
+    write_files(arguments.results / "gradient_lab", "power", record, render, figure)
 
 
 def render(record: dict[str, Any]) -> str:
@@ -210,10 +213,13 @@ def render(record: dict[str, Any]) -> str:
     lines = [
         "# Gradients on the power task",
         "",
+        "![Cosine against cost](power.png)",
+        "",
         f"`{record['command']}`, {record['seconds']:.0f} s on one thread. Two-stage diffusion, seed 0, "
         f"{record['days']} training days. The true gradient is the mean of {record['truth']} "
         "reparameterised draws with the same sampler, M and c (convolved); *floor* is the cosine of its "
-        "two halves. *One* and *mean*: cosine of one draw, and of the mean of the draws, with it. "
+        "two halves. *One* and *mean*: cosine of one draw (± standard deviation over draws), and of the "
+        "mean of the draws, with it. "
         "*Variance*: trace of the covariance of a draw over the squared norm of the true gradient. "
         "The simple ELBO has a scale of its own, so that variances compare among score rows, not with "
         "reparam or score_path. *Cost*: millions of network rows a draw, a backward pass counted twice "
@@ -225,10 +231,48 @@ def render(record: dict[str, Any]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in record["rows"]:
-        point = Point(**{key: row[key] for key in BASE.__dict__})
         lines.append(
-            f"| {row['axis']} | {_name(point, row['axis'])} | {row['cosine_one']:.2f} "
+            f"| {row['axis']} | {_name(_point(row), row['axis'])} "
+            f"| {row['cosine_one']:.2f} ± {row['cosine_one_sd']:.2f} "
             f"| {row['cosine_mean']:.2f} | {row['floor']:.2f} | {row['relative_variance']:.1f} "
             f"| {row['million_rows']:.2f} | {row['variance_times_cost']:.2f} | {row['seconds']:.2f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def figure(record: dict[str, Any]) -> "Figure":
+    """Cosine with the true gradient, and cost, of every row of the table."""
+    rows = record["rows"]
+    made, axes = panels(1, 2, 10.0, 1.4 + 0.24 * len(rows), sharey=True)
+    places = range(len(rows))
+    left, right = axes[0]
+    dots = {"linestyle": "none", "markersize": 5}
+    left.errorbar(
+        [row["cosine_one"] for row in rows],
+        places,
+        xerr=[row["cosine_one_sd"] for row in rows],
+        color=PALETTE[0],
+        marker=MARKERS[0],
+        label="one draw (± sd)",
+        **dots,
+    )
+    for index, (name, label) in enumerate(
+        (("cosine_mean", "mean of the draws"), ("floor", "halves of the true gradient")), start=1
+    ):
+        values = [row[name] for row in rows]
+        left.plot(values, places, color=PALETTE[index], marker=MARKERS[index], label=label, **dots)
+    left.set_xlabel("cosine with the true gradient")
+    names = [_name(_point(row), row["axis"]) for row in rows]
+    left.set_yticks(places, names, fontsize=8)
+    left.invert_yaxis()
+    left.set_ylabel("changed from the base point")
+    made.legend(fontsize=8, loc="outside upper center", ncols=3)
+    costs = [row["million_rows"] for row in rows]
+    right.plot(costs, places, color=PALETTE[6], marker=MARKERS[3], **dots)
+    right.set_xlim(left=0)
+    right.set_xlabel("cost of a draw (million rows)")
+    return made
+
+
+def _point(row: dict[str, Any]) -> Point:
+    return Point(**{key: row[key] for key in BASE.__dict__})

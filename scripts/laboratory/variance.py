@@ -5,10 +5,9 @@ noise are drawn anew, so that nothing but the surrogate is measured.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,8 +15,11 @@ from diffusion_dfl.estimators import score_weights
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors.diffusion import Elbo
 from diffusion_dfl.programs import PowerProgram
-from laboratory.common import cosine, draws, jackknife_ratio, spread, trained_power
-from laboratory.linear_report import environment
+from laboratory.common import at_least, cosine, draws, jackknife_ratio, spread, trained_power
+from laboratory.files import PALETTE, environment, panels, write_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Name -> options of :class:`Elbo`; the first is the unit.
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -47,14 +49,18 @@ SCHEMES: dict[str, dict[str, Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--draws", type=int, default=120, help="redraws of timesteps and noise")
-    parser.add_argument("--days", type=int, default=16)
-    parser.add_argument("--scenarios", type=int, default=20)
-    parser.add_argument("--timesteps", type=int, nargs="+", default=[10, 2], help="values of k")
+    parser.add_argument(
+        "--draws", type=at_least(20), default=120, help="redraws of timesteps and noise"
+    )
+    parser.add_argument("--days", type=at_least(1), default=16)
+    parser.add_argument("--scenarios", type=at_least(2), default=20)
+    parser.add_argument(
+        "--timesteps", type=at_least(1), nargs="+", default=[10, 2], help="values of k"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, write results/gradient_lab/variance.{json,md}; 0."""
+    """Measure, write results/gradient_lab/variance.{json,md,png,pdf}; 0."""
     torch.set_num_threads(1)
     started = time.perf_counter()
     predictor, batch = trained_power(arguments.results, arguments.days)
@@ -98,11 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         "draws": arguments.draws,
         "rows": rows,
     }
-    folder = arguments.results / "gradient_lab"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "variance.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    (folder / "variance.md").write_text(render(record), encoding="utf-8")
-    print(f"wrote {folder / 'variance.md'}")
+    for path in write_files(arguments.results / "gradient_lab", "variance", record, render, figure):
+        print(f"wrote {path}")
     return 0
 
 
@@ -110,6 +113,8 @@ def render(record: dict[str, Any]) -> str:
     """The table as Markdown."""
     lines = [
         "# Variance of the surrogate's gradient by timestep scheme",
+        "",
+        "![Variance by scheme](variance.png)",
         "",
         f"`{record['command']}`, {record['seconds']:.0f} s on one thread. Two-stage diffusion of the "
         f"power task, seed 0; {record['days']} days, {record['scenarios']} scenarios, fixed, with the "
@@ -128,3 +133,29 @@ def render(record: dict[str, Any]) -> str:
             f"| {row['relative_variance']:.2f} | {row['cosine_of_means']:.3f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def figure(record: dict[str, Any]) -> "Figure":
+    """Variance of each scheme in units of uniform, a panel each k; logarithmic."""
+    ks = list(dict.fromkeys(row["k"] for row in record["rows"]))
+    made, axes = panels(1, len(ks), 3.2 + 3.0 * len(ks), 3.8, sharex=True, sharey=True)
+    for axis, k in zip(axes[0], ks, strict=True):
+        picked = [row for row in record["rows"] if row["k"] == k]
+        for place, row in enumerate(picked):
+            drawn_by_importance = "importance" in row["scheme"]
+            axis.errorbar(
+                row["variance"],
+                place,
+                xerr=row["error"],
+                color=PALETTE[1 if drawn_by_importance else 0],
+                marker="s" if drawn_by_importance else "o",
+                capsize=2,
+            )
+        axis.axvline(1.0, color="0.5", linestyle=":", linewidth=1.0)
+        axis.set_xscale("log")
+        axis.set_xlabel("variance (uniform = 1)")
+        axis.set_title(f"k = {k} timesteps a scenario", fontsize=10)
+        axis.set_yticks(range(len(picked)), [row["scheme"] for row in picked], fontsize=8)
+    axes[0, 0].set_ylabel("timesteps and noise")
+    axes[0, 0].invert_yaxis()
+    return made

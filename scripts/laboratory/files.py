@@ -1,0 +1,92 @@
+"""The four files of a subcommand, ``NAME.json``, ``.md``, ``.png`` and ``.pdf``, and how figures look."""
+
+import json
+import math
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diffusion_dfl.training.environment import describe_environment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Curves are told apart by marker and line too, without colour.
+MARKERS = ("o", "s", "^", "D", "v", "X", "P")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+
+#: For unordered groups: Okabe and Ito (2008), which survive every common colour blindness.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and threads; no names of machines, users or paths."""
+    described = describe_environment(torch.device("cpu"), torch.get_num_threads())
+    described["versions"]["matplotlib"] = version("matplotlib")
+    return described
+
+
+def write_files(
+    folder: Path,
+    name: str,
+    record: dict[str, Any],
+    markdown: Callable[[dict[str, Any]], str],
+    figure: Callable[[dict[str, Any]], "Figure"],
+) -> list[Path]:
+    """Write ``record`` as data, as text and as a figure; returns the four paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("json", "md", "png", "pdf")]
+    paths[0].write_text(json.dumps(_plain(record), indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text(markdown(record), encoding="utf-8")
+    made = figure(record)
+    for path in paths[2:]:
+        # A date in the file would make every run a change.
+        metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
+        made.savefig(path, dpi=160, metadata=metadata)
+    return paths
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def panels(rows: int, columns: int, width: float, height: float, **shared: Any) -> Any:
+    """A figure that needs no display, and its axes ``(rows, columns)`` with a faint grid.
+
+    Args:
+        rows, columns: of axes.
+        width, height: of the figure, inches.
+        shared: ``sharex``, ``sharey``.
+    """
+    # Without pyplot: no global state, no window, nothing to close.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    axes = made.subplots(rows, columns, squeeze=False, **shared)
+    for axis in axes.flat:
+        axis.grid(color="0.88", lw=0.5)
+    return made, axes
+
+
+def ordered_style(index: int, count: int) -> dict[str, Any]:
+    """Colour, marker and line of the ``index``-th of ``count`` ordered curves, dark to light."""
+    import matplotlib
+
+    return {
+        "color": matplotlib.colormaps["viridis"](0.85 * index / max(count - 1, 1)),
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index % len(LINES)],
+        "markersize": 4.5,
+        "linewidth": 1.3,
+    }
