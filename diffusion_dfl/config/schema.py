@@ -89,8 +89,9 @@ class PlainTask:
 
 
 @dataclass
-class PowerTask(PlainTask):
-    features: str = MISSING
+class WeatherTask(PlainTask):
+    """power_weather; power adds a choice of features."""
+
     shortage: float = MISSING
     excess: float = MISSING
     ramp: float = MISSING
@@ -100,13 +101,8 @@ class PowerTask(PlainTask):
 
 
 @dataclass
-class WeatherTask(PlainTask):
-    shortage: float = MISSING
-    excess: float = MISSING
-    ramp: float = MISSING
-    validation_fraction: float = MISSING
-    block_weeks: int = MISSING
-    gap_days: int = MISSING
+class PowerTask(WeatherTask):
+    features: str = MISSING
 
 
 @dataclass

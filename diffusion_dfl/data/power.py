@@ -15,7 +15,7 @@ from diffusion_dfl.data.features import load_features
 from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_URL, daily_load, fetch_pjm
 from diffusion_dfl.data.released_power import hourly_tables, released_features
 from diffusion_dfl.data.simulated import simulated_daily
-from diffusion_dfl.data.splits import split_days
+from diffusion_dfl.data.splits import daily_dataset, split_days
 
 FIRST_TEST_DAY = np.datetime64("2014-12-30", "D")
 SIMULATED_TEST_FRACTION = 0.2
@@ -89,17 +89,7 @@ def power_dataset(
         block_weeks=block_weeks,
         gap_days=gap_days,
     )
-    return Dataset(
-        name="power",
-        source=source,
-        contexts=contexts.to_numpy(dtype=np.float64),
-        outcomes=outcomes.to_numpy(dtype=np.float64),
-        dates=dates,
-        feature_names=tuple(contexts.columns),
-        train=split.train,
-        validation=split.validation,
-        test=split.test,
-    )
+    return daily_dataset("power", source, contexts, outcomes, split)
 
 
 def weather_dataset(
@@ -151,14 +141,4 @@ def weather_dataset(
         block_weeks=block_weeks,
         gap_days=gap_days,
     )
-    return Dataset(
-        name="power_weather",
-        source=source,
-        contexts=features.to_numpy(dtype=np.float64),
-        outcomes=targets.to_numpy(dtype=np.float64),
-        dates=dates,
-        feature_names=tuple(features.columns),
-        train=split.train,
-        validation=split.validation,
-        test=split.test,
-    )
+    return daily_dataset("power_weather", source, features, targets, split)

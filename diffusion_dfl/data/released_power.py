@@ -22,7 +22,7 @@ from diffusion_dfl.data.dataset import Dataset, require
 from diffusion_dfl.data.features import federal_holidays
 from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, HOURS, PJM_URL, TIME_ZONE, fetch_pjm
 from diffusion_dfl.data.simulated import simulated_daily
-from diffusion_dfl.data.splits import Split, split_days
+from diffusion_dfl.data.splits import Split, daily_dataset, split_days
 
 Array = NDArray[np.float64]
 
@@ -161,17 +161,7 @@ def released_power_dataset(
     else:
         split = split_days(len(features), first_test, rng, validation_fraction=validation_fraction)
     rows = slice(None) if statistics_of_test_days else slice(0, first_test)
-    return Dataset(
-        name="power_released",
-        source=source,
-        contexts=_standardised(features, rows).to_numpy(dtype=np.float64),
-        outcomes=targets.to_numpy(dtype=np.float64),
-        dates=features.index.to_numpy().astype("datetime64[D]"),
-        feature_names=tuple(str(column) for column in features.columns),
-        train=split.train,
-        validation=split.validation,
-        test=split.test,
-    )
+    return daily_dataset("power_released", source, _standardised(features, rows), targets, split)
 
 
 def _released_pairs(path: Path, temperatures: bool) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -20,9 +20,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from diffusion_dfl.data.dataset import DataError
+from diffusion_dfl.data.dataset import DataError, Dataset
 
 DAYS_A_WEEK = 7
 
@@ -34,6 +35,27 @@ class Split:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
+
+
+def daily_dataset(
+    name: str, source: str, features: pd.DataFrame, targets: pd.DataFrame, split: Split
+) -> Dataset:
+    """Data set of frames with a row a target day and columns by name, the dates in their index.
+
+    Raises:
+        DataError: see :class:`~diffusion_dfl.data.dataset.Dataset`.
+    """
+    return Dataset(
+        name=name,
+        source=source,
+        contexts=features.to_numpy(dtype=np.float64),
+        outcomes=targets.to_numpy(dtype=np.float64),
+        dates=pd.DatetimeIndex(features.index).to_numpy().astype("datetime64[D]"),
+        feature_names=tuple(str(column) for column in features.columns),
+        train=split.train,
+        validation=split.validation,
+        test=split.test,
+    )
 
 
 def split_days(

@@ -244,7 +244,7 @@ class _Run:
         assert isinstance(predictor, Predictor)
         contexts, outcomes = self._rows("train")
         if self.task.all_rows_scale:
-            contexts = torch.tensor(self.task.dataset.contexts, dtype=torch.float32)
+            contexts = contexts.new_tensor(self.task.dataset.contexts)
         if isinstance(predictor, PolicyNetwork):
             outcomes = self._hindsight(outcomes)
         predictor.fit_scaling(contexts, outcomes)

@@ -1,15 +1,12 @@
 """The benchmark's files: solvers.json, solvers.md and solvers.png."""
 
 import json
-import math
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+import machine_readable
 
 from benchmarks.peers import CLARABEL, OURS
-from diffusion_dfl.training.environment import describe_environment
 
 _PACKAGES = (
     "cvxpy",
@@ -33,35 +30,20 @@ _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 
 def environment() -> dict[str, Any]:
-    """Versions and threads; no names of machines, users or paths."""
-    described = describe_environment(torch.device("cpu"), torch.get_num_threads())
-    for name in _PACKAGES:
-        try:
-            described["versions"][name] = version(name)
-        except PackageNotFoundError:
-            described["versions"][name] = "missing"
-    return described
+    """Versions of ours and the peers, and threads."""
+    return machine_readable.environment(_PACKAGES)
 
 
 def write(record: dict[str, Any], folder: Path) -> list[Path]:
     """Write the three files of ``record`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"solvers.{kind}" for kind in ("json", "md", "png")]
-    paths[0].write_text(json.dumps(_plain(record), indent=2) + "\n", encoding="utf-8")
+    paths[0].write_text(
+        json.dumps(machine_readable.plain(record, 5), indent=2) + "\n", encoding="utf-8"
+    )
     paths[1].write_text(markdown(record), encoding="utf-8")
     figure(record, paths[2])
     return paths
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that json has no word for become null; the rest keeps its digits that mean something."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    return value
 
 
 def markdown(record: dict[str, Any]) -> str:

@@ -1,15 +1,11 @@
 """The four files of a subcommand, ``NAME.json``, ``.md``, ``.png`` and ``.pdf``, and how figures look."""
 
 import json
-import math
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from diffusion_dfl.training.environment import describe_environment
+import machine_readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,10 +19,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def environment() -> dict[str, Any]:
-    """Versions and threads; no names of machines, users or paths."""
-    described = describe_environment(torch.device("cpu"), torch.get_num_threads())
-    described["versions"]["matplotlib"] = version("matplotlib")
-    return described
+    """Versions and threads of this process."""
+    return machine_readable.environment(("matplotlib",))
 
 
 def write_files(
@@ -39,7 +33,9 @@ def write_files(
     """Write ``record`` as data, as text and as a figure; returns the four paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("json", "md", "png", "pdf")]
-    paths[0].write_text(json.dumps(_plain(record), indent=1) + "\n", encoding="utf-8")
+    paths[0].write_text(
+        json.dumps(machine_readable.plain(record, 6), indent=1) + "\n", encoding="utf-8"
+    )
     paths[1].write_text(markdown(record), encoding="utf-8")
     made = figure(record)
     for path in paths[2:]:
@@ -47,16 +43,6 @@ def write_files(
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
         made.savefig(path, dpi=160, metadata=metadata)
     return paths
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
 
 
 def panels(rows: int, columns: int, width: float, height: float, **shared: Any) -> Any:
