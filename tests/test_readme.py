@@ -105,3 +105,11 @@ def test_table_command_renders_the_committed_records_without_changing_the_commit
     )
     assert "Diffusion score function" in result.stdout
     assert target.read_text(encoding="utf-8").strip() in result.stdout
+
+
+def test_every_result_stands_in_the_table_that_was_made_from_runs() -> None:
+    results = README.split("## Results so far")[1].split("\n## ")[0]
+    stated = re.findall(r"\d+\.\d+ ± \d+\.\d+", results)
+    table = (ROOT / "results" / "tables" / "table1.md").read_text(encoding="utf-8")
+    assert len(stated) >= 10
+    assert [number for number in stated if number not in table] == []
