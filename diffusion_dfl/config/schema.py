@@ -124,6 +124,7 @@ class ReleasedPowerTask(PlainTask):
 class ReleasedSyntheticTask(PlainTask):
     fixed_data: bool = MISSING
     fixed_test_points: bool = MISSING
+    p: float = MISSING
     outcome_scale: float = MISSING
     context_size: int = MISSING
     capacity: float = MISSING

@@ -156,11 +156,16 @@ def margin_dataset(
 
 
 def released_margins(
-    num_rows: int = 1000, context_size: int = 20, num_products: int = 10, seed: int = 1
+    num_rows: int = 1000,
+    context_size: int = 20,
+    num_products: int = 10,
+    seed: int = 1,
+    p: float = 0.9,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The one data set of the released code, bit by bit (made in float32 on the CPU).
 
-    All its runs share these rows; the first 800 are for training and the last 200 for testing.
+    All its runs share these rows; the first 800 are for training and the last 200 for testing. With
+    another probability ``p`` of a gain, some of the gains turn into losses and nothing else changes.
 
     Returns:
         contexts ``(N, d_x)``, pure noise, and outcomes ``(N, d)``, both float64.
@@ -168,7 +173,7 @@ def released_margins(
     mixture = MIXTURES["released"]
     generator = torch.Generator().manual_seed(seed)
     contexts = torch.randn(num_rows, context_size, generator=generator)
-    chance = torch.full((num_rows, num_products), mixture.p)
+    chance = torch.full((num_rows, num_products), p)
     gain = torch.bernoulli(chance, generator=generator).bool()
     noise = torch.randn(num_rows, num_products, generator=generator) * mixture.sigma
     margins = mixture.outcome_scale * torch.where(gain, mixture.a + noise, noise - mixture.b)

@@ -87,13 +87,13 @@ def split_days(
     """
     if not 0.0 < validation_fraction < 1.0:
         raise DataError(
-            f"data.validation_fraction={validation_fraction}: it must lie between 0 and 1, "
+            f"task.validation_fraction={validation_fraction}: it must lie between 0 and 1, "
             "e.g. 0.2."
         )
     if block_weeks < 1:
-        raise DataError(f"data.block_weeks={block_weeks}: it must be 1 or more, e.g. 2.")
+        raise DataError(f"task.block_weeks={block_weeks}: it must be 1 or more, e.g. 2.")
     if gap_days < 0:
-        raise DataError(f"data.gap_days={gap_days}: it must be 0 or more, e.g. 1.")
+        raise DataError(f"task.gap_days={gap_days}: it must be 0 or more, e.g. 1.")
     if not 0 < first_test < num_days:
         raise DataError(
             f"split: the test rows start at {first_test} of {num_days}; there must be days before "
@@ -104,7 +104,7 @@ def split_days(
     wanted = math.ceil(validation_fraction * first_test / block_days)
     if wanted > available:
         raise DataError(
-            f"data.validation_fraction={validation_fraction} with data.block_weeks={block_weeks}: "
+            f"task.validation_fraction={validation_fraction} with task.block_weeks={block_weeks}: "
             f"{first_test} days before the test hold {available} whole blocks but {wanted} are "
             "needed; lower either, or take more days."
         )
@@ -119,7 +119,7 @@ def split_days(
     train = rows[~near]
     if len(train) == 0:
         raise DataError(
-            f"data.validation_fraction={validation_fraction} with data.gap_days={gap_days}: no "
+            f"task.validation_fraction={validation_fraction} with task.gap_days={gap_days}: no "
             "training day is left; lower either, or take more days."
         )
     return Split(train, rows[is_validation], np.arange(first_test, num_days, dtype=np.int64))

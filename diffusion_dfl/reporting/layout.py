@@ -79,6 +79,7 @@ LAYOUTS: dict[str, Layout] = {
             "saa_all": "Sample average of training and validation rows",
             "independent_marginals": "Independent marginals",
             "gaussian_plug_in": "Gaussian plug-in",
+            "capacity": "As much as possible of everything",
         },
         {"test.optimal_cost": "Optimum of the true distribution"},
     ),
@@ -88,7 +89,16 @@ LAYOUTS: dict[str, Layout] = {
         "",
         (_EXACT, _LARGE, _CRPS, _COVERAGE),
         "`Task` is the mean cost of a test day, summed over its hours. " + _RULES + _M_LARGE,
-        {"ols_offsets": "Least squares and an offset an hour"},
+        {
+            "ols_offsets": "Least squares and an offset an hour",
+            "ols_point": "Least squares",
+            **{
+                f"ols_bootstrap_{size}": f"Least squares and {size} residuals"
+                for size in (10, 25, 50, 500)
+            },
+            "saa": "Sample average of the training loads",
+            "knn_saa": "Sample average of the nearest contexts",
+        },
     ),
     "portfolio": Layout(
         "Stock portfolio",
@@ -116,6 +126,7 @@ LAYOUTS: dict[str, Layout] = {
             "saa_train": "Sample average of the training days",
             "ridge": "Ridge and its residuals",
             "ridge_argmax": "Ridge, all on the best forecast",
+            "ridge_argmax_fit": "Ridge of the fit's assets, all on the best forecast",
         },
         {"test.hindsight_return": "All on the best asset of the day, in hindsight"},
     ),

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from diffusion_dfl.reporting.layout import HEADLINE, Column, layout_of
-from diffusion_dfl.reporting.paper import COMPARISON, ROWS, TABLE_1
+from diffusion_dfl.reporting.layout import HEADLINE, Column, base_of, layout_of
+from diffusion_dfl.reporting.paper import COMPARISON, COMPARISON_RELEASED, ROWS, TABLE_1
 from diffusion_dfl.reporting.statistics import FEWEST, Estimate
 from diffusion_dfl.reporting.table1 import RMSE, Table, ranks
 
@@ -38,7 +38,7 @@ def _main(table: Table) -> list[str]:
     for _, name, model, grad in ROWS:
         row = [name]
         if table.compare:
-            rmse, task = TABLE_1[table.task].get((model, grad), (None, None))
+            rmse, task = TABLE_1[base_of(table.task)].get((model, grad), (None, None))
             row += [_NONE if rmse is None else str(rmse)]
             row += [_NONE if task is None else paper_marks(name, str(task))]
         if name not in headline:
@@ -153,8 +153,8 @@ def _notes(table: Table) -> list[str]:
         "and bounds in italics. RMSE is over scenarios, rows and coordinates, in one definition for "
         f"all methods. {layout_of(table.task).note}"
     ]
-    if table.compare and table.task in COMPARISON:
-        notes.append(COMPARISON[table.task])
+    if table.compare:
+        notes.append(COMPARISON.get(table.task, COMPARISON_RELEASED))
     counted = f"Solver failures: {_total(table, 'test.solver_failures')}."
     counted += f" Rows without finite scenarios: {_total(table, 'test.nonfinite_rows')}."
     counted += f" Diverged runs (best checkpoint kept): {table.diverged}."

@@ -93,3 +93,9 @@ COMPARISON: dict[str, str] = {
     "portfolio": "The paper's numbers come from another protocol (docs/data.md). The policy's "
     "printed RMSE is of weights, not of returns.",
 }
+
+#: The same for the tasks that repeat the released protocol.
+COMPARISON_RELEASED = (
+    "This task repeats the protocol of the authors' release, for its numbers to be traced "
+    "(docs/released.md); networks and training are ours. No conclusion rests on it."
+)

@@ -15,7 +15,7 @@ from diffusion_dfl.config.arguments import CELLS
 from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.frame import differs_text
-from diffusion_dfl.reporting.layout import LAYOUTS
+from diffusion_dfl.reporting.layout import LAYOUTS, base_of
 from diffusion_dfl.reporting.paper import TABLE_1, Cell
 
 # What a twin changes. A cell without a fit loss of its own needs one to have a twin.
@@ -125,8 +125,13 @@ def selection(
         source=chosen,
         presets=presets,
         current_hash=current_hash,
-        compare=name in TABLE_1 and chosen == default and not overrides,
+        compare=_printed(name) and chosen == default and not overrides,
     )
+
+
+def _printed(task: str) -> bool:
+    """Whether the paper prints numbers that belong beside a task's."""
+    return task in TABLE_1 or (task.endswith("_released") and base_of(task) in TABLE_1)
 
 
 def literal(value: Any) -> str:

@@ -26,12 +26,11 @@ from diffusion_dfl.data.dataset import require
 from diffusion_dfl.data.demand import DemandMixture, demand_dataset
 from diffusion_dfl.programs import Newsvendor
 from diffusion_dfl.solvers import solve
+from diffusion_dfl.tasks.neighbours import neighbour_decisions
 from diffusion_dfl.tasks.task import Judgement, Task
 
 # Levels of the quantiles that stand for the distribution of decisions in a record.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Numbers of neighbours tried, in units of the square root of the number of training rows.
-_NEIGHBOURS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def inventory_task(
@@ -151,34 +150,17 @@ class InventoryTask(Task):
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
         """``saa``: one order for all, from all training demands. ``knn_saa``: one a context, from
-        the demands of the most similar training contexts; their number, near the square root of
-        the number of training rows, is the one that costs least on the validation rows."""
-        data = self.dataset
-        best = min(self._neighbour_counts(), key=lambda count: self._validation_cost(count))
+        the demands of the most similar training contexts (:mod:`.neighbours`)."""
         return {
-            "saa": np.full((len(data.test), 1), self.saa),
-            "knn_saa": self._neighbour_orders(data.test, best)[:, None],
+            "saa": np.full((len(self.dataset.test), 1), self.saa),
+            "knn_saa": neighbour_decisions(
+                self.dataset,
+                lambda demand: self._solved(torch.as_tensor(demand))[:, None],
+                lambda demand, orders: self.program.cost(
+                    torch.as_tensor(demand), torch.as_tensor(orders)
+                ).numpy(),
+            ),
         }
-
-    def _neighbour_counts(self) -> list[int]:
-        available = len(self.dataset.train)
-        counts = {min(max(round(f * available**0.5), 1), available) for f in _NEIGHBOURS}
-        return sorted(counts)
-
-    def _validation_cost(self, count: int) -> float:
-        rows = self.dataset.validation
-        orders = torch.as_tensor(self._neighbour_orders(rows, count)).unsqueeze(1)
-        return float(self.program.cost(torch.as_tensor(self.dataset.outcomes[rows]), orders).mean())
-
-    def _neighbour_orders(self, rows: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-        """Orders ``(N,)`` from the demands of the ``count`` nearest training contexts."""
-        data = self.dataset
-        known = data.contexts[data.train]
-        centre, scale = known.mean(0), known.std(0)
-        points = torch.as_tensor((data.contexts[rows] - centre) / scale)
-        distance = torch.cdist(points, torch.as_tensor((known - centre) / scale))
-        nearest = distance.topk(count, dim=1, largest=False).indices
-        return self._solved(torch.as_tensor(data.outcomes[data.train])[nearest])
 
     def _components(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         """The true demand as scenarios ``(N, K, 1)``, weights ``(N, K)``, bandwidth ``(N, 1)``."""

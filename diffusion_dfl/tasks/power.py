@@ -10,6 +10,7 @@ from diffusion_dfl.data import Dataset, power_dataset, weather_dataset
 from diffusion_dfl.data.pjm import PJM_URL
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.solvers import solve
+from diffusion_dfl.tasks.neighbours import neighbour_decisions
 from diffusion_dfl.tasks.projection import project
 from diffusion_dfl.tasks.task import Judgement, Task
 
@@ -116,7 +117,9 @@ class PowerTask(Task):
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
         """``ols_offsets``: least squares on the contexts plus, an hour, the constant that would
-        have cost least on the days before the test (a newsvendor quantile of the residuals)."""
+        have cost least on the days before the test (a newsvendor quantile of the residuals).
+        ``saa``: one schedule for all days, from the training loads. ``knn_saa``: one a day, from the
+        loads after the most similar training contexts (:mod:`.neighbours`)."""
         data = self.dataset
         known, forecast = least_squares(data)
         residuals = torch.as_tensor(data.outcomes[known] - forecast[known])
@@ -125,7 +128,23 @@ class PowerTask(Task):
         )
         offsets = solve(hours, residuals.unsqueeze(0)).decision
         decision = torch.as_tensor(forecast[data.test]) + offsets
-        return {"ols_offsets": project(self.program, decision).numpy()}
+        return {
+            "ols_offsets": project(self.program, decision).numpy(),
+            "saa": np.repeat(self._solved(data.outcomes[data.train][None]), len(data.test), axis=0),
+            "knn_saa": neighbour_decisions(
+                data,
+                self._solved,
+                lambda load, schedule: self.program.cost(
+                    torch.as_tensor(load), torch.as_tensor(schedule)
+                ).numpy(),
+            ),
+        }
+
+    def _solved(self, scenarios: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Schedules ``(B, 24)`` of loads ``(B, M, 24)``."""
+        schedules = solve(self.program, torch.as_tensor(scenarios)).decision
+        found: NDArray[np.float64] = schedules.numpy()
+        return found
 
 
 def least_squares(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -68,11 +68,11 @@ def test_validation_covers_all_seasons() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation_fraction": 0.0}, "data.validation_fraction=0.0"),
-        ({"validation_fraction": 1.0}, "data.validation_fraction=1.0"),
-        ({"validation_fraction": float("nan")}, "data.validation_fraction=nan"),
-        ({"block_weeks": 0}, "data.block_weeks=0"),
-        ({"gap_days": -1}, "data.gap_days=-1"),
+        ({"validation_fraction": 0.0}, "task.validation_fraction=0.0"),
+        ({"validation_fraction": 1.0}, "task.validation_fraction=1.0"),
+        ({"validation_fraction": float("nan")}, "task.validation_fraction=nan"),
+        ({"block_weeks": 0}, "task.block_weeks=0"),
+        ({"gap_days": -1}, "task.gap_days=-1"),
         ({"block_weeks": 20}, "hold 0 whole blocks but 1 are needed"),
         ({"gap_days": 1000}, "no training day is left"),
         ({"first_test": 0}, "the test rows start at 0 of 150"),

@@ -95,6 +95,11 @@ def test_overrides_and_another_source_are_part_of_every_preset_and_not_the_paper
     assert found.current_hash(("gaussian", "score"), twin) is not None
 
 
+def test_the_papers_numbers_stand_beside_the_released_protocol_and_no_other_variant() -> None:
+    assert selection("power_released", "smoke").compare
+    assert not selection("power_weather", "smoke").compare
+
+
 def test_an_override_that_no_run_takes_is_refused() -> None:
     with pytest.raises(UserError, match="no such key"):
         selection("power", "smoke", None, ["+task.colour=red"])

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.tasks.inventory import QUANTILES, InventoryTask, inventory_task
+from diffusion_dfl.tasks.neighbours import neighbours
 
 CONFIG = Path(__file__).parents[2] / "conf/task/inventory.yaml"
 SMALL = {"num_train": 100, "num_validation": 30, "num_test": 40}
@@ -169,8 +170,19 @@ def test_baselines_do_not_see_the_test_rows() -> None:
 
 def test_all_neighbours_give_the_sample_average_order() -> None:
     made = task(**SMALL)
-    orders = made._neighbour_orders(made.dataset.test, 100)
-    np.testing.assert_allclose(orders, made.saa, rtol=1e-9)
+    demand = neighbours(made.dataset, made.dataset.test, len(made.dataset.train))
+    np.testing.assert_allclose(made._solved(torch.as_tensor(demand)), made.saa, rtol=1e-9)
+
+
+def test_neighbours_are_those_nearest_in_training_deviations() -> None:
+    data = task(**SMALL).dataset
+    known = data.contexts[data.train]
+    distance = ((data.contexts[data.test][:, None] - known) / known.std(0)) ** 2
+    nearest = np.argsort(distance.sum(2), axis=1)[:, :7]
+    found = neighbours(data, data.test, 7)
+    np.testing.assert_allclose(
+        np.sort(found[:, :, 0]), np.sort(data.outcomes[data.train][nearest][:, :, 0])
+    )
 
 
 @pytest.mark.parametrize(

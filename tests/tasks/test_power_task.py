@@ -73,6 +73,19 @@ def test_a_day_costs_the_sum_of_its_hours() -> None:
     assert judgement.task == pytest.approx(hourly.sum() / 7)
 
 
+def test_plain_baselines_read_no_test_load_and_are_feasible() -> None:
+    one, other = _task(), _task()
+    outcomes = other.dataset.outcomes.copy()
+    outcomes[other.dataset.test] = 9.0
+    other.dataset = dataclasses.replace(other.dataset, outcomes=outcomes)
+    found = one.baselines()
+    assert list(found) == ["ols_offsets", "saa", "knn_saa"]
+    for name, schedules in found.items():
+        np.testing.assert_array_equal(schedules, other.baselines()[name])
+        assert np.abs(np.diff(schedules)).max() <= one.program.ramp + 1e-9
+    assert np.ptp(found["saa"], axis=0).max() == 0.0
+
+
 def test_the_load_itself_costs_nothing() -> None:
     task = _task()
     rows = task.dataset.test

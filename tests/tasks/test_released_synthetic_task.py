@@ -81,6 +81,13 @@ def test_margins_as_the_paper_scales_them_move_it_from_2_to_448() -> None:
     assert cost(whole, whole.optimum[0]) == pytest.approx(0.34646, abs=5e-6)
 
 
+def test_the_papers_probability_of_a_gain_moves_it_beyond_all_numbers_of_the_table() -> None:
+    rarer = configured("task.p=0.8")
+    assert cost(rarer, 2.0) > 100 * cost(configured(), 2.0)
+    gains, same = rarer.dataset.outcomes > 0, configured().dataset.outcomes > 0
+    assert not (gains & ~same).any() and 0.78 < gains.mean() < 0.82
+
+
 def test_without_contexts_one_decision_serves_all_rows() -> None:
     assert not configured().pooled
     bare = configured("task.context_size=0")
@@ -104,6 +111,7 @@ def test_decisions_that_were_not_made_count_in_no_number() -> None:
     [
         ({"capacity": 0.0}, r"task\.capacity=0\.0: "),
         ({"context_size": 21}, r"task\.context_size=21: "),
+        ({"p": 1.2}, r"task\.p=1\.2: "),
         ({"outcome_scale": -1.0}, r"task\.outcome_scale=-1\.0: "),
     ],
 )

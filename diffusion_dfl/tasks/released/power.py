@@ -144,7 +144,3 @@ class ReleasedPowerTask(PowerTask):
         distance = torch.cdist(test, torch.as_tensor(before))
         nearest = distance.topk(min(_NEIGHBOURS, len(known)), largest=False).indices.numpy()
         return self._solved(data.outcomes[known][nearest])
-
-    def _solved(self, scenarios: Array) -> Array:
-        schedules: Array = solve(self.program, torch.as_tensor(scenarios)).decision.numpy()
-        return schedules

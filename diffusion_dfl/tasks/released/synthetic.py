@@ -32,6 +32,7 @@ def released_synthetic_task(
     *,
     fixed_data: bool = True,
     fixed_test_points: bool = True,
+    p: float = 0.9,
     outcome_scale: float = 0.5,
     context_size: int = 20,
     capacity: float = 2.0,
@@ -43,6 +44,7 @@ def released_synthetic_task(
         fixed_data: the release's one data set, bit by bit; False: a new one for every seed.
         fixed_test_points: the headline number is the mean cost on the 200 test rows; False: the
             expected cost in closed form.
+        p: probability of a gain; the paper has 0.8.
         outcome_scale: factor of all margins; 0.5 halves them, the paper has 1.
         context_size: independent features that say nothing, at most the release's 20; 0 for none.
         capacity: C, the most that can be made of a product.
@@ -53,7 +55,7 @@ def released_synthetic_task(
     require(0 < capacity < math.inf, "task.capacity", capacity, "it must be above 0, e.g. 2")
     within = 0 <= context_size <= _CONTEXTS
     require(within, "task.context_size", context_size, f"the release has {_CONTEXTS}; take 0..20")
-    margins = dataclasses.replace(MIXTURES["released"], outcome_scale=outcome_scale)
+    margins = dataclasses.replace(MIXTURES["released"], p=p, outcome_scale=outcome_scale)
     if fixed_data:
         dataset = _fixed_dataset(rng, margins, context_size)
     else:
@@ -108,7 +110,7 @@ class ReleasedSyntheticTask(SyntheticTask):
 
 def _fixed_dataset(rng: np.random.Generator, margins: MarginMixture, context_size: int) -> Dataset:
     """The release's rows; ``rng`` draws which of the first 800 are for validation."""
-    contexts, outcomes = released_margins()
+    contexts, outcomes = released_margins(p=margins.p)
     # Halving and doubling are exact in binary: the release's own rows at its own scale.
     outcomes = outcomes * (margins.outcome_scale / MIXTURES["released"].outcome_scale)
     order = rng.permutation(_TRAIN + _VALIDATION)
