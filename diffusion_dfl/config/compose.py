@@ -32,6 +32,7 @@ NEUTRAL = {
     "decision.solver": "auto",
     "decision.curvature": "convolved",
     "matmul_precision": "highest",
+    **{f"{stage}.keep": "best" for stage in ("foundation", "fit", "train")},
 }
 
 # As torch.set_float32_matmul_precision knows them.
@@ -263,6 +264,12 @@ def validate(config: DictConfig) -> None:
             (f"{stage}.patience", settings.patience >= 0, "an integer >= 0"),
             (f"{stage}.validate_every", settings.validate_every >= 1, "an integer >= 1"),
             (f"{stage}.divergence_factor", settings.divergence_factor >= 0, "a number >= 0"),
+            (f"{stage}.keep", settings.keep in ("best", "last"), "best or last"),
+            (
+                f"{stage}.patience",
+                settings.patience == 0 or settings.keep == "best",
+                f"0 with {stage}.keep=last, which waits for no better score",
+            ),
         ]
     if config.grad.name == "reparam":
         kind, steps = config.grad.backpropagation, config.model.get("num_sampling_steps")

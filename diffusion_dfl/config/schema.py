@@ -45,6 +45,7 @@ class TrainingConfig:
     dropout: bool = MISSING
     context_noise: float = MISSING
     divergence_factor: float = MISSING
+    keep: str = MISSING
 
 
 @dataclass

@@ -44,6 +44,9 @@ class TrainingSettings:
             deviations of each feature; it keeps the network from memorising days.
         divergence_factor: a validation score above this multiple of the first one stops the stage;
             0 for none.
+        keep: which weights the stage ends with, those with the ``best`` validation score or the
+            ``last``. Where the cost is heavy-tailed, a validation part without a rare loss scores
+            rash decisions best.
     """
 
     epochs: int
@@ -58,6 +61,7 @@ class TrainingSettings:
     dropout: bool = True
     context_noise: float = 0.0
     divergence_factor: float = 0.0
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass
@@ -236,7 +240,8 @@ class Stage:
         progress.seconds["validation"] += time.perf_counter() - start
         if progress.first_score == math.inf:
             progress.first_score = score
-        if score < progress.best_score:
+        last = self.settings.keep == "last" and math.isfinite(score)
+        if score < progress.best_score or last:
             progress.best_score, progress.best_epoch = score, progress.epoch
             self.best = copy.deepcopy(evaluated.state_dict())
         limit = self.settings.divergence_factor * progress.first_score

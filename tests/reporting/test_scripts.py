@@ -172,3 +172,30 @@ def test_an_empty_search_never_replaces_the_committed_table(script: Script, tmp_
     assert done.code != 0
     assert "the committed table stays" in done.err
     assert (tmp_path / "search" / "power.md").read_text() == "evidence"
+
+
+def test_sensitivity_has_a_row_a_setting_of_the_task_and_no_other_run(
+    script: Script, tmp_path: Path
+) -> None:
+    run(tmp_path, "inventory", 56.0)
+    run(tmp_path, "inventory", 58.0, "seed=1")
+    run(tmp_path, "inventory", 61.5, "task.deviation=0.4")
+    run(tmp_path, "inventory", 99.0, "fit.epochs=7")
+    run(tmp_path, "inventory", 98.0, "task.deviation=0.4", "fit.epochs=7")
+    done = script("make_sensitivity.py", tmp_path, "--scale", "smoke")
+    assert done.code == 0, done.err
+    rows = [line for line in done.out.splitlines() if line.startswith("| ")]
+    assert rows[0] == "| Setting | Gaussian TS | _Sample average of the training demands_ | Seeds |"
+    assert rows[1] == "| as configured | **57.000 ± 1.000** | 9.000 ± 0.000 | 2 |"
+    assert rows[2] == "| deviation=0.4 | **61.500** | 9.000 | 1 |"
+    assert len(rows) == 3
+    assert (tmp_path / "tables" / "sensitivity-inventory.csv").exists()
+
+
+def test_sensitivity_without_a_changed_task_says_how_to_get_one(
+    script: Script, tmp_path: Path
+) -> None:
+    run(tmp_path, "inventory", 56.0)
+    done = script("make_sensitivity.py", tmp_path, "--scale", "smoke")
+    assert done.code == 1
+    assert "task.KEY=VALUE" in done.err

@@ -221,6 +221,22 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
     assert not stage.predictor.training
 
 
+def test_the_last_weights_are_kept_where_asked_for_unless_their_score_is_not_finite(
+    tmp_path: Path,
+) -> None:
+    seen: list[dict[str, Tensor]] = []
+    scores = iter([5.0, 1.0, 2.0, 3.0, math.nan])
+
+    def score(predictor: Predictor) -> float:
+        seen.append({k: v.clone() for k, v in predictor.state_dict().items()})
+        return next(scores)
+
+    stage = Setup(tmp_path, score=score, keep="last").stage()
+    progress = stage.run()
+    assert (progress.best_epoch, progress.best_score, progress.diverged) == (3, 3.0, True)
+    assert all(torch.equal(seen[3][k], v) for k, v in stage.predictor.state_dict().items())
+
+
 def test_weights_that_never_improve_are_those_of_the_start(tmp_path: Path) -> None:
     setup = Setup(tmp_path, score=_scripted([1.0, 2.0, 3.0, 4.0, 5.0]))
     stage = setup.stage()
