@@ -30,7 +30,9 @@ def sensitivity(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     if found.empty:
         return pd.DataFrame(rows)
-    settings = [_setting(run, wanted) for run in found.to_dict("records")]
+    settings = pd.Series(
+        [_setting(run, wanted) for run in found.to_dict("records")], index=found.index, dtype=object
+    )
     found = found.assign(setting=settings).dropna(subset=["setting"])
     layout = layout_of(wanted.task)
     for setting in sorted(found["setting"].unique(), key=lambda text: (text != CONFIGURED, text)):
