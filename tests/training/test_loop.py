@@ -40,7 +40,7 @@ def _diffusion() -> Predictor:
     )
 
 
-def _importance() -> Predictor:
+def _importance(timesteps: str = "stratified_importance") -> Predictor:
     return DiffusionPredictor(
         3,
         HOURS,
@@ -50,7 +50,7 @@ def _importance() -> Predictor:
         num_sampling_steps=3,
         sampler="ancestral",
         final_noise=True,
-        elbo_timesteps="stratified_importance",
+        elbo_timesteps=timesteps,
     )
 
 
@@ -125,6 +125,7 @@ CASES = [
     (_importance, Score(20, fit_weight=1.0, trust_region=1.5, weight_clip=2.0)),
     (_importance, Score(20, num_gradient_scenarios=8)),
     (_importance, ScorePath(20, fit_weight=1.0)),
+    (lambda: _importance("importance"), Score(20, fit_weight=1.0)),
     (_diffusion, Reparam(20, backpropagation="checkpoint")),
     (_diffusion, Reparam(20, backpropagation="last", last_steps=2)),
 ]
