@@ -199,3 +199,18 @@ def test_sensitivity_without_a_changed_task_says_how_to_get_one(
     done = script("make_sensitivity.py", tmp_path, "--scale", "smoke")
     assert done.code == 1
     assert "task.KEY=VALUE" in done.err
+
+
+def test_status_and_missing_tell_what_is_left_of_a_plan(script: Script, tmp_path: Path) -> None:
+    run(tmp_path, "inventory", 56.0)
+    words = ["task=inventory", "scale=smoke", "model=gaussian", "grad=two_stage"]
+    told = script("status.py", tmp_path, *words, "seed=0-2")
+    assert told.code == 0 and "1 of 3 runs are finished" in told.out
+    left = script("status.py", tmp_path, "--missing", *words, "seed=0-2")
+    assert left.out.splitlines() == [f"python train.py {' '.join(words)} -m seed=1,2"]
+    assert "nothing is missing" in script("status.py", tmp_path, "--missing", *words).out
+
+
+def test_a_plan_of_no_such_task_is_one_clear_line(script: Script, tmp_path: Path) -> None:
+    told = script("status.py", tmp_path, "task=pwoer")
+    assert told.code == 2 and "did you mean power" in told.err
