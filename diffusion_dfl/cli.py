@@ -17,6 +17,14 @@ from omegaconf.errors import (
 from diffusion_dfl.config.arguments import BARE, normalise
 from diffusion_dfl.errors import UserError
 
+# Launchers that come in packages of their own.
+_LAUNCHERS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+}
+
 
 def guarded(main: Callable[[], object]) -> int:
     """Normalise ``sys.argv``, call Hydra's main, and turn user errors into one line.
@@ -77,6 +85,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, wrong = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         options = sorted(error.options)
+        if group == "hydra/launcher" and wrong in _LAUNCHERS:
+            return f"{group}={wrong} needs a package; `pip install {_LAUNCHERS[wrong]}` adds it"
         return f"{group}={wrong}: there is no such choice; {_nearest(wrong, options)}"
     cause = error.__cause__ or error.__context__
     inner = cause if isinstance(cause, OmegaConfBaseException) else error

@@ -26,6 +26,7 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--missing", action="store_true", help="the completing commands alone")
+    parser.add_argument("--each", action="store_true", help="with --missing: a command a run")
     parser.add_argument("overrides", nargs="*", help="key=value or key=a,b, as train.py takes them")
     arguments = parser.parse_args()
     words = arguments.overrides or [f"task={','.join(LAYOUTS)}", "seed=0-9"]
@@ -41,7 +42,11 @@ def main() -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
     if arguments.missing:
-        print("\n".join(completing(arguments.results, runs)) or "nothing is missing")
+        commands = list(completing(arguments.results, runs, arguments.each))
+        # A list of commands for other programs holds commands alone.
+        print("\n".join(commands) if commands else "", end="\n" if commands else "")
+        if not commands:
+            print("nothing is missing", file=sys.stderr)
     else:
         print(overview(arguments.results, runs))
     return 0

@@ -188,11 +188,17 @@ def overview(results: Path, runs: Sequence[Planned]) -> str:
     return "\n".join(lines)
 
 
-def completing(results: Path, runs: Sequence[Planned]) -> Iterator[str]:
-    """Commands for the runs that are neither finished nor running, one a configuration."""
+def completing(results: Path, runs: Sequence[Planned], each: bool = False) -> Iterator[str]:
+    """Commands for the runs that are neither finished nor running, one a configuration.
+
+    With ``each`` they are one a run, as an array job takes them.
+    """
     seeds: dict[tuple[str, ...], list[int]] = {}
     for run in runs:
         if state(results, run.path).name not in ("finished", "running"):
             seeds.setdefault(run.words, []).append(run.seed)
     for words, open_ in seeds.items():
+        if each:
+            yield from (f"python train.py {' '.join(words)} seed={seed}" for seed in sorted(open_))
+            continue
         yield f"python train.py {' '.join(words)} -m seed={','.join(map(str, sorted(open_)))}"

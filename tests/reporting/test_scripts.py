@@ -208,7 +208,10 @@ def test_status_and_missing_tell_what_is_left_of_a_plan(script: Script, tmp_path
     assert told.code == 0 and "1 of 3 runs are finished" in told.out
     left = script("status.py", tmp_path, "--missing", *words, "seed=0-2")
     assert left.out.splitlines() == [f"python train.py {' '.join(words)} -m seed=1,2"]
-    assert "nothing is missing" in script("status.py", tmp_path, "--missing", *words).out
+    each = script("status.py", tmp_path, "--missing", "--each", *words, "seed=0-2")
+    assert [line.split()[-1] for line in each.out.splitlines()] == ["seed=1", "seed=2"]
+    whole = script("status.py", tmp_path, "--missing", *words)
+    assert whole.out == "" and "nothing is missing" in whole.err
 
 
 def test_a_plan_of_no_such_task_is_one_clear_line(script: Script, tmp_path: Path) -> None:
