@@ -43,6 +43,8 @@ def test_every_command_is_known_to_this_test() -> None:
         "make test",
         "make table1",
         "make help",
+        "make status",
+        "make missing",
         "python train.py",
         "python train.py --help",
         "python train.py task=power model=diffusion grad=score -m seed=0-9",
@@ -105,6 +107,21 @@ def test_table_command_renders_the_committed_records_without_changing_the_commit
     )
     assert "Diffusion score function" in result.stdout
     assert target.read_text(encoding="utf-8").strip() in result.stdout
+
+
+def test_status_and_missing_account_for_every_run_of_the_tables() -> None:
+    told, left = (
+        subprocess.run(
+            [sys.executable, "scripts/status.py", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for words in ([], ["--missing"])
+    )
+    assert " of 400 runs are finished" in told.stdout
+    assert all(line.startswith("python train.py task=") for line in left.stdout.splitlines())
 
 
 def test_every_result_stands_in_the_table_that_was_made_from_runs() -> None:
