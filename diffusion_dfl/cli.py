@@ -17,6 +17,9 @@ from omegaconf.errors import (
 from diffusion_dfl.config.arguments import BARE, normalise
 from diffusion_dfl.errors import UserError
 
+#: What bad input raises; `explain` makes one line of it.
+REFUSALS = (UserError, HydraException, OmegaConfBaseException)
+
 # Launchers that come in packages of their own.
 _LAUNCHERS = {
     "joblib": "hydra-joblib-launcher",
@@ -41,24 +44,23 @@ def guarded(main: Callable[[], object]) -> int:
         # Hydra would print its own version of an error and exit; here it is raised.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         main()
-    except UserError as error:
-        return _fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        return _fail(explain(error))
+    except REFUSALS as error:
+        return fail(explain(error))
     except OSError as error:
         if _in_a_run(error):
             raise
         # Hydra makes its folder below output.root before a run starts.
-        return _fail(
+        return fail(
             f"output.root: cannot write to {error.filename} ({error.strerror}); "
             "make it writable or set output.root=FOLDER"
         )
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on where it stopped", 130)
+        return fail("interrupted; the same command goes on where it stopped", 130)
     return 0
 
 
-def _fail(message: str, code: int = 2) -> int:
+def fail(message: str, code: int = 2) -> int:
+    """Tell an error on stderr; returns the exit code."""
     print(f"error: {message}", file=sys.stderr)
     return code
 
@@ -80,7 +82,9 @@ def configure_logging() -> None:
 
 
 def explain(error: Exception) -> str:
-    """One message for an error of Hydra or OmegaConf: the key, the value and the mend."""
+    """One message for bad input: the key, the value and the mend."""
+    if isinstance(error, UserError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, wrong = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")

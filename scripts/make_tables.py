@@ -5,12 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from diffusion_dfl.cli import explain
+from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.config.compose import digest
-from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.markdown import render
@@ -69,12 +65,8 @@ def main() -> int:
             continue
         try:
             wanted = selection(task, arguments.scale, arguments.data, arguments.overrides)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except (HydraException, OmegaConfBaseException) as error:
-            print(f"error: {explain(error)}", file=sys.stderr)
-            return 2
+        except REFUSALS as error:
+            return fail(explain(error))
         if arguments.task or len(of_table(runs, wanted)):
             tables.append(build(runs, wanted, collection.left_out))
     if not tables:

@@ -11,13 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from diffusion_dfl.cli import explain
-from diffusion_dfl.errors import UserError
+from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.reporting.layout import LAYOUTS
-from diffusion_dfl.reporting.status import completing, overview, plan
+from diffusion_dfl.reporting.status import completing, overview, plan, state
 
 
 def main() -> int:
@@ -35,20 +31,18 @@ def main() -> int:
             parser.error(f"{word}: not of the form key=value")
     try:
         runs = plan(words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        return 2
+    except REFUSALS as error:
+        return fail(explain(error))
+    states = {run: state(arguments.results, run) for run in runs}
     if arguments.missing:
-        commands = list(completing(arguments.results, runs, arguments.each))
-        # A list of commands for other programs holds commands alone.
-        print("\n".join(commands) if commands else "", end="\n" if commands else "")
+        commands = list(completing(states, arguments.each))
+        for command in commands:
+            print(command)
         if not commands:
+            # Not on stdout, which is a list for other programs.
             print("nothing is missing", file=sys.stderr)
     else:
-        print(overview(arguments.results, runs))
+        print(overview(states))
     return 0
 
 

@@ -1,7 +1,8 @@
 """How a task's numbers move with its own parameters: records that change ``task.*`` keys alone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
@@ -108,12 +109,11 @@ def _setting(run: dict[Any, Any], wanted: Selection) -> str | None:
 
 
 def _row(setting: str, name: str, kind: str, value: Estimate) -> dict[str, Any]:
-    numbers = {"mean": value.mean, "error": value.error, "low": value.low, "high": value.high}
-    return {"setting": setting, "name": name, "kind": kind, **numbers, "count": value.count}
+    return {"setting": setting, "name": name, "kind": kind, **asdict(value)}
 
 
-def _estimate(row: dict[Any, Any]) -> Estimate:
-    return Estimate(row["mean"], row["error"], row["low"], row["high"], int(row["count"]))
+def _estimate(row: Mapping[Any, Any]) -> Estimate:
+    return Estimate(**{field.name: row[field.name] for field in fields(Estimate)})
 
 
 def _line(cells: Sequence[str]) -> str:

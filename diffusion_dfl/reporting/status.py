@@ -1,9 +1,11 @@
 """Where a sweep stands: the runs it plans, and what became of each, also of those never started."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,11 @@ from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
 
 from diffusion_dfl.config.arguments import CELLS, normalise
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import Identity, compose_config, identify
 from diffusion_dfl.errors import UserError
 
 #: States of a run, in the order they are told.
-STATES = ("finished", "running", "interrupted", "failed", "missing")
+STATES = ("finished", "running", "interrupted", "failed", "stale", "missing")
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class Planned:
         words: the overrides that name it, without its seed.
         seed: its seed.
         path: its directory below ``results/runs``.
+        config_hash: of its configuration as it is now.
     """
 
     words: tuple[str, ...]
     seed: int
     path: Path
+    config_hash: str
 
     @property
     def cell(self) -> Path:
@@ -82,20 +86,16 @@ def plan(words: Sequence[str]) -> list[Planned]:
             seeds = [word for word in chosen if word.startswith("seed=")] or ["seed=0"]
             rest = tuple(word for word in chosen if not word.startswith("seed="))
             seed = int(seeds[-1].removeprefix("seed="))
-            cell_path = _cell_path(rest)
-            path = cell_path / f"seed-{seed}"
-            runs.setdefault(path, Planned(rest, seed, path))
+            identity = _identity(rest)
+            path = identity.path.with_name(f"seed-{seed}")
+            runs.setdefault(path, Planned(rest, seed, path, identity.config_hash))
     return list(runs.values())
 
 
-_known: dict[tuple[str, ...], Path] = {}
-
-
-def _cell_path(words: tuple[str, ...]) -> Path:
-    """Directory of a configuration without its seed; composed once, since composing is slow."""
-    if words not in _known:
-        _known[words] = identify(compose_config([*words, "seed=0"])).path.parent
-    return _known[words]
+@cache
+def _identity(words: tuple[str, ...]) -> Identity:
+    """Of a configuration with seed 0; made once for all its seeds, since composing is slow."""
+    return identify(compose_config([*words, "seed=0"]))
 
 
 def _values(word: str) -> list[str]:
@@ -109,17 +109,20 @@ def _values(word: str) -> list[str]:
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def state(results: Path, path: Path) -> State:
-    """What became of the run of a directory below ``results/runs``, or of its committed record."""
-    directory = results / "runs" / path
-    told = _told(directory)
+def state(results: Path, run: Planned) -> State:
+    """What became of a run, by its directory or its committed record."""
+    directory = results / "runs" / run.path
+    told = _read(directory / "status.json")
     name = told.get("status")
-    if name == "finished" and (directory / "summary.json").is_file():
+    done = _record_hash(directory) if name == "finished" else None
+    if done == run.config_hash:
         return State("finished")
     if _held(directory):
         return State("running", _progress(directory))
-    if (results / "published" / path / "summary.json").is_file():
+    if _record_hash(results / "published" / run.path) == run.config_hash:
         return State("finished", published=True)
+    if done is not None:
+        return State("stale", "finished with another configuration")
     if name == "failed":
         return State("failed", str(told.get("reason", "")).split("\n")[0])
     if name in ("running", "interrupted"):
@@ -127,9 +130,17 @@ def state(results: Path, path: Path) -> State:
     return State("missing")
 
 
-def _told(directory: Path) -> Mapping[str, Any]:
+def _record_hash(directory: Path) -> str | None:
+    """Hash of the configuration a whole record was made with."""
+    identity = _read(directory / "summary.json").get("identity")
+    found = identity.get("config_hash") if isinstance(identity, dict) else None
+    return None if found is None else str(found)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """A JSON object; an empty one for what is missing or damaged."""
     try:
-        told = json.loads((directory / "status.json").read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}
@@ -162,9 +173,8 @@ def _progress(directory: Path) -> str:
     return f"{last['stage']} epoch {last['epoch']}/{epochs}, {minutes:.0f} min since"
 
 
-def overview(results: Path, runs: Sequence[Planned]) -> str:
-    """Counts a cell, then every run that is not finished, then what completes the plan."""
-    states = {run: state(results, run.path) for run in runs}
+def overview(states: Mapping[Planned, State]) -> str:
+    """Counts a cell, then every run that needs a word, then what completes the plan."""
     counts: dict[Path, dict[str, int]] = {}
     for run, found in states.items():
         cell = counts.setdefault(run.cell, dict.fromkeys(STATES, 0))
@@ -174,31 +184,36 @@ def overview(results: Path, runs: Sequence[Planned]) -> str:
     for path, cell in counts.items():
         numbers = "  ".join(f"{cell[name]:>{len(name)}}" for name in STATES)
         lines.append(f"{path.as_posix():<{width}}  {sum(cell.values()):>7}  {numbers}")
-    totals = {name: sum(cell[name] for cell in counts.values()) for name in STATES}
-    lines += ["", f"{totals['finished']} of {len(runs)} runs are finished"]
+    finished = sum(cell["finished"] for cell in counts.values())
+    lines += ["", f"{finished} of {len(states)} runs are finished"]
     published = sum(found.published for found in states.values())
     if published:
         lines[-1] += f", {published} of them as committed records only"
-    for run, found in states.items():
-        if found.name in ("running", "interrupted", "failed"):
-            lines.append(f"{found.name}: {run.path.as_posix()}: {found.detail}")
-    commands = list(completing(results, runs))
+    lines += [
+        f"{found.name}: {run.path.as_posix()}: {found.detail}"
+        for run, found in states.items()
+        if found.detail
+    ]
+    commands = list(completing(states))
     if commands:
         lines += ["", "What completes it (a running one is left to its process):", *commands]
     return "\n".join(lines)
 
 
-def completing(results: Path, runs: Sequence[Planned], each: bool = False) -> Iterator[str]:
+def completing(states: Mapping[Planned, State], each: bool = False) -> Iterator[str]:
     """Commands for the runs that are neither finished nor running, one a configuration.
 
-    With ``each`` they are one a run, as an array job takes them.
+    A stale run is started over, which keeps the old one aside. With ``each`` they are one a run, as
+    an array job takes them.
     """
     seeds: dict[tuple[str, ...], list[int]] = {}
-    for run in runs:
-        if state(results, run.path).name not in ("finished", "running"):
-            seeds.setdefault(run.words, []).append(run.seed)
+    for run, found in states.items():
+        if found.name not in ("finished", "running"):
+            force = ("force=true",) if found.name == "stale" else ()
+            seeds.setdefault((*run.words, *force), []).append(run.seed)
     for words, open_ in seeds.items():
+        start = f"python train.py {shlex.join(words)}"
         if each:
-            yield from (f"python train.py {' '.join(words)} seed={seed}" for seed in sorted(open_))
-            continue
-        yield f"python train.py {' '.join(words)} -m seed={','.join(map(str, sorted(open_)))}"
+            yield from (f"{start} seed={seed}" for seed in sorted(open_))
+        else:
+            yield f"{start} -m seed={','.join(map(str, sorted(open_)))}"

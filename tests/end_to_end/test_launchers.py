@@ -65,10 +65,10 @@ def test_every_launcher_gives_the_same_records(tmp_path: Path) -> None:
 def test_a_failing_run_tells_its_reason_and_the_others_go_on(launcher: str, tmp_path: Path) -> None:
     root = tmp_path / "runs" / "smoke" / "inventory"
     words = [word for word in SWEEP if not word.startswith("grad")]
-    # A directory stands where the first run wants to write its metrics.
     first = call(*words, "grad=two_stage", "seed=0", results=tmp_path)
     assert first.returncode == 0, first.stderr
     cell = next(path for path in root.iterdir() if path.name != "_fits")
+    # Seed 1 finds a directory where its record should go.
     (cell / "seed-1" / "summary.json").mkdir(parents=True)
     done = call(
         f"hydra/launcher={launcher}", *words, "grad=two_stage", "seed=1,2", results=tmp_path

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from diffusion_dfl.config.arguments import CELLS
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.reporting.status import completing, overview, plan, state
+from diffusion_dfl.reporting.status import Planned, completing, overview, plan, state
 
 WORDS = ["task=power", "scale=smoke", "model=gaussian", "grad=score", "seed=0-3"]
 CELL = Path("smoke/power/gaussian-score")
@@ -20,6 +20,12 @@ def write(root: Path, seed: int, status: str, **details: str) -> Path:
     told = {"status": status, **details}
     (folder / "status.json").write_text(json.dumps(told), encoding="utf-8")
     return folder
+
+
+def record(folder: Path, config_hash: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"identity": {"config_hash": config_hash}})
+    (folder / "summary.json").write_text(text, encoding="utf-8")
 
 
 def test_a_plan_is_what_the_command_would_run() -> None:
@@ -45,8 +51,9 @@ def test_nonsense_is_refused() -> None:
 
 
 def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None:
-    runs = plan([*WORDS[:-1], "seed=0-6"])
-    (write(tmp_path, 0, "finished") / "summary.json").write_text("{}")
+    runs = plan([*WORDS[:-1], "seed=0-8"])
+    current = runs[0].config_hash
+    record(write(tmp_path, 0, "finished"), current)
     write(tmp_path, 1, "finished")  # its record is gone
     write(tmp_path, 2, "failed", reason="TrainingDiverged: loss nan\nsecond line")
     killed = write(tmp_path, 3, "running")
@@ -54,26 +61,40 @@ def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None
     (killed / "metrics.jsonl").write_text('{"stage": "train", "epoch": 2}\n')
     (killed / ".lock").touch()
     busy = write(tmp_path, 4, "running")
-    committed = tmp_path / "published" / CELL / "seed-6"
-    committed.mkdir(parents=True)
-    (committed / "summary.json").write_text("{}")
+    record(tmp_path / "published" / CELL / "seed-6", current)
+    record(write(tmp_path, 7, "finished"), "of an older preset")
+    record(tmp_path / "published" / CELL / "seed-8", "of an older preset")
     with FileLock(busy / ".lock"):
-        names = [state(tmp_path, run.path).name for run in runs]
-        text = overview(tmp_path, runs)
-        commands = list(completing(tmp_path, runs))
-    assert names == [
+        states = {run: state(tmp_path, run) for run in runs}
+    text, commands = overview(states), list(completing(states))
+    assert [found.name for found in states.values()] == [
         "finished", "missing", "failed", "interrupted", "running", "missing", "finished",
+        "stale", "missing",
     ]  # fmt: skip
-    assert "2 of 7 runs are finished, 1 of them as committed records only" in text
+    assert "2 of 9 runs are finished, 1 of them as committed records only" in text
     assert "failed: smoke/power/gaussian-score/seed-2: TrainingDiverged: loss nan\n" in text
     assert "train epoch 2/6, 0 min since" in text
     assert "seed-4: before its first epoch" in text
-    expected = "python train.py task=power scale=smoke model=gaussian grad=score -m seed=1,2,3,5"
-    assert commands == [expected]
-    assert text.endswith(expected)
+    assert "seed-7: finished with another configuration" in text
+    start = "python train.py task=power scale=smoke model=gaussian grad=score"
+    assert commands == [f"{start} -m seed=1,2,3,5,8", f"{start} force=true -m seed=7"]
+    assert text.endswith("\n".join(commands))
+    assert list(completing(states, each=True))[-2:] == [
+        f"{start} seed=8",
+        f"{start} force=true seed=7",
+    ]
 
 
-def test_a_damaged_status_counts_as_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["status.json", "summary.json"])
+def test_a_damaged_record_counts_as_missing(tmp_path: Path, name: str) -> None:
+    (run,) = plan([*WORDS[:-1], "seed=0"])
     folder = write(tmp_path, 0, "finished")
-    (folder / "status.json").write_text('{"status": ')
-    assert state(tmp_path, CELL / "seed-0").name == "missing"
+    record(folder, run.config_hash)
+    (folder / name).write_text('{"status": ')
+    assert state(tmp_path, run).name == "missing"
+
+
+def test_a_command_is_quoted_for_the_shell(tmp_path: Path) -> None:
+    run = Planned(("task.weights=[0.5, 0.5]",), 0, CELL / "seed-0", "h")
+    (command,) = completing({run: state(tmp_path, run)})
+    assert command == "python train.py 'task.weights=[0.5, 0.5]' -m seed=0"

@@ -109,7 +109,7 @@ class ReleasedPowerTask(PowerTask):
     def baselines(self) -> dict[str, Array]:
         """Without diffusion and without a gradient, from the days before the test.
 
-        - ``ols_offsets``: as in ``task=power``;
+        - ``ols_offsets`` and ``saa``: as in ``task=power``;
         - ``ols_point``: the least squares forecast itself as the schedule;
         - ``ols_bootstrap_<M>``: the program solved on the forecast plus M residual vectors drawn
           from the days before the test: what a forecast is worth to a rule that sees M scenarios;
