@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 status missing test test-slow test-cuda lint format fetch
+.PHONY: help setup demo table1 status missing chaos wandb-sync test test-slow test-cuda lint format fetch
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ missing: setup ## the commands that complete the tables
 
 fetch: setup ## download the real load data into data/
 	$(BIN)/python scripts/fetch_data.py
+
+chaos: setup ## a sweep under kill -9, full disks, damaged files; compared with the unbroken one
+	$(BIN)/python scripts/chaos.py
+
+wandb-sync: setup ## upload what logger=wandb wrote offline
+	$(BIN)/python scripts/wandb_sync.py
 
 test: setup ## the fast tests, in minutes
 	$(BIN)/python -m pytest -q -n 2

@@ -1,11 +1,13 @@
 """Train one run or a sweep: ``python train.py model=diffusion grad=score -m seed=0-9``."""
 
+import math
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion_dfl.cli import guarded
+from diffusion_dfl.cli import guarded, job
 from diffusion_dfl.config.schema import register
 
 register()
@@ -18,9 +20,13 @@ def main(config: DictConfig) -> float:
     from diffusion_dfl.reporting.console import announce
     from diffusion_dfl.training.run import run
 
-    summary = run(config)
-    announce(summary)
-    return float(summary["validation"]["task"])
+    number = HydraConfig.get().job.get("num")
+    cost = math.nan
+    with job():
+        summary = run(config, worker=0 if number is None else int(number))
+        announce(summary)
+        cost = float(summary["validation"]["task"])
+    return cost
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from hydra.errors import HydraException, MissingConfigException
@@ -15,10 +17,15 @@ from omegaconf.errors import (
 )
 
 from diffusion_dfl.config.arguments import BARE, normalise
-from diffusion_dfl.errors import UserError
+from diffusion_dfl.errors import RunFailed, UserError
+from diffusion_dfl.sweep import told
 
 #: What bad input raises; `explain` makes one line of it.
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)
+
+# Of the jobs of this process, by what they said; the number of the process tells it from a launcher's.
+_failed: dict[str, Exception] = {}
+_process = 0
 
 # Launchers that come in packages of their own.
 _LAUNCHERS = {
@@ -29,13 +36,42 @@ _LAUNCHERS = {
 }
 
 
+@contextmanager
+def job() -> Iterator[None]:
+    """One job of a sweep: what stops it is told in one line, and the others go on.
+
+    In another process, where a launcher has put the job, the error goes up to the launcher.
+    """
+    try:
+        yield
+    except (UserError, RunFailed) as error:
+        if os.getpid() != _process:
+            raise
+        if str(error) not in _failed:  # Ten seeds of one mistake are one mistake.
+            _failed[str(error)] = error
+            fail(_told(error))
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RunFailed):
+        return f"{error}; its status.json has the traceback"
+    return explain(error)
+
+
 def guarded(main: Callable[[], object]) -> int:
     """Normalise ``sys.argv``, call Hydra's main, and turn user errors into one line.
 
     Returns:
-        The exit code: 0, 1 for a failed run, 2 for bad input, 130 for Ctrl-C.
+        The exit code: 0, 1 for a failed run, 2 for bad input, 130 for Ctrl-C, 128 and its number for
+        another signal.
     """
+    global _process
+    _process = os.getpid()
+    _failed.clear()
     configure_logging()
+    # Numeric libraries read these when they load; a worker with a thread a core starves the others.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     bare = len(sys.argv) == 1
     try:
         sys.argv[1:] = normalise(sys.argv[1:])
@@ -43,7 +79,12 @@ def guarded(main: Callable[[], object]) -> int:
             logging.getLogger(__name__).info("no arguments: running %s", " ".join(BARE))
         # Hydra would print its own version of an error and exit; here it is raised.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        main()
+        with told(sys.argv[1:]):
+            main()
+        if _failed:
+            return 2 if all(isinstance(error, UserError) for error in _failed.values()) else 1
+    except RunFailed as error:
+        return fail(_told(error), 1)
     except REFUSALS as error:
         return fail(explain(error))
     except OSError as error:
@@ -54,8 +95,9 @@ def guarded(main: Callable[[], object]) -> int:
             f"output.root: cannot write to {error.filename} ({error.strerror}); "
             "make it writable or set output.root=FOLDER"
         )
-    except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on where it stopped", 130)
+    except KeyboardInterrupt as error:
+        signum = getattr(error, "signum", signal.SIGINT)
+        return fail("interrupted; the same command goes on where it stopped", 128 + signum)
     return 0
 
 

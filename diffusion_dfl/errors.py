@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with a non-zero code.
     """
+
+
+class RunFailed(RuntimeError):
+    """A run that began and cannot go on, for reasons its message tells; no fault of the program.
+
+    The command line prints it in one line and goes on with the other runs of a sweep; the traceback is
+    in the run's status.json.
+    """

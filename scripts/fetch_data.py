@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = len(source.frame(tickers))
             print(f"{len(tickers)} tickers, {rows} prices ok")
     except DataError as error:
-        print(f"fetch_data: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     if os.environ.get(ENVIRONMENT_VARIABLE):
         print(f"note: {ENVIRONMENT_VARIABLE} is set and goes before {options.directory}")

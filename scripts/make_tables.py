@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.config.compose import digest
 from diffusion_dfl.reporting.collect import collect
@@ -55,6 +57,20 @@ def file_name(arguments: argparse.Namespace) -> str:
     return "-".join(part for part in parts if part)
 
 
+def _elsewhere(runs: pd.DataFrame, scale: str) -> str:
+    """Where runs of the scale are that were not asked for."""
+    there = runs[runs["scale"] == scale] if len(runs) else runs
+    if there.empty:
+        return ""
+    sources = sorted(
+        {
+            f"--task {task} --data {source}"
+            for task, source in zip(there["task"], there["source"], strict=True)
+        }
+    )
+    return f" (there are some under {' and '.join(sources)})"
+
+
 def main() -> int:
     arguments = parse()
     collection = collect(arguments.results, own=not arguments.published)
@@ -71,7 +87,9 @@ def main() -> int:
             tables.append(build(runs, wanted, collection.left_out))
     if not tables:
         print(
-            f"error: no records of scale {arguments.scale} in {arguments.results}; "
+            f"error: no records of scale {arguments.scale} "
+            + (f"and data={arguments.data} " if arguments.data else "and each task's own data ")
+            + f"in {arguments.results}{_elsewhere(runs, arguments.scale)}; "
             f"run `python train.py scale={arguments.scale}` first",
             file=sys.stderr,
         )

@@ -4,7 +4,8 @@
     python scripts/status.py --missing task=power model=diffusion grad=score seed=0-9
 
 Without model= and grad= all pairs that make sense are planned; without anything, ten seeds of every
-pair on the four tasks.
+pair on the four tasks. Committed records count as finished but with --own; --started asks about the
+sweeps that were started here.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.reporting.status import completing, overview, plan, state
+from diffusion_dfl.sweep import started
 
 
 def main() -> int:
@@ -23,17 +25,25 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--missing", action="store_true", help="the completing commands alone")
     parser.add_argument("--each", action="store_true", help="with --missing: a command a run")
+    parser.add_argument("--own", action="store_true", help="do not count committed records")
+    parser.add_argument("--started", action="store_true", help="the plans of sweeps started here")
     parser.add_argument("overrides", nargs="*", help="key=value or key=a,b, as train.py takes them")
     arguments = parser.parse_args()
     words = arguments.overrides or [f"task={','.join(LAYOUTS)}", "seed=0-9"]
     for word in words:
         if "=" not in word:
             parser.error(f"{word}: not of the form key=value")
+    if arguments.started and arguments.overrides:
+        parser.error("--started takes its plans from the results folder; leave the overrides out")
     try:
-        runs = plan(words)
+        if arguments.started:
+            sweeps = started(arguments.results)
+            runs = list(dict.fromkeys(run for one in sweeps for run in plan(one, every_pair=False)))
+        else:
+            runs = plan(words)
     except REFUSALS as error:
         return fail(explain(error))
-    states = {run: state(arguments.results, run) for run in runs}
+    states = {run: state(arguments.results, run, not arguments.own) for run in runs}
     if arguments.missing:
         commands = list(completing(states, arguments.each))
         for command in commands:

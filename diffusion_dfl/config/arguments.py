@@ -75,9 +75,26 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
     if sweep and any(flag in ("-c", "--cfg") for flag in flags):
         raise UserError("--cfg shows the configuration of one run; leave out -m")
+    for word in overrides:
+        _refuse_form(word, sweep)
     overrides = [_expand_seed(word, sweep) for word in overrides]
     refuse_bad_cells(overrides)
     return overrides + flags
+
+
+def _refuse_form(word: str, sweep: bool) -> None:
+    """Refuse what is no ``key=value``, and several values of a key outside of a sweep."""
+    if "=" not in word and not word.startswith("~"):
+        raise UserError(f"{word}: not of the form key=value, as in model=gaussian")
+    if sweep or word.startswith("~"):
+        return
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+        several = override.is_sweep_override()
+    except HydraException:
+        return  # Hydra will say what is wrong with it.
+    if several:
+        raise UserError(f"{word} names several runs; add -m to run them all")
 
 
 def _expand_seed(word: str, sweep: bool) -> str:

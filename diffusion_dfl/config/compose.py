@@ -24,7 +24,16 @@ logger = logging.getLogger(__name__)
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
 
 # These say where and how a run happens, not what its numbers are.
-_INCIDENTAL = ("device", "force", "output", "data.root", "data.url", "data.directory")
+_INCIDENTAL = (
+    "device",
+    "force",
+    "retry_failed",
+    "output",
+    "logger",
+    "data.root",
+    "data.url",
+    "data.directory",
+)
 
 # Keys that joined later, at the value that keeps what was before: there they leave a run's hash
 # alone, so that committed records stay current.

@@ -60,6 +60,15 @@ class OutputConfig:
 
 
 @dataclass
+class LoggerConfig:
+    wandb: bool = MISSING
+    tensorboard: bool = MISSING
+    project: str = MISSING
+    entity: str | None = None
+    tags: list[str] = MISSING
+
+
+@dataclass
 class RunConfig:
     """The whole configuration of one run."""
 
@@ -69,6 +78,7 @@ class RunConfig:
     threads: int = MISSING
     matmul_precision: str = MISSING
     force: bool = MISSING
+    retry_failed: bool = MISSING
     task: Any = MISSING
     data: DataConfig = field(default_factory=DataConfig)
     model: Any = MISSING
@@ -79,6 +89,7 @@ class RunConfig:
     train: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
 @dataclass

@@ -71,7 +71,10 @@ def power_dataset(
     elif source == "simulated":
         daily = simulated_daily(num_days)
     else:
-        raise DataError(f"data={source}: there is no such source; use one of {', '.join(SOURCES)}.")
+        raise DataError(
+            f"data={source} is no source of loads (sp500, skfolio, csv and quandl hold prices, for "
+            f"task=portfolio); use one of {', '.join(SOURCES)}."
+        )
     contexts, outcomes = load_features(daily)
     if features == "compact":
         previous = [name for name in contexts.columns if name.startswith("prev_h")]

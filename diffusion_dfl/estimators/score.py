@@ -112,6 +112,23 @@ class Score:
             metrics["fit_loss"] = fit.detach()
         return Loss(mix(surrogate, fit, self.decision_weight, self.fit_weight), metrics)
 
+    def _refuse_zero_gradient(self, layer: DecisionLayer) -> None:
+        """Raise where every weight is zero by construction, which would look like convergence."""
+        if self.num_scenarios < 2:
+            raise ValueError(
+                f"num_scenarios={self.num_scenarios}: the weights of one scenario are zero; take at "
+                "least 2, better 100"
+            )
+        exact = layer.curvature == "saa" or (
+            layer.curvature == "convolved" and layer.bandwidth_scale == 0
+        )
+        if layer.program.kinked and exact:
+            raise ValueError(
+                "the optimum of an exact program with kinks sits on scenarios and does not move with "
+                "their weights, so its score gradient is zero; give the layer a bandwidth_scale above "
+                "0 and curvature='convolved', or use Reparam"
+            )
+
     def _surrogate(
         self,
         predictor: Predictor,
@@ -121,6 +138,7 @@ class Score:
         metrics: dict[str, Tensor],
     ) -> Tensor:
         """The scalar whose gradient is that of the decision cost."""
+        self._refuse_zero_gradient(layer)
         context = batch.decision_context
         drawn = self._draw(predictor, context, self.num_scenarios, generator)
         fresh = None

@@ -124,9 +124,10 @@ def _binding(solution: Solution, weights: Tensor, constraints: Constraints) -> _
 
 def opposite_pairs(matrix: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """Rows ``g z <= h`` and ``-g z <= -h`` that make an equality: masks ``(B|1, m)`` of both."""
-    values = torch.cat([matrix, limit.expand(matrix.shape[0], -1).unsqueeze(2)], dim=2)
-    if limit.shape[0] > matrix.shape[0]:
-        values = torch.cat([matrix.expand(limit.shape[0], -1, -1), limit.unsqueeze(2)], dim=2)
+    # Either may be one for the whole batch.
+    count = max(matrix.shape[0], limit.shape[0])
+    sides = limit.expand(count, -1).unsqueeze(2)
+    values = torch.cat([matrix.expand(count, -1, -1), sides], dim=2)
     size = values.shape[1]
     opposite = (values.unsqueeze(1) == -values.unsqueeze(2)).all(3)
     order = torch.arange(size, device=matrix.device)

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from diffusion_dfl.errors import RunFailed
 from diffusion_dfl.layers.adjoint import Degeneracy
 from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
 from diffusion_dfl.layers.implicit import Curvature, ImplicitDecision, SolveOptions, SolveRecord
@@ -20,8 +21,14 @@ LAYER_SOLVERS: tuple[LayerSolver, ...] = (*SOLVERS, "cvxpylayers")
 CURVATURES: tuple[Curvature, ...] = get_args(Curvature)
 
 
-class SolverFailure(RuntimeError):
-    """Instances that were not solved, more than the layer tolerates; the message names them."""
+class SolverFailure(RunFailed):
+    """Instances that were not solved, more than the layer tolerates; the message names them.
+
+    Attributes:
+        invalid: whether any of them was no valid input, as a scenario that is NaN.
+    """
+
+    invalid = False
 
 
 @dataclass
@@ -244,7 +251,9 @@ class DecisionLayer(nn.Module):
         self.statistics.seconds += seconds
         allowed = 0.0 if self.on_failure == "raise" else self.max_failure_share
         if failures > allowed * len(status):
-            raise SolverFailure(f"the decision layer failed on {report(status)}")
+            failure = SolverFailure(f"the decision layer failed on {report(status)}")
+            failure.invalid = bool((status == int(Status.INVALID_INPUT)).any())
+            raise failure
 
     def _count_degenerate(self, degeneracy: Degeneracy) -> None:
         self.statistics.vertices += int(degeneracy.vertex.sum())

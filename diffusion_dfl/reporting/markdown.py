@@ -116,7 +116,7 @@ def _differences(table: Table) -> list[str]:
 
 
 _BOOTSTRAP = (
-    f"95 %: percentile bootstrap over seeds, from {FEWEST} seeds on; where it includes zero no "
+    f"95 %: bootstrap over seeds, no shorter than Student's interval, from {FEWEST} seeds on; where it includes zero no "
     "difference is claimed."
 )
 

@@ -163,7 +163,23 @@ def choose(runs: pd.DataFrame, wanted: Selection) -> Chosen:
     found = of_table(runs, wanted)
     kinds = [_kind(run, wanted) for run in found.to_dict("records")]
     kind = pd.Series(kinds, index=found.index, dtype=object)
-    return Chosen(found[kind == "run"], found[kind == "twin"], int((kind == "stale").sum()))
+    twins = _one_twin(found[kind == "twin"])
+    return Chosen(found[kind == "run"], twins, int((kind == "stale").sum()))
+
+
+def _one_twin(twins: pd.DataFrame) -> pd.DataFrame:
+    """One set of twins a cell: that with most seeds, of those the first by what it changes.
+
+    Twins that differ in the weight of the fit are different runs; pairing a cell with both would count
+    its seeds twice.
+    """
+    if twins.empty:
+        return twins
+    kept = []
+    for _, cell in twins.groupby(["model", "grad"], sort=False):
+        sizes = cell.groupby("differs").size().sort_index()
+        kept.append(cell[cell["differs"] == sizes.idxmax()])
+    return pd.concat(kept)
 
 
 def is_twin(differs: Mapping[str, Any]) -> bool:

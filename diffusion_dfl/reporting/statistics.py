@@ -3,15 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm, t
 
 # The range of fewer than five values holds their median in less than 15 of 16 cases: no resampling
 # makes a 95 % interval of them.
 FEWEST = 5
 
-_RESAMPLES = 10_000
+# Enough for the tails of five values, whose levels are .0009 and .9991.
+_RESAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Estimate:
     Attributes:
         mean: NaN of no value.
         error: its standard error; NaN of fewer than two values.
-        low, high: 95 % bootstrap interval; NaN of fewer than `FEWEST` values.
+        low, high: ends of :func:`bootstrap_interval`; NaN of fewer than `FEWEST` values.
         count: how many values.
     """
 
@@ -48,18 +51,38 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / count)
 
 
-def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron, 1979), always with the same resamples.
+@cache
+def _draws(count: int) -> np.ndarray:
+    size = (_RESAMPLES, count)
+    return np.random.default_rng(0).integers(count, size=size, dtype=np.uint16)
 
-    NaN of fewer than `FEWEST` values.
+
+def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of the mean for few values, always with the same resamples.
+
+    The plain percentile interval (Efron, 1979) is too short for few values: of ten normal ones it holds
+    the mean in 91 % of cases, of five in 85 %. So its levels are moved out to
+    ``Phi(-+ sqrt(n/(n-1)) t)``, ``t`` the quantile of Student's distribution with n - 1 degrees of
+    freedom (Hesterberg, The American Statistician 69, 2015, section 5.3), and where Student's own
+    interval reaches farther, as it does for five values or beside an outlier, that end is taken.
+
+    Args:
+        values: one a seed.
+        level: nominal coverage.
+
+    Returns:
+        Its ends; NaN of fewer than `FEWEST` values.
     """
     if len(values) < FEWEST:
         return math.nan, math.nan
     numbers = np.asarray(values, dtype=float)
-    rng = np.random.default_rng(0)
-    means = numbers[rng.integers(len(numbers), size=(_RESAMPLES, len(numbers)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    means = numbers[_draws(len(numbers))].mean(axis=1)
+    count = len(numbers)
+    quantile = float(t.ppf((1 + level) / 2, count - 1))
+    tail = float(norm.cdf(-math.sqrt(count / (count - 1)) * quantile))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    mean, error = mean_and_error(values)
+    return min(float(low), mean - quantile * error), max(float(high), mean + quantile * error)
 
 
 def estimate(values: Sequence[float]) -> Estimate:

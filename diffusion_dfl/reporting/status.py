@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
@@ -18,6 +17,7 @@ from omegaconf import OmegaConf
 from diffusion_dfl.config.arguments import CELLS, normalise
 from diffusion_dfl.config.compose import Identity, compose_config, identify
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.lease import in_use
 
 #: States of a run, in the order they are told.
 STATES = ("finished", "running", "interrupted", "failed", "stale", "missing")
@@ -60,18 +60,19 @@ class State:
     published: bool = False
 
 
-def plan(words: Sequence[str]) -> list[Planned]:
+def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
     """The runs that ``python train.py WORDS -m`` would make.
 
     Args:
-        words: overrides as typed, ``task=power,portfolio seed=0-9``. Without any ``model`` and
-            ``grad`` every pair that makes sense is planned.
+        words: overrides as typed, ``task=power,portfolio seed=0-9``.
+        every_pair: whether words without any ``model`` and ``grad`` mean every pair that makes sense,
+            not the default one.
 
     Raises:
         UserError, HydraException: words no sweep would take.
     """
     keys = {word.split("=", 1)[0] for word in words}
-    if keys & {"model", "grad"}:
+    if not every_pair or keys & {"model", "grad"}:
         cells = [tuple(words)]
     else:
         cells = [
@@ -109,17 +110,17 @@ def _values(word: str) -> list[str]:
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def state(results: Path, run: Planned) -> State:
-    """What became of a run, by its directory or its committed record."""
+def state(results: Path, run: Planned, published: bool = True) -> State:
+    """What became of a run, by its directory or, with ``published``, its committed record."""
     directory = results / "runs" / run.path
     told = _read(directory / "status.json")
     name = told.get("status")
     done = _record_hash(directory) if name == "finished" else None
     if done == run.config_hash:
         return State("finished")
-    if _held(directory):
+    if in_use(directory):
         return State("running", _progress(directory))
-    if _record_hash(results / "published" / run.path) == run.config_hash:
+    if published and _record_hash(results / "published" / run.path) == run.config_hash:
         return State("finished", published=True)
     if done is not None:
         return State("stale", "finished with another configuration")
@@ -144,20 +145,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}
-
-
-def _held(directory: Path) -> bool:
-    """Whether a process is in the directory now; one that was killed holds no lock."""
-    lock = directory / ".lock"
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
 
 
 def _progress(directory: Path) -> str:

@@ -18,8 +18,10 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _RECORDED = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scoringrules")
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, worker: int = 0) -> torch.device:
     """``cpu``, ``cuda``, ``cuda:N`` or ``auto`` as a device.
+
+    ``cuda`` and ``auto`` take the visible devices in turn, by the number of the worker.
 
     Raises:
         UserError: a CUDA device that is not there.
@@ -37,6 +39,8 @@ def resolve_device(name: str) -> torch.device:
                 f"device={name}: {count} CUDA devices are visible to this torch build; "
                 "use device=cpu or device=auto, or install a CUDA build of torch"
             )
+        if device.index is None and count > 1:
+            return torch.device("cuda", worker % count)
     return device
 
 
@@ -71,9 +75,18 @@ def describe_environment(device: torch.device, threads: int) -> dict[str, Any]:
 
 
 def _git_describe() -> str:
+    """The commit, with ``-dirty`` where what decides numbers differs from it (results do not)."""
+    commit = _git("describe", "--always", "--abbrev=12")
+    if not commit:
+        return "unknown"
+    changed = _git("status", "--porcelain", "--", ".", "../conf", "../train.py")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*words: str) -> str:
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", *words],
             cwd=_PACKAGE,
             capture_output=True,
             text=True,
@@ -81,8 +94,8 @@ def _git_describe() -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return result.stdout.strip() or "unknown"
+        return ""
+    return result.stdout.strip()
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -3,24 +3,24 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from diffusion_dfl.errors import UserError
-from diffusion_dfl.estimators import Batch, Estimator
-from diffusion_dfl.layers import DecisionLayer, LayerStatistics
+from diffusion_dfl.errors import RunFailed, UserError
+from diffusion_dfl.estimators import Batch, Estimator, Loss
+from diffusion_dfl.layers import DecisionLayer, LayerStatistics, SolverFailure
 from diffusion_dfl.predictors import Predictor
-from diffusion_dfl.training.files import read_tensors, write_tensors
+from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.memory import SavedBytes
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(RunFailed):
     """A loss or a gradient is not finite; the message says where, the best weights are kept."""
 
 
@@ -80,8 +80,14 @@ class Progress:
     saved_bytes: int = 0
 
 
-#: ``(stage, epoch, metrics)`` once an epoch.
-Log = Callable[[str, int, dict[str, float]], None]
+class Log(Protocol):
+    """Where a stage tells its epochs."""
+
+    def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None:
+        """One epoch; validation before the first is epoch 0."""
+
+    def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """The epochs a checkpoint holds: of the stage no others have been."""
 
 
 class Stage:
@@ -96,8 +102,8 @@ class Stage:
         settings: knobs.
         score: validation score of a predictor in evaluation mode, lower is better.
         generator: noise of batches and estimators.
-        checkpoint: file of the checkpoint.
-        log: called once an epoch.
+        checkpoint: where the state is kept.
+        log: told every epoch.
         pooled: whether all rows share one decision.
     """
 
@@ -112,7 +118,7 @@ class Stage:
         settings: TrainingSettings,
         score: Callable[[Predictor], float],
         generator: torch.Generator,
-        checkpoint: Path,
+        checkpoint: Checkpoint,
         log: Log,
         pooled: bool = False,
     ) -> None:
@@ -130,6 +136,7 @@ class Stage:
             )
         self.best = copy.deepcopy(predictor.state_dict())
         self.progress = Progress()
+        self.history: list[tuple[int, dict[str, float]]] = []
 
     @property
     def evaluated(self) -> Predictor:
@@ -148,6 +155,7 @@ class Stage:
         if self.checkpoint.exists():
             self._load()
         elif not self.progress.done:
+            self.log.restore(self.name, [])
             self._validate({})
             self.progress.done = self.settings.epochs == 0
             self._save()
@@ -183,7 +191,7 @@ class Stage:
         if last or progress.epoch % settings.validate_every == 0:
             self._validate(metrics)
         else:
-            self.log(self.name, progress.epoch, metrics)
+            self._tell(metrics)
         stale = progress.epoch - progress.best_epoch
         if last or progress.diverged or (settings.patience and stale >= settings.patience):
             progress.done = True
@@ -198,12 +206,7 @@ class Stage:
         start = time.perf_counter()
         self.predictor.train(self.settings.dropout)
         batch = Batch(self._noisy(self.contexts[index]), self.outcomes[index], self.pooled)
-        if self.progress.saved_bytes:
-            loss = self.estimator(self.predictor, self.layer, batch, self.generator)
-        else:
-            with SavedBytes() as counter:
-                loss = self.estimator(self.predictor, self.layer, batch, self.generator)
-            self.progress.saved_bytes = counter.peak
+        loss = self._loss(batch, step)
         middle = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         loss.value.backward()
@@ -225,6 +228,30 @@ class Stage:
         self.progress.seconds["backward"] += end - middle
         return {"loss": loss.value.detach(), "gradient_norm": norm.detach(), **loss.metrics}
 
+    def _loss(self, batch: Batch, step: int) -> Loss:
+        """The estimator's loss; the first one's bytes saved for backward are counted."""
+        try:
+            if self.progress.saved_bytes:
+                return self.estimator(self.predictor, self.layer, batch, self.generator)
+            with SavedBytes() as counter:
+                loss = self.estimator(self.predictor, self.layer, batch, self.generator)
+        except SolverFailure as error:
+            raise self._explained(
+                error, f"epoch {self.progress.epoch + 1}, step {step + 1}"
+            ) from error
+        self.progress.saved_bytes = counter.peak
+        return loss
+
+    def _explained(self, error: SolverFailure, where: str) -> RunFailed:
+        """What a solver that was given no numbers says about the training."""
+        if not error.invalid:
+            return error
+        return TrainingDiverged(
+            f"stage {self.name!r}, {where}: the predictor's scenarios are no longer finite. Lower the "
+            "learning rate or clip gradients; the best weights are those of epoch "
+            f"{self.progress.best_epoch}. ({error})"
+        )
+
     def _noisy(self, contexts: Tensor) -> Tensor:
         level = self.settings.context_noise
         if not level:
@@ -236,7 +263,11 @@ class Stage:
         start = time.perf_counter()
         progress, evaluated = self.progress, self.evaluated
         evaluated.eval()
-        score = self.score(evaluated)
+        try:
+            score = self.score(evaluated)
+        except SolverFailure as error:
+            where = f"validation of epoch {progress.epoch}"
+            raise self._explained(error, where) from error
         progress.seconds["validation"] += time.perf_counter() - start
         if progress.first_score == math.inf:
             progress.first_score = score
@@ -247,15 +278,20 @@ class Stage:
         limit = self.settings.divergence_factor * progress.first_score
         if not math.isfinite(score) or (limit > 0 and score > limit):
             progress.diverged = True
-        self.log(self.name, progress.epoch, {**metrics, "validation_score": score})
+        self._tell({**metrics, "validation_score": score})
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        self.history.append((self.progress.epoch, metrics))
+        self.log.epoch(self.name, self.progress.epoch, metrics)
 
     def _save(self) -> None:
         device_states: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.contexts.device.type == "cuda":
             device_states["cuda"] = torch.cuda.get_rng_state(self.contexts.device)
-        write_tensors(
-            self.checkpoint,
+        self.checkpoint.save(
             {
+                "stage": self.name,
+                "history": self.history,
                 "predictor": self.predictor.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
                 "best": self.best,
@@ -268,8 +304,13 @@ class Stage:
         )
 
     def _load(self) -> None:
-        saved = read_tensors(self.checkpoint, self.contexts.device)
-        refuse_other_architecture(self.checkpoint, saved["predictor"], self.predictor)
+        saved = self.checkpoint.load(self.contexts.device)
+        path = self.checkpoint.path
+        if saved.get("stage") != self.name:
+            raise UserError(
+                f"{path} is no checkpoint of stage {self.name!r}; move it away and repeat the command"
+            )
+        refuse_other_architecture(path, saved["predictor"], self.predictor)
         self.predictor.load_state_dict(saved["predictor"])
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
@@ -280,8 +321,9 @@ class Stage:
         if "cuda" in saved["global_generators"]:
             torch.cuda.set_rng_state(saved["global_generators"]["cuda"].cpu(), self.contexts.device)
         self.progress = Progress(**saved["progress"])
-        if "layer" in saved:
-            self.layer.statistics = LayerStatistics(**saved["layer"])
+        self.layer.statistics = LayerStatistics(**saved["layer"])
+        self.history = [(epoch, values) for epoch, values in saved["history"]]
+        self.log.restore(self.name, self.history)
 
 
 def _describe(batch: Batch, index: Tensor) -> str:

@@ -1,35 +1,51 @@
-"""Showing progress: a bar on a terminal, a line an epoch elsewhere."""
+"""Telling epochs: to metrics.jsonl, to mirrors, and to the person at the terminal."""
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from diffusion_dfl.training.loop import Log
+from diffusion_dfl.loggers import Mirrors
 from diffusion_dfl.training.run_directory import MetricsLog
 
 logger = logging.getLogger(__name__)
 
 
-def epoch_log(metrics: MetricsLog, epochs: int, title: str) -> Log:
-    """Write every epoch to ``metrics`` and show it: a bar on a terminal, a line elsewhere."""
-    bar: tqdm[Any] | None = None
-    if sys.stderr.isatty():
-        bar = tqdm(total=epochs, desc=title, unit="epoch", leave=False)
+class EpochLog:
+    """Epochs of one stage.
 
-    def log(stage: str, epoch: int, values: dict[str, float]) -> None:
-        metrics.append(stage, epoch, values)
+    Args:
+        metrics: the file.
+        mirrors: W&B and others.
+        epochs: how many the stage may take.
+        title: shown before each, or beside the bar.
+    """
+
+    def __init__(self, metrics: MetricsLog, mirrors: Mirrors, epochs: int, title: str) -> None:
+        self.metrics, self.mirrors, self.epochs, self.title = metrics, mirrors, epochs, title
+        self._bar: tqdm[Any] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=epochs, desc=title, unit="epoch", leave=False)
+
+    def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Begin with the epochs of a checkpoint."""
+        self.metrics.restore(stage, epochs)
+        self.mirrors.restore(stage, epochs)
+
+    def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None:
+        """Write an epoch, and show it: a bar on a terminal, a line elsewhere."""
+        self.metrics.append(stage, epoch, values)
+        self.mirrors.epoch(stage, epoch, values)
         shown = {
             k: v for k, v in values.items() if k in ("loss", "decision_cost", "validation_score")
         }
         text = " ".join(f"{key}={value:.4g}" for key, value in shown.items())
-        if bar is None:
-            logger.info("%s epoch %d/%d %s", title, epoch, epochs, text)
+        if self._bar is None:
+            logger.info("%s epoch %d/%d %s", self.title, epoch, self.epochs, text)
             return
-        bar.n = epoch
-        bar.set_postfix_str(text, refresh=True)
-        if epoch >= epochs:
-            bar.close()
-
-    return log
+        self._bar.n = epoch
+        self._bar.set_postfix_str(text, refresh=True)
+        if epoch >= self.epochs:
+            self._bar.close()

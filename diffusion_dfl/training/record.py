@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from diffusion_dfl.config.compose import Identity
+from diffusion_dfl.files import replacing
 from diffusion_dfl.tasks import Evaluation
 from diffusion_dfl.training.environment import source_hash
-from diffusion_dfl.training.files import replacing
 from diffusion_dfl.training.loop import Progress
 
 SCHEMA = 1

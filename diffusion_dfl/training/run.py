@@ -1,63 +1,48 @@
-"""One run from configuration to record: fit, train decision-focused, evaluate, write."""
+"""One run: who may do it, whether it is done, and how it ended."""
 
-import inspect
+import errno
 import logging
-import math
-import re
 import sys
-import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_method, instantiate
-from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from omegaconf import DictConfig
 
 from diffusion_dfl.config.compose import (
     Identity,
-    check_decision_rule,
-    fit_path,
     identify,
     validate,
 )
-from diffusion_dfl.errors import UserError
-from diffusion_dfl.estimators import Estimator, TwoStage
-from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
-from diffusion_dfl.solvers import solve
-from diffusion_dfl.tasks import Judgement, Task, evaluate
-from diffusion_dfl.tasks.evaluation import decision_score
+from diffusion_dfl.errors import RunFailed, UserError
+from diffusion_dfl.lease import LeaseLost
 from diffusion_dfl.training.environment import (
-    describe_environment,
-    peak_memory_bytes,
     resolve_device,
     source_hash,
 )
-from diffusion_dfl.training.files import read_tensors, write_json, write_tensors
-from diffusion_dfl.training.loop import (
-    Progress,
-    Stage,
-    TrainingSettings,
-    refuse_other_architecture,
-)
-from diffusion_dfl.training.progress import epoch_log
-from diffusion_dfl.training.record import make_record, write_rows
+from diffusion_dfl.training.execution import Execution, check_parts
+from diffusion_dfl.training.job_log import run_log, without_paths
 from diffusion_dfl.training.run_directory import RunDirectory
-from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
+from diffusion_dfl.training.signals import stoppable
 
 logger = logging.getLogger(__name__)
 
-# Noise draws of the predictor's own validation loss: enough to rank epochs.
-_FIT_SCORE_DRAWS = 8
+# What helps where a file cannot be written in the middle of a run.
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+}
 
 
-def run(config: DictConfig) -> dict[str, Any]:
+def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
     """Do one run, or find it done, and return its record.
+
+    Args:
+        config: composed.
+        worker: number of the job in its sweep; where there are several CUDA devices and none is
+            named, jobs take them in turn.
 
     Raises:
         UserError: a configuration or data that cannot work; nothing has been trained.
@@ -65,25 +50,58 @@ def run(config: DictConfig) -> dict[str, Any]:
     source_hash()  # Of the source that runs, not of what is on disk when it ends.
     validate(config)
     identity = identify(config)
-    device = resolve_device(config.device)
-    directory = RunDirectory(Path(config.output.root, "runs") / identity.path)
-    with directory.locked():
+    device = resolve_device(config.device, worker)
+    check_parts(config)
+    directory = RunDirectory(
+        Path(config.output.root, "runs") / identity.path, f"{identity.path} {identity.config_hash}"
+    )
+    with directory.locked(), stoppable():
         directory.claim(config, config.force)
         done = directory.finished_summary()
         if done is not None:
             logger.info("%s is finished; add force=true to run it again", directory.path)
             return done
+        if directory.status == "failed" and not config.retry_failed:
+            raise UserError(
+                f"{directory.path} failed before ({directory.reason}) and retry_failed=false leaves "
+                "it so; its failures.log has the traceback"
+            )
+        with run_log(directory.path / "run.log"):
+            return _attempt(config, identity, device, directory)
+
+
+def _attempt(
+    config: DictConfig, identity: Identity, device: torch.device, directory: RunDirectory
+) -> dict[str, Any]:
+    """Do the run and tell how it ended."""
+    try:
         directory.set_status("running")
+        this = Execution(config, identity, device, directory)
         try:
-            summary = _Run(config, identity, device, directory).execute()
-        except BaseException as error:
-            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            reason = _without_paths(f"{type(error).__name__}: {error}".splitlines()[0])
-            directory.set_status(kind, reason=reason, traceback=_traceback())
-            if not isinstance(error, UserError | KeyboardInterrupt):
-                logger.error("%s failed: %s", directory.path, reason)
+            summary = this.execute()
+            directory.finish()
+        except BaseException:
+            this.mirrors.close(finished=False)
             raise
-        directory.set_status("finished")
+        this.mirrors.close(finished=True)
+    except LeaseLost:
+        raise  # The directory is another process's now.
+    except BaseException as error:
+        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = without_paths((f"{type(error).__name__}: {error}".splitlines() or [""])[0])
+        with suppress(OSError):  # A full disk must not hide what happened.
+            directory.set_status(kind, reason=reason, traceback=_traceback())
+            if kind == "failed":
+                with (directory.path / "failures.log").open("a", encoding="utf-8") as handle:
+                    handle.write(_traceback() + "\n")
+        if isinstance(error, OSError) and error.errno in _MENDS:
+            raise UserError(
+                f"{directory.path} cannot be written ({error.strerror}); {_MENDS[error.errno]} and "
+                "repeat the command, which goes on from the last epoch that was saved"
+            ) from error
+        if isinstance(error, RunFailed):
+            raise type(error)(f"{directory.path}: {error}") from error
+        raise
     return summary
 
 
@@ -91,289 +109,4 @@ def _traceback() -> str:
     """The traceback with paths from the package on, so that records name no machine."""
     text = traceback.format_exc()
     root = str(Path(__file__).resolve().parents[2])
-    return _without_paths(text.replace(root, ".").replace(sys.prefix, "<environment>"))
-
-
-def _without_paths(text: str) -> str:
-    """Absolute paths shortened to their last part."""
-    return re.sub(r"(?<![\w.<>/:])(?:/[\w.+-]+)+/([\w.+-]+)", r"\1", text)
-
-
-def _make_task(config: DictConfig) -> Task:
-    """The task its ``_target_`` makes, from its own keys and those of ``data`` it has names for."""
-    keys = {str(key): value for key, value in config.task.items() if key != "name"}
-    names = inspect.signature(get_method(keys["_target_"])).parameters
-    given = {str(key): value for key, value in config.data.items() if key in names}
-    if "source" not in names and config.data.source != "simulated":
-        raise UserError(
-            f"data={config.data.source}: task={config.task.name} simulates its own data; leave data= "
-            "out, or write data=simulated"
-        )
-    try:
-        task = instantiate(keys, rng=numpy_stream(config.seed, "split"), **given, _convert_="all")
-    except InstantiationException as error:
-        reason = error.__cause__ or error
-        if isinstance(reason, UserError):
-            raise reason from None
-        raise UserError(f"task={config.task.name}: {reason}") from error
-    assert isinstance(task, Task)
-    return task
-
-
-class _Run:
-    """The steps of one run; state that several of them share."""
-
-    def __init__(
-        self, config: DictConfig, identity: Identity, device: torch.device, directory: RunDirectory
-    ) -> None:
-        self.config, self.identity, self.device, self.directory = (
-            config,
-            identity,
-            device,
-            directory,
-        )
-        torch.set_num_threads(config.threads)
-        # Of the networks' products; solvers are float64, which no setting touches.
-        torch.set_float32_matmul_precision(config.matmul_precision)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        self.start = time.perf_counter()
-        self.task = _make_task(config)
-        check_decision_rule(config, self.task.program.kinked)
-        self.layer = self._decision_layer()
-
-    def _decision_layer(self) -> DecisionLayer:
-        """The run's decision rule; each has statistics of its own."""
-        settings = self.config.decision
-        return DecisionLayer(
-            self.task.program,
-            settings.bandwidth_scale,
-            sample_size=settings.num_scenarios,
-            curvature=settings.curvature,
-            solver=settings.solver,
-            on_failure=settings.on_failure,
-            max_failure_share=settings.max_failure_share,
-        )
-
-    def execute(self) -> dict[str, Any]:
-        """Fit, train, evaluate and write the record."""
-        config = self.config
-        write_json(
-            self.directory.path / "env.json", describe_environment(self.device, config.threads)
-        )
-        logger.info("%s", self.directory.path)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            predictor, fit_progress = self._fitted_predictor()
-            train_progress = self._train(predictor)
-        write_tensors(self.directory.weights, predictor.state_dict())
-        started = time.perf_counter()
-        validation = self._score(predictor, self._decision_layer())
-        result = None
-        if config.evaluation.test:
-            result = evaluate(
-                predictor,
-                self.layer,
-                *self._rows("test"),
-                self._num_scenarios(predictor),
-                torch_stream(config.seed, "test", self.device),
-                self._judge,
-                config.evaluation.num_large,
-                self.task.pooled,
-            )
-        evaluated = time.perf_counter() - started
-        summary = make_record(
-            self.identity,
-            validation,
-            result,
-            self._baselines() if result is not None else {},
-            fit_progress,
-            train_progress,
-            higher_is_better=self.task.higher_is_better,
-            solver=self.layer.statistics.counts(),
-            seconds={
-                "solving": self.layer.statistics.seconds,
-                "evaluation": evaluated,
-                "total": time.perf_counter() - self.start,
-            },
-            resources={
-                "device": self.device.type,
-                "threads": config.threads,
-                "peak_memory_bytes": peak_memory_bytes(self.device),
-            },
-        )
-        if result is not None:
-            labels = self.task.dataset.row_names[self.task.dataset.test]
-            write_rows(self.directory.path / "rows.csv", labels, result)
-        write_json(self.directory.summary, summary)
-        return summary
-
-    def _judge(self, decisions: NDArray[np.float64]) -> Judgement:
-        return self.task.judge(self.task.dataset.test, decisions)
-
-    def _baselines(self) -> dict[str, float | None]:
-        """Headline number of the task's plain baselines on the same test rows; None for infinity."""
-        found = {name: self._judge(made).task for name, made in self.task.baselines().items()}
-        return {name: value if math.isfinite(value) else None for name, value in found.items()}
-
-    def _rows(self, part: str, stage: str = "train") -> tuple[Tensor, Tensor]:
-        """Contexts and outcomes of ``train``, ``validation`` or ``test``, float32 on the device.
-
-        ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``.
-        """
-        data = self.task.dataset
-        if stage != "train" and self.task.fit_dataset is not None:
-            data = self.task.fit_dataset
-        index = getattr(data, part)
-        return (
-            torch.as_tensor(data.contexts[index], dtype=torch.float32).to(self.device),
-            torch.as_tensor(data.outcomes[index], dtype=torch.float32).to(self.device),
-        )
-
-    def _num_scenarios(self, predictor: Predictor) -> int:
-        return self.config.decision.num_scenarios if predictor.stochastic else 1
-
-    def _new_predictor(self) -> Predictor:
-        torch.manual_seed(stream_seed(self.config.seed, "initialisation"))
-        arguments = {k: v for k, v in self.config.model.items() if k != "name"}
-        sizes = self.task.dataset.contexts.shape[1], self.task.dataset.outcomes.shape[1]
-        try:
-            predictor = instantiate(arguments, *sizes)
-        except Exception as error:
-            reason = error.__cause__ or error
-            raise UserError(f"model={self.config.model.name}: {reason}") from error
-        assert isinstance(predictor, Predictor)
-        contexts, outcomes = self._rows("train")
-        if self.task.all_rows_scale:
-            contexts = contexts.new_tensor(self.task.dataset.contexts)
-        if isinstance(predictor, PolicyNetwork):
-            outcomes = self._hindsight(outcomes)
-        predictor.fit_scaling(contexts, outcomes)
-        return predictor.to(self.device)
-
-    def _hindsight(self, outcomes: Tensor) -> Tensor:
-        """The decisions that would have been best for training outcomes: a policy's scale."""
-        solution = solve(self.task.program, outcomes.cpu().double().unsqueeze(1))
-        return solution.decision[solution.solved].to(outcomes)
-
-    def _estimator(self) -> Estimator:
-        arguments = {k: v for k, v in self.config.grad.items() if k != "name"}
-        if self.config.grad.name in ("reparam", "score", "score_path"):
-            arguments["num_scenarios"] = self.config.decision.num_scenarios
-        try:
-            estimator: Estimator = instantiate(arguments)
-        except Exception as error:
-            reason = error.__cause__ or error
-            raise UserError(f"grad={self.config.grad.name}: {reason}") from error
-        return estimator
-
-    def _fitted_predictor(self) -> tuple[Predictor, Progress | None]:
-        """The two-stage weights, made once for all runs that share them, under a lock."""
-        self._estimator()  # A bad grad shows before anything is trained.
-        predictor = self._new_predictor()
-        if self.directory.checkpoint.exists():
-            # Of the last stage; read first, so that the fit is not made for nothing.
-            saved = read_tensors(self.directory.checkpoint, torch.device("cpu"))
-            refuse_other_architecture(self.directory.checkpoint, saved["predictor"], predictor)
-        if self.config.grad.name == "policy":
-            return predictor, None
-        shared = RunDirectory(Path(self.config.output.root, "runs") / fit_path(self.config))
-        base = predictor.foundation()
-        with shared.locked(wait=True):
-            if base is not None:
-                base.requires_grad_(True)
-                self._stage(
-                    "foundation", base, TwoStage(), self.config.foundation, self._fit_score, shared
-                ).run()
-                base.requires_grad_(False)
-            stage = self._stage(
-                "fit", predictor, TwoStage(), self.config.fit, self._fit_score, shared
-            )
-            progress = stage.run()
-        return predictor, progress
-
-    def _fit_score(self, predictor: Predictor) -> float:
-        """The predictor's own loss on the validation days, with the same noise every time."""
-        generator = torch_stream(self.config.seed, "validation", self.device)
-        rows = self._rows("validation", "fit")
-        draws = _FIT_SCORE_DRAWS if predictor.stochastic else 1
-        with torch.no_grad():
-            losses = [predictor.loss(*rows, generator) for _ in range(draws)]
-            return float(torch.stack(losses).mean())
-
-    def _score(self, predictor: Predictor, layer: DecisionLayer) -> float:
-        """Mean decision cost on the validation days under the run's rule, same noise every time."""
-        return decision_score(
-            predictor,
-            layer,
-            *self._rows("validation"),
-            self._num_scenarios(predictor),
-            torch_stream(self.config.seed, "validation", self.device),
-            self.task.pooled,
-        )
-
-    def _train(self, predictor: Predictor) -> Progress | None:
-        estimator = self._estimator()
-        if not estimator.decision_focused:
-            return None
-        # Validation solves must not count as training solves.
-        judge = self._decision_layer()
-        torch.manual_seed(stream_seed(self.config.seed, "training"))
-        stage = self._stage(
-            "train",
-            predictor,
-            estimator,
-            self.config.train,
-            lambda candidate: self._score(candidate, judge),
-            self.directory,
-        )
-        return stage.run()
-
-    def _stage(
-        self,
-        name: str,
-        predictor: Predictor,
-        estimator: Estimator,
-        settings: DictConfig,
-        score: Any,
-        directory: RunDirectory,
-    ) -> Stage:
-        values = OmegaConf.to_container(settings)
-        assert isinstance(values, dict)
-        knobs = TrainingSettings(**{str(k): v for k, v in values.items()})
-        log = epoch_log(
-            directory.metrics,
-            knobs.epochs,
-            f"{self.identity.model}-{self.identity.grad} seed {self.config.seed} {name}",
-        )
-        streams: dict[str, Stream] = {"foundation": "foundation", "fit": "fit", "train": "training"}
-        # The fit's directory holds two stages.
-        checkpoint = directory.checkpoint
-        if name == "foundation":
-            checkpoint = checkpoint.with_name("foundation.pt")
-        stage = Stage(
-            name,
-            predictor,
-            estimator,
-            self.layer,
-            *self._rows("train", name),
-            knobs,
-            score,
-            torch_stream(self.config.seed, streams[name], self.device),
-            checkpoint,
-            log,
-            self.task.pooled,
-        )
-        if checkpoint.exists():
-            try:
-                saved = read_tensors(checkpoint, torch.device("cpu"))
-                epoch, weights = saved["progress"]["epoch"], saved["predictor"]
-            except Exception as error:
-                raise UserError(
-                    f"{checkpoint} cannot be read ({type(error).__name__}); move it away and repeat "
-                    "the command, which then trains this stage again"
-                ) from error
-            refuse_other_architecture(checkpoint, weights, predictor)
-            directory.metrics.rewind(name, epoch)
-        else:
-            directory.metrics.rewind(name, -1)
-        return stage
+    return without_paths(text.replace(root, ".").replace(sys.prefix, "<environment>"))

@@ -1,28 +1,45 @@
 """A run's directory: who may write in it, what it holds, and how its state is told.
 
 config.yaml     the composed configuration
-status.json     running, finished or failed, with the reason
+status.json     running, interrupted, failed with the reason, or finished with the digests of the files
 metrics.jsonl   one line an epoch
-checkpoint.pt   resumes the run
+checkpoint.pt   resumes the run; checkpoint.previous.pt is of the epoch before
 weights.pt      the trained predictor
 rows.csv        headline number of every test row
 summary.json    the record tables read
 env.json        versions and device
+run.log         what the run said
+failures.log    tracebacks of attempts that failed
+.owner, .lock   who is in it; the time of .owner is the last sign of life
 """
 
 import json
+import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.config.compose import NEUTRAL, deciding_values, name_of_file
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.training.files import read_json, write_json, write_text
+from diffusion_dfl.files import (
+    DamagedFile,
+    clear_partials,
+    read_json,
+    sha256_of,
+    write_json,
+    write_text,
+)
+from diffusion_dfl.lease import Held, Lease
+from diffusion_dfl.training.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Digests of these are kept when a run ends, so that damage shows.
+_KEPT = ("config.yaml", "summary.json", "metrics.jsonl", "rows.csv", "weights.pt")
 
 
 class RunDirectory:
@@ -30,14 +47,16 @@ class RunDirectory:
 
     Args:
         path: the directory; made if it does not exist.
+        owner: name of what it is for, which its checkpoints carry.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoint = path / "checkpoint.pt"
+    def __init__(self, path: Path, owner: str = "") -> None:
+        self.path, self.owner = path, owner
+        self.checkpoint = Checkpoint(path / "checkpoint.pt", owner)
         self.weights = path / "weights.pt"
         self.summary = path / "summary.json"
         self.metrics = MetricsLog(path / "metrics.jsonl")
+        self._lease: Lease | None = None
 
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
@@ -48,21 +67,30 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            raise UserError(
-                f"{self.path} is in use by another process; wait for it, or stop it and run again"
-            ) from None
+            try:
+                lease = Lease(self.path).__enter__()
+            except Held:
+                if not wait:
+                    raise
+                logger.info("waiting for another process to make %s", self.path.name)
+                lease = Lease(self.path, wait=True).__enter__()
         except OSError as error:
             raise UserError(
                 f"output.root: cannot write to {self.path} ({error.strerror}); "
                 "make it writable or set output.root=FOLDER"
             ) from error
+        self._lease = lease
         try:
+            clear_partials(self.path)
             yield
         finally:
-            lock.release()
+            self._lease = None
+            lease.__exit__(None, None, None)
+
+    def check_held(self) -> None:
+        """Raise LeaseLost if another process has taken the directory over."""
+        if self._lease is not None:
+            self._lease.check()
 
     def claim(self, config: DictConfig, force: bool) -> None:
         """Make the directory this configuration's.
@@ -108,65 +136,108 @@ class RunDirectory:
             number += 1
         old.mkdir()
         for item in self.path.iterdir():
-            if item.name != ".lock":
+            if item.name not in (".lock", ".owner"):
                 shutil.move(str(item), old / item.name)
 
     @property
     def status(self) -> str:
-        """``running``, ``finished``, ``failed`` or ``new``."""
+        """``running``, ``interrupted``, ``finished``, ``failed`` or ``new``."""
+        return str(self._told().get("status", "new"))
+
+    def _told(self) -> dict[str, Any]:
+        """status.json; empty where it is not there or damaged, which a run makes good."""
         path = self.path / "status.json"
-        if not path.exists():
-            return "new"
         try:
-            return str(read_json(path)["status"])
-        except (ValueError, KeyError, TypeError):
-            return "new"
+            told = read_json(path)
+        except FileNotFoundError:
+            return {}
+        except DamagedFile as error:
+            logger.warning("%s; the state is told from the other files", error)
+            return {}
+        return told if isinstance(told, dict) and isinstance(told.get("status"), str) else {}
+
+    @property
+    def reason(self) -> str:
+        """Why the last attempt failed."""
+        return str(self._told().get("reason", ""))
 
     def set_status(self, status: str, **details: Any) -> None:
         write_json(self.path / "status.json", {"status": status, **details})
 
+    def finish(self) -> None:
+        """Say that the run is finished, with the digests of what it leaves."""
+        self.check_held()
+        kept = {name: sha256_of(self.path / name) for name in _KEPT if (self.path / name).exists()}
+        self.set_status("finished", sha256=kept)
+
     def finished_summary(self) -> dict[str, Any] | None:
-        """The record if the run is finished and its record is whole."""
-        if self.status != "finished":
+        """The record if the run is finished and every file is as it was left.
+
+        Damage is told; the run then makes its record anew from its checkpoint.
+        """
+        told = self._told()
+        if told.get("status") != "finished":
             return None
+        digests = told.get("sha256", {})
+        for name, digest in digests.items() if isinstance(digests, dict) else ():
+            path = self.path / name
+            if not path.exists() or sha256_of(path) != digest:
+                state = "damaged" if path.exists() else "gone"
+                logger.warning("%s is %s; making it anew from the checkpoint", path, state)
+                return None
         try:
             summary = read_json(self.summary)
-        except (OSError, ValueError):
+        except (OSError, DamagedFile):
             return None
         return summary if isinstance(summary, dict) else None
 
 
 class MetricsLog:
-    """Append-only JSON lines ``{"stage", "epoch", ...}``, one an epoch."""
+    """JSON lines ``{"stage", "epoch", ...}``, one an epoch; appended, and restored when resuming."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, stage: str, epoch: int, values: dict[str, float]) -> None:
-        line = json.dumps({"stage": stage, "epoch": epoch, **values})
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
+            handle.write(_line(stage, epoch, values))
 
-    def rewind(self, stage: str, epoch: int) -> None:
-        """Drop what a killed process wrote of a stage after its last checkpoint, and torn lines."""
+    def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Make a stage's lines those of its checkpoint, whatever a killed process or a bad disk left.
+
+        Lines of other stages stay, torn ones go.
+        """
+        kept = [
+            json.dumps(record) + "\n" for record in self.lines() if record.get("stage") != stage
+        ]
+        own = [_line(stage, epoch, values) for epoch, values in epochs]
+        if kept or own or self.path.exists():
+            write_text(self.path, "".join(kept + own))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every whole line of an epoch."""
         if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+            return []
+        found = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if record["stage"] != stage or record["epoch"] <= epoch:
-                kept.append(line + "\n")
-        write_text(self.path, "".join(kept))
+            if isinstance(record, dict) and {"stage", "epoch"} <= record.keys():
+                found.append(record)
+        return found
+
+
+def _line(stage: str, epoch: int, values: dict[str, float]) -> str:
+    return json.dumps({"stage": stage, "epoch": epoch, **values}) + "\n"
 
 
 def without_places(config: DictConfig) -> DictConfig:
     """The configuration without paths of this machine, as records keep it."""
     copy = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     assert isinstance(copy, DictConfig)
-    for key in ("output", "force", "device"):
+    for key in ("output", "force", "retry_failed", "device", "logger"):
         copy.pop(key, None)
     for key in ("root", "directory"):
         copy.data.pop(key, None)

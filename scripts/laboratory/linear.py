@@ -214,7 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
         "bound": bound_rows(effort),
     }
     record["seconds"] = round(time.perf_counter() - started, 1)
-    for path in write(record, arguments.output):
+    for path in write(record, arguments.output / "quick" if arguments.quick else arguments.output):
         print(f"wrote {path}")
     broken = [row for row in record["bound"] if row["centred_smallest_ratio"] < 1]
     for row in broken:

@@ -287,7 +287,7 @@ def run(arguments: argparse.Namespace) -> int:
         "surrogates": surrogates,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    folder = arguments.results / "gradient_lab"
+    folder = arguments.results / "gradient_lab" / ("quick" if arguments.quick else "")
     for path in write_files(folder, "synthetic", record, markdown, figure):
         print(f"wrote {path}")
     return 0

@@ -227,6 +227,15 @@ def test_a_point_prediction_has_no_score() -> None:
         Score(50)(_predictor(DeterministicPredictor), _layer(), _batch(), _generator())
 
 
+def test_a_score_that_is_zero_by_construction_is_refused() -> None:
+    predictor = _predictor(GaussianPredictor)
+    with pytest.raises(ValueError, match="num_scenarios=1: the weights of one scenario are zero"):
+        Score(1)(predictor, _layer(), _batch(), _generator())
+    for layer in (_layer(0.0), DecisionLayer(PROGRAM, 1.5, curvature="saa")):
+        with pytest.raises(ValueError, match="its score gradient is zero; give the layer"):
+            Score(20)(predictor, layer, _batch(), _generator())
+
+
 def test_a_point_prediction_learns_through_the_decision_of_its_one_scenario() -> None:
     """With slack ramps the decision is the prediction itself: the gradient is that of its cost."""
     predictor = _predictor(DeterministicPredictor)

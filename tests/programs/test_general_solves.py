@@ -151,3 +151,19 @@ def test_a_program_is_a_program() -> None:
     assert isinstance(PAIRS["power"][1], Program)
     with pytest.raises(ValueError, match="scenarios have 3 outcomes"):
         solve(PAIRS["power"][1], torch.ones(1, 2, 3, **D))
+
+
+def test_the_gradient_of_limits_that_follow_the_context_is_the_derivative() -> None:
+    """Rows shared by the batch with right-hand sides of its own, and an equality in disguise."""
+    program = TorchProgram(
+        2,
+        2,
+        smooth=lambda y, z: 0.5 * ((z - y) ** 2).sum(),
+        matrix=torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]], **D),
+        limit=lambda x: torch.cat([x, 9.0 * x, 9.0 * x]),
+    )
+    y = torch.rand(3, 5, 2, generator=torch.Generator().manual_seed(0), **D) + 1.0
+    context = torch.tensor([[0.5], [9.0], [0.0]], **D)
+    layer = DecisionLayer(program, curvature="saa")
+    y.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: layer(s, context=context), (y,), atol=1e-5)

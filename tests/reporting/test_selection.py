@@ -51,6 +51,20 @@ def test_twins_stand_apart_and_stale_ones_are_counted(tmp_path: Path) -> None:
     assert chosen.stale == 1
 
 
+def test_two_twins_of_a_cell_do_not_count_its_seeds_twice(tmp_path: Path) -> None:
+    """Twins with other weights of the fit are other runs; the set with most seeds is taken."""
+    records = [summary("gaussian", "reparam", seed, 1.0) for seed in range(3)]
+    for weight, seeds in ((1.0, range(3)), (0.1, range(2))):
+        changes = {**TWIN, "grad.fit_weight": weight}
+        records += [
+            summary("gaussian", "reparam", seed, weight, differs=changes, config_hash="t")
+            for seed in seeds
+        ]
+    twins = choose(frame_of(tmp_path, records), wanted()).twins
+    assert twins["test.task"].tolist() == [1.0] * 3
+    assert sorted(twins["seed"]) == [0, 1, 2]
+
+
 def test_no_records_choose_nothing(tmp_path: Path) -> None:
     chosen = choose(frame_of(tmp_path, []), wanted())
     assert (len(chosen.runs), len(chosen.twins), chosen.stale) == (0, 0, 0)

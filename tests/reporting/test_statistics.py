@@ -52,3 +52,21 @@ def test_values_that_are_no_number_are_not_averaged_in() -> None:
     found = estimate([1.0, math.nan, 3.0])
     assert (found.mean, found.count) == (2.0, 2)
     assert math.isnan(estimate([]).mean)
+
+
+@pytest.mark.parametrize("count", [5, 6, 8, 10])
+def test_intervals_of_few_values_hold_what_they_promise(count: int) -> None:
+    """The plain percentile interval misses zero in 9 % (ten values) to 15 % (five) of cases."""
+    rng = np.random.default_rng(count)
+    repeats = 600
+    missed = 0
+    for _ in range(repeats):
+        low, high = bootstrap_interval(rng.normal(size=count).tolist())
+        missed += not low <= 0 <= high
+    expected, error = 0.05, math.sqrt(0.05 * 0.95 / repeats)
+    assert missed / repeats < expected + 3 * error
+
+
+def test_a_single_outlier_makes_no_claim() -> None:
+    """Ten differences of which one is large: 1.2 standard errors."""
+    assert estimate([0.02, 0.05, 0.04, 3.9, 0.03, 0.1, 0.02, 0.07, 0.3, 0.1]).side() == 0

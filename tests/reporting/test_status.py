@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from diffusion_dfl.config.arguments import CELLS
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.lease import Lease
 from diffusion_dfl.reporting.status import Planned, completing, overview, plan, state
 
 WORDS = ["task=power", "scale=smoke", "model=gaussian", "grad=score", "seed=0-3"]
@@ -64,7 +64,7 @@ def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None
     record(tmp_path / "published" / CELL / "seed-6", current)
     record(write(tmp_path, 7, "finished"), "of an older preset")
     record(tmp_path / "published" / CELL / "seed-8", "of an older preset")
-    with FileLock(busy / ".lock"):
+    with Lease(busy):
         states = {run: state(tmp_path, run) for run in runs}
     text, commands = overview(states), list(completing(states))
     assert [found.name for found in states.values()] == [

@@ -13,7 +13,7 @@ from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import PowerTask, ReleasedPowerTask
-from diffusion_dfl.training.run import _make_task
+from diffusion_dfl.training.execution import make_task
 
 on_real_data = pytest.mark.skipif(
     "DIFFUSION_DFL_DATA" not in os.environ, reason="no real data to test on"
@@ -23,7 +23,7 @@ SIMULATED = ("data=simulated", "data.num_days=150", "task.temperatures=false")
 
 def configured(*overrides: str) -> ReleasedPowerTask:
     """The task as `python train.py task=power_released ...` makes it."""
-    task = _make_task(compose_config(["task=power_released", *overrides]))
+    task = make_task(compose_config(["task=power_released", *overrides]))
     assert isinstance(task, ReleasedPowerTask)
     return task
 
@@ -186,6 +186,6 @@ def test_kink_mask_leaves_a_mean_subgradient_where_stationarity_has_none() -> No
 
 @on_real_data
 def test_offsets_pay_less_where_the_weather_is_known() -> None:
-    task = _make_task(compose_config(["task=power_weather"]))
+    task = make_task(compose_config(["task=power_weather"]))
     assert isinstance(task, PowerTask) and task.name == "power_weather"
     assert cost(task, offsets(task)) == pytest.approx(2.760, abs=2e-2)

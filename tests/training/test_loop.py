@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor
 from diffusion_dfl.programs import PowerProgram
-from diffusion_dfl.training.files import read_tensors
+from diffusion_dfl.training.checkpoint import Checkpoint, read_tensors
 from diffusion_dfl.training.loop import Stage, TrainingDiverged, TrainingSettings
 from diffusion_dfl.training.run_directory import MetricsLog
 
@@ -83,14 +83,16 @@ class Setup:
         predictor = self.make()
         predictor.fit_scaling(*_rows())
 
-        def log(stage: str, epoch: int, values: dict[str, float]) -> None:
-            self.metrics.append(stage, epoch, values)
-            stop(epoch)
+        metrics = self.metrics
 
-        checkpoint = self.path / "checkpoint.pt"
-        if checkpoint.exists():
-            epoch = read_tensors(checkpoint, torch.device("cpu"))["progress"]["epoch"]
-            self.metrics.rewind("fit", epoch)
+        class Told:
+            def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
+                metrics.restore(stage, epochs)
+
+            def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None:
+                metrics.append(stage, epoch, values)
+                stop(epoch)
+
         return Stage(
             "fit",
             predictor,
@@ -100,8 +102,8 @@ class Setup:
             self.settings,
             self.score,
             torch.Generator().manual_seed(seed),
-            checkpoint,
-            log,
+            Checkpoint(self.path / "checkpoint.pt"),
+            Told(),
         )
 
     def lines(self) -> str:
@@ -167,7 +169,7 @@ def test_a_stage_goes_on_from_any_epoch_to_the_same_digits(case: int, tmp_path: 
 def test_the_history_of_importance_sampling_is_in_the_checkpoint(tmp_path: Path) -> None:
     stage = Setup(tmp_path, _importance, Score(5), epochs=2).stage()
     stage.run()
-    saved = read_tensors(stage.checkpoint, torch.device("cpu"))["predictor"]["elbo.history"]
+    saved = read_tensors(stage.checkpoint.path, torch.device("cpu"))["predictor"]["elbo.history"]
     assert bool((saved > 0).any())
     later = Setup(tmp_path, _importance, Score(5), epochs=3).stage(seed=9)
     later._load()
@@ -335,7 +337,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_place_and_the_best
     )
     assert all(torch.equal(seen[1][k], v) for k, v in stage.predictor.state_dict().items())
     assert all(bool(v.isfinite().all()) for v in stage.predictor.state_dict().values())
-    saved = read_tensors(stage.checkpoint, torch.device("cpu"))
+    saved = read_tensors(stage.checkpoint.path, torch.device("cpu"))
     assert saved["progress"]["epoch"] == 2
     assert all(torch.equal(seen[1][k], v) for k, v in saved["best"].items())
 

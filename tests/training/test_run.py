@@ -2,6 +2,7 @@
 
 import copy
 import getpass
+import hashlib
 import json
 import math
 import os
@@ -165,10 +166,17 @@ def test_the_directory_holds_what_the_design_names(root: Path) -> None:
         "status.json",
         "env.json",
         "checkpoint.pt",
+        "checkpoint.previous.pt",
         "weights.pt",
         "rows.csv",
+        "run.log",
     }
-    assert json.loads((path / "status.json").read_text()) == {"status": "finished"}
+    status = json.loads((path / "status.json").read_text())
+    assert status["status"] == "finished"
+    assert status["sha256"] == {
+        name: hashlib.sha256((path / name).read_bytes()).hexdigest()
+        for name in ("config.yaml", "summary.json", "metrics.jsonl", "rows.csv", "weights.pt")
+    }
     epochs = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["epoch"]) for line in epochs] == [("train", 0), ("train", 1)]
     assert {"loss", "decision_cost", "gradient_norm", "validation_score"} <= set(epochs[1])
@@ -191,7 +199,7 @@ def test_the_weights_are_those_of_the_best_epoch(root: Path) -> None:
 def test_records_name_no_machine_no_user_and_no_time(root: Path) -> None:
     for path in (_directory(root), _fit_directory(root)):
         for item in path.iterdir():
-            if item.suffix not in (".yaml", ".json", ".jsonl", ".csv"):
+            if item.suffix not in (".yaml", ".json", ".jsonl", ".csv", ".log"):
                 continue
             text = item.read_text()
             for secret in (str(root), str(REPOSITORY), str(Path.home()) + "/", os.uname().nodename):
@@ -288,7 +296,7 @@ def test_other_cells_run_to_their_record(model: str, grad: str, tmp_path: Path) 
 
 
 def test_tuning_leaves_the_test_days_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffusion_dfl.training.run as module
+    import diffusion_dfl.training.execution as module
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("the test days were looked at")
@@ -317,7 +325,7 @@ def test_a_failed_run_keeps_its_reason_and_is_tried_again(
     assert str(REPOSITORY) not in status["traceback"]
     assert not (path / "summary.json").exists()
     assert _run(tmp_path)["test"]["task"] > 0
-    assert json.loads((path / "status.json").read_text()) == {"status": "finished"}
+    assert json.loads((path / "status.json").read_text())["status"] == "finished"
 
 
 def test_a_value_the_predictor_refuses_is_named(tmp_path: Path) -> None:

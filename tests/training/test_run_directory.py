@@ -184,26 +184,29 @@ def test_a_record_counts_only_where_the_run_is_finished_and_the_record_whole(
     assert directory.finished_summary() is None
 
 
-def test_rewinding_drops_later_and_torn_lines_and_no_others(tmp_path: Path) -> None:
+def test_restoring_makes_a_stage_what_its_checkpoint_says_and_leaves_the_others(
+    tmp_path: Path,
+) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for epoch in range(5):
         log.append("fit", epoch, {"loss": 1.0 / (1 + epoch)})
     for epoch in range(3):
-        log.append("train", epoch, {"loss": 2.0})
+        log.append("train", epoch, {"loss": 3.0})
     with log.path.open("a") as handle:
         handle.write('{"stage": "train", "epo')
-    log.rewind("train", 1)
+    log.restore("train", [(0, {"loss": 2.0}), (1, {"loss": 1.5})])
     records = [json.loads(line) for line in log.path.read_text().splitlines()]
     kept = [("fit", epoch) for epoch in range(5)] + [("train", 0), ("train", 1)]
     assert [(record["stage"], record["epoch"]) for record in records] == kept
     assert records[4]["loss"] == 0.2
+    assert [record["loss"] for record in records[5:]] == [2.0, 1.5]
     log.append("train", 2, {"loss": 3.0})
     assert len(log.path.read_text().splitlines()) == 8
-    log.rewind("train", -1)
+    log.restore("train", [])
     assert len(log.path.read_text().splitlines()) == 5
 
 
-def test_rewinding_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
+def test_restoring_nothing_into_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.rewind("fit", 0)
+    log.restore("fit", [])
     assert not log.path.exists()

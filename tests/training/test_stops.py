@@ -11,6 +11,7 @@ import diffusion_dfl.training.loop as loop
 from diffusion_dfl.config.compose import compose_config, fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Loss, Score
+from diffusion_dfl.training.checkpoint import read_tensors, write_tensors
 from diffusion_dfl.training.loop import TrainingDiverged
 from diffusion_dfl.training.run import run
 
@@ -41,9 +42,9 @@ def _directory(root: Path) -> Path:
 
 def _widen(checkpoint: Path, name: str) -> None:
     """Another shape of one tensor, as of a denoiser with more units."""
-    saved = torch.load(checkpoint, weights_only=True)
+    saved = read_tensors(checkpoint, torch.device("cpu"))
     saved["predictor"][name] = torch.zeros(9, *saved["predictor"][name].shape[1:])
-    torch.save(saved, checkpoint)
+    write_tensors(checkpoint, saved)
 
 
 @pytest.mark.parametrize("where", ["fit", "train"])

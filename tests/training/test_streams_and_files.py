@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_dfl.training import files
+from diffusion_dfl import files
+from diffusion_dfl.training.checkpoint import read_tensors, write_tensors
 from diffusion_dfl.training.streams import numpy_stream, stream_seed, torch_stream
 
 STREAMS = ("split", "initialisation", "fit", "training", "validation", "test", "foundation")
@@ -109,8 +110,8 @@ def test_json_that_readers_disagree_about_is_not_written(tmp_path: Path, value: 
 
 def test_tensors_come_back_as_they_were(tmp_path: Path) -> None:
     value = {"a": torch.arange(3), "b": {"c": [1, None, 2.5, "text", True]}}
-    files.write_tensors(tmp_path / "state.pt", value)
-    read = files.read_tensors(tmp_path / "state.pt", CPU)
+    write_tensors(tmp_path / "state.pt", value)
+    read = read_tensors(tmp_path / "state.pt", CPU)
     assert torch.equal(read["a"], value["a"])  # type: ignore[arg-type]
     assert read["b"] == value["b"]
 
@@ -127,6 +128,10 @@ def test_a_checkpoint_that_runs_code_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Payload()}, tmp_path / "state.pt")
-    with pytest.raises(Exception, match="Weights only load failed"):
-        files.read_tensors(tmp_path / "state.pt", CPU)
+    with pytest.raises(files.DamagedFile, match=r"state\.pt is damaged: it has no checksum"):
+        read_tensors(tmp_path / "state.pt", CPU)
+    # Even one that was written by this program is not unpickled.
+    write_tensors(tmp_path / "state.pt", {"a": Payload()})
+    with pytest.raises(files.DamagedFile, match=r"state\.pt holds more than tensors"):
+        read_tensors(tmp_path / "state.pt", CPU)
     assert not (tmp_path / "pwned").exists()

@@ -8,7 +8,8 @@ sampler, the divergence of the forward posterior from the reverse step is, up to
 
     W_i = a^2 / (2 c^2) (1 - abar_t)/abar_t.
 
-The last step has no noise; there W uses ``c^2 = 1 - abar_t``, the variance of Eq. 2.
+The last step has no noise; there W uses the variance that ``final_noise`` would give it,
+``c^2 = 1 - abar_t`` as in Eq. 2 (times ``eta^2`` for ddim).
 
 An estimate from k timesteps is ``-1/k sum_j W_ij / p_ij |eps - eps_theta|^2``, unbiased for any p that
 is nowhere 0.

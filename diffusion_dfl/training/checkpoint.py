@@ -1,0 +1,122 @@
+"""Checkpoints: tensors on disk that name their own damage, in two generations.
+
+A file ends with the SHA-256 of what is before it, kept in the comment that a zip archive may have, so
+that ``torch.load`` reads the file as any other. Nothing is unpickled before the digest fits, and then
+with ``weights_only``.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.files import DamagedFile, replacing
+
+logger = logging.getLogger(__name__)
+
+_MARK = b"sha256:"
+_SEAL_BYTES = len(_MARK) + 64
+# The end record of a zip archive: its signature, and where the length of the comment stands.
+_END = b"PK\x05\x06"
+_END_BYTES = 22
+
+
+def write_tensors(path: Path, value: dict[str, Any]) -> None:
+    """Tensors, numbers and containers of them, sealed with a digest."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    content = bytearray(buffer.getbuffer())
+    assert content[-_END_BYTES : -_END_BYTES + 4] == _END
+    struct.pack_into("<H", content, len(content) - 2, _SEAL_BYTES)
+    seal = _MARK + hashlib.sha256(content).hexdigest().encode()
+    with replacing(path) as partial:
+        partial.write_bytes(content + seal)
+
+
+def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """What :func:`write_tensors` wrote; executes nothing.
+
+    Raises:
+        DamagedFile: the digest does not fit, or there is none.
+        FileNotFoundError: no such file.
+    """
+    content = path.read_bytes()
+    body, seal = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
+    if not seal.startswith(_MARK):
+        raise DamagedFile(
+            f"{path} is damaged: it has no checksum ({len(content)} bytes), so it was cut off or is "
+            "not of this version"
+        )
+    if seal[len(_MARK) :] != hashlib.sha256(body).hexdigest().encode():
+        raise DamagedFile(f"{path} is damaged: its checksum does not fit")
+    try:
+        value = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:
+        raise DamagedFile(f"{path} holds more than tensors ({type(error).__name__})") from error
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path} holds no checkpoint but a {type(value).__name__}")
+    return value
+
+
+class Checkpoint:
+    """A stage's state on disk, the last and the one before it.
+
+    Args:
+        path: file of the last; the one before is ``<stem>.previous<suffix>``.
+        owner: what the state belongs to; a file of another owner is refused.
+    """
+
+    def __init__(self, path: Path, owner: str = "") -> None:
+        self.path, self.owner = path, owner
+        self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
+
+    def exists(self) -> bool:
+        return self.path.exists() or self.previous.exists()
+
+    def save(self, value: dict[str, Any]) -> None:
+        """Write a new generation; the current one becomes the previous one."""
+        if self.path.exists():
+            with replacing(self.previous) as partial:
+                try:
+                    os.link(self.path, partial)
+                except OSError:  # A file system without hard links.
+                    shutil.copyfile(self.path, partial)
+        write_tensors(self.path, {"owner": self.owner, **value})
+
+    def load(self, device: torch.device) -> dict[str, Any]:
+        """The last generation, or the one before where the last is damaged, which is told.
+
+        Raises:
+            UserError: neither can be read, or they belong to something else.
+        """
+        damage: list[str] = []
+        for path in (self.path, self.previous):
+            try:
+                value = read_tensors(path, device)
+            except FileNotFoundError:
+                continue
+            except DamagedFile as error:
+                damage.append(str(error))
+                continue
+            if value.get("owner") != self.owner:
+                raise UserError(
+                    f"{path} is the checkpoint of {value.get('owner') or 'something else'}, not of "
+                    f"{self.owner}; move it away and repeat the command"
+                )
+            if damage:
+                aside = self.path.with_name(self.path.name + ".damaged")
+                os.replace(self.path, aside)
+                logger.warning("%s; kept as %s, going on from %s", damage[0], aside.name, path.name)
+            return value
+        raise UserError(
+            "; ".join(damage or [f"{self.path} is not there"])
+            + "; move what is damaged away and repeat the command, which then trains this stage "
+            "again, or add force=true, which keeps the whole run aside"
+        )

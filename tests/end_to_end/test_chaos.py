@@ -1,0 +1,17 @@
+"""A sweep under kill -9, full disks and damaged files ends as the unbroken one; here in small."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_a_storm_leaves_every_number_as_it_was() -> None:
+    command = [sys.executable, "scripts/chaos.py", "--runs", "6", "--kills", "20", "--minutes", "8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 runs after 20 kills: as unbroken" in done.stdout
