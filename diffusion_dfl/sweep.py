@@ -96,5 +96,10 @@ def _view(root: Path, words: Sequence[str]) -> None:
         runs = plan(words, every_pair=False)
     except (UserError, HydraException):
         return  # Words no run was made of; the error is told by itself.
-    if len(runs) > 1:
-        print(overview({run: state(root, run, published=False) for run in runs}), flush=True)
+    if len(runs) < 2:
+        return
+    states = {run: state(root, run, published=False) for run in runs}
+    if all(found.name == "finished" for found in states.values()):
+        print(f"{len(runs)} of {len(runs)} runs are finished", flush=True)
+    else:
+        print(overview(states), flush=True)

@@ -119,11 +119,14 @@ class Storm:
         os.chmod(self.broken, 0o777)
         deadline = time.monotonic() + 60 * self.arguments.minutes
         workers: dict[int, str] = {}
+        start = time.perf_counter()
         while time.monotonic() < deadline:
             storming = self.counts["killed"] < self.arguments.kills
-            if not storming and not workers and self._all_finished():
+            done = not storming and self._all_finished()
+            if done and not workers:
+                print(f"all finished {time.perf_counter() - start:.0f} s after the first", flush=True)
                 return
-            while len(workers) < self.arguments.workers:
+            while not done and len(workers) < self.arguments.workers:
                 fault = self.random.choice(FAULTS) if storming else "none"
                 self._unlock_folders()
                 workers[self._worker(fault)] = fault
@@ -142,8 +145,8 @@ class Storm:
                     # Nothing left to break: start a run over.
                     self._forget(self.random.choice(self.paths))
             for pid in list(workers):
-                done, status = os.waitpid(pid, os.WNOHANG)
-                if done:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
                     code = os.waitstatus_to_exitcode(status)
                     self.refused[f"worker with fault {workers.pop(pid)} ended with {code}"] += 1
         print("gave up", flush=True)

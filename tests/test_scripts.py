@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
         ["make_search_table.py", "--results", "nowhere"],
         ["fetch_data.py", "--help"],
         ["benchmark.py", "memory", "--help"],
+        ["benchmark.py", "sweeps", "--help"],
+        ["chaos.py", "--help"],
+        ["wandb_sync.py", "--dry-run"],
     ],
     ids=" ".join,
 )

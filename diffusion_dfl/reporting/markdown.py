@@ -116,8 +116,8 @@ def _differences(table: Table) -> list[str]:
 
 
 _BOOTSTRAP = (
-    f"95 %: bootstrap over seeds, no shorter than Student's interval, from {FEWEST} seeds on; where it includes zero no "
-    "difference is claimed."
+    f"95 %: bootstrap over seeds, no shorter than Student's interval, from {FEWEST} seeds on; "
+    "where it includes zero no difference is claimed."
 )
 
 

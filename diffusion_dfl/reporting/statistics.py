@@ -14,7 +14,7 @@ from scipy.stats import norm, t
 FEWEST = 5
 
 # Enough for the tails of five values, whose levels are .0009 and .9991.
-_RESAMPLES = 100_000
+_RESAMPLES = 20_000
 
 
 @dataclass(frozen=True)

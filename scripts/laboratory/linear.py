@@ -190,7 +190,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", nargs="+", type=at_least(least), default=values)
     parser.add_argument("--draws", type=at_least(2), default=usual.draws, help="models a cell")
     parser.add_argument("--samples", type=at_least(1), default=usual.samples, help="a model")
-    parser.add_argument("--output", type=Path, default=Path("results/gradient_lab"))
+    parser.add_argument(
+        "--output", type=Path, help="results/gradient_lab, with --quick its folder quick"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -214,7 +216,8 @@ def run(arguments: argparse.Namespace) -> int:
         "bound": bound_rows(effort),
     }
     record["seconds"] = round(time.perf_counter() - started, 1)
-    for path in write(record, arguments.output / "quick" if arguments.quick else arguments.output):
+    usual = Path("results/gradient_lab", "quick" if arguments.quick else "")
+    for path in write(record, arguments.output or usual):
         print(f"wrote {path}")
     broken = [row for row in record["bound"] if row["centred_smallest_ratio"] < 1]
     for row in broken:

@@ -52,7 +52,7 @@ def test_seed_moves_validation_only() -> None:
 
 
 def test_unknown_source_is_refused() -> None:
-    with pytest.raises(DataError, match=r"data=reel: .*real, simulated"):
+    with pytest.raises(DataError, match=r"data=reel is no source of loads.*real, simulated"):
         power_dataset("reel", np.random.default_rng(0))
 
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,31 @@ def test_the_array_script_runs_its_line_and_refuses_what_is_no_run(tmp_path: Pat
     assert line(1).stdout.endswith("called with train.py task=power seed=0\n")
     refused = line(2)
     assert refused.returncode == 2 and "line 2 of commands.txt is no run" in refused.stderr
+
+
+def test_the_array_script_passes_slurms_notice_on_and_requeues(tmp_path: Path) -> None:
+    """USR1 reaches the run; one that stopped for it goes back into the queue."""
+    (tmp_path / "commands.txt").write_text("python train.py task=power seed=0\n")
+    programs = {
+        "python": "trap 'exit 138' USR1; touch started; while true; do sleep 0.05; done",
+        "scontrol": 'echo "$@" > requeued',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    job = subprocess.Popen(
+        ["bash", str(REPOSITORY / "scripts" / "slurm_array.sh"), "commands.txt"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_ARRAY_TASK_ID": "1",
+            "SLURM_ARRAY_JOB_ID": "7",
+        },
+    )
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)
+    job.communicate(timeout=30)
+    assert job.returncode == 0
+    assert (tmp_path / "requeued").read_text() == "requeue 7_1\n"

@@ -183,7 +183,7 @@ def test_one_gradient_scenario_has_no_baseline_and_is_refused(count: int) -> Non
 
 
 @pytest.mark.parametrize("fresh", [0, 2])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_smallest_batches_have_finite_gradients(count: int, fresh: int, rows: int) -> None:
     for predictor in (
@@ -195,8 +195,6 @@ def test_the_smallest_batches_have_finite_gradients(count: int, fresh: int, rows
         loss.value.backward()
         for name, weight in predictor.named_parameters():
             assert weight.grad is not None and bool(weight.grad.isfinite().all()), name
-            # A single scenario that decides for itself has nothing to be compared with.
-            assert fresh or count > 1 or float(weight.grad.abs().max()) < 1e-10, name
 
 
 # One decision for all rows

@@ -122,7 +122,7 @@ def test_the_command_writes_every_cell_as_data_text_and_figures(tmp_path: Path) 
     from laboratory import synthetic
 
     assert synthetic.run(Namespace(quick=True, results=tmp_path)) == 0
-    folder = tmp_path / "gradient_lab"
+    folder = tmp_path / "gradient_lab" / "quick"
     record = json.loads((folder / "synthetic.json").read_text())
     quick = synthetic.QUICK
     cells = {(row["epoch"], row["M"], row["k"]) for row in record["epochs"]}

@@ -199,7 +199,7 @@ def test_a_bad_instance_leaves_the_others_their_decisions_and_gradients(name: st
     )
     decision[[0, 2]].sum().backward()
     assert good.grad is not None and broken.grad is not None
-    assert torch.allclose(broken.grad[[0, 2]], good.grad[[0, 2]], rtol=1e-12, atol=1e-15)
+    assert torch.allclose(broken.grad[[0, 2]], good.grad[[0, 2]], rtol=1e-12, atol=1e-13)
     assert not broken.grad[1].any()
 
 

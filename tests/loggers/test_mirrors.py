@@ -1,7 +1,9 @@
 """Mirrors of a run: what they hold, and that nothing they do stops it."""
 
 import builtins
+import getpass
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -127,9 +129,6 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path: Path) -> None:
 
 
 def test_wandb_names_no_machine(tmp_path: Path) -> None:
-    import getpass
-    import os
-
     run(_config(tmp_path, "logger=wandb"))
     (offline,) = (_folder(tmp_path) / "wandb").glob("offline-run-*")
     found = read_offline(offline)
@@ -289,8 +288,14 @@ run(compose_config(sys.argv[1:]))
 def test_a_crash_of_wandb_itself_stops_nothing(tmp_path: Path) -> None:
     """Its service process killed while the run trains."""
     words = [*TINY, f"output.root={tmp_path}", "logger=wandb"]
+    # A service of this process would be shared.
+    alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     done = subprocess.run(
-        [sys.executable, "-c", _KILLER, *words], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", _KILLER, *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=alone,
     )
     assert done.returncode == 0, done.stderr
     assert "killed" in done.stdout
