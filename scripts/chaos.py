@@ -124,7 +124,9 @@ class Storm:
             storming = self.counts["killed"] < self.arguments.kills
             done = not storming and self._all_finished()
             if done and not workers:
-                print(f"all finished {time.perf_counter() - start:.0f} s after the first", flush=True)
+                print(
+                    f"all finished {time.perf_counter() - start:.0f} s after the first", flush=True
+                )
                 return
             while not done and len(workers) < self.arguments.workers:
                 fault = self.random.choice(FAULTS) if storming else "none"

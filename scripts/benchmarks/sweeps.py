@@ -20,7 +20,7 @@ SWEEP = (
     "scale=smoke",
     "model=diffusion",
     "grad=score",
-    "train.epochs=12",
+    "train.epochs=6",
     "-m",
     "seed=0-9",
 )
@@ -28,7 +28,7 @@ SWEEP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
 
 
