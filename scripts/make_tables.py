@@ -11,6 +11,7 @@ from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.config.compose import digest
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
+from diffusion_dfl.reporting.latex import latex
 from diffusion_dfl.reporting.markdown import render
 from diffusion_dfl.reporting.selection import choices, of_table, selection
 from diffusion_dfl.reporting.table1 import Table, build, tidy
@@ -109,7 +110,12 @@ def main() -> int:
     target.write_text(text, encoding="utf-8")
     numbers = target.with_suffix(".csv")
     tidy(tables).to_csv(numbers, index=False, float_format="%.6g")
-    print(f"written to {target} and {numbers}")
+    written = [target, numbers]
+    typeset = latex(tables)
+    if typeset:
+        written.append(target.with_suffix(".tex"))
+        written[-1].write_text(typeset, encoding="utf-8")
+    print("written to " + ", ".join(str(path) for path in written))
     return 0
 
 

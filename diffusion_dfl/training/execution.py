@@ -78,11 +78,16 @@ def make_task(config: DictConfig) -> Task:
 def check_parts(config: DictConfig) -> None:
     """Refuse a model or a grad that cannot be made, before anything is on disk."""
     with torch.random.fork_rng(devices=[]):
-        _make_predictor(config, 2, 2)
+        make_predictor(config, 2, 2)
     make_estimator(config)
 
 
-def _make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> Predictor:
+def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> Predictor:
+    """The untrained predictor of ``model=``.
+
+    Raises:
+        UserError: an argument it does not take.
+    """
     arguments = {k: v for k, v in config.model.items() if k != "name"}
     try:
         predictor = instantiate(arguments, context_size, outcome_size)
@@ -108,6 +113,20 @@ def make_estimator(config: DictConfig) -> Estimator:
         reason = error.__cause__ or error
         raise UserError(f"grad={config.grad.name}: {reason}") from error
     return estimator
+
+
+def make_layer(config: DictConfig, task: Task) -> DecisionLayer:
+    """The run's decision rule; each call's has statistics of its own."""
+    settings = config.decision
+    return DecisionLayer(
+        task.program,
+        settings.bandwidth_scale,
+        sample_size=settings.num_scenarios,
+        curvature=settings.curvature,
+        solver=settings.solver,
+        on_failure=settings.on_failure,
+        max_failure_share=settings.max_failure_share,
+    )
 
 
 class Execution:
@@ -138,20 +157,7 @@ class Execution:
         self.mirrors = Mirrors(_facts(config, identity, directory.path), _mirrors(config))
         self.task = make_task(config)
         check_decision_rule(config, self.task.program.kinked)
-        self.layer = self._decision_layer()
-
-    def _decision_layer(self) -> DecisionLayer:
-        """The run's decision rule; each has statistics of its own."""
-        settings = self.config.decision
-        return DecisionLayer(
-            self.task.program,
-            settings.bandwidth_scale,
-            sample_size=settings.num_scenarios,
-            curvature=settings.curvature,
-            solver=settings.solver,
-            on_failure=settings.on_failure,
-            max_failure_share=settings.max_failure_share,
-        )
+        self.layer = make_layer(self.config, self.task)
 
     def execute(self) -> dict[str, Any]:
         """Fit, train, evaluate and write the record."""
@@ -166,7 +172,7 @@ class Execution:
         self.directory.check_held()
         write_tensors(self.directory.weights, predictor.state_dict())
         started = time.perf_counter()
-        validation = self._score(predictor, self._decision_layer())
+        validation = self._score(predictor, make_layer(self.config, self.task))
         result = None
         if config.evaluation.test:
             result = evaluate(
@@ -237,7 +243,7 @@ class Execution:
     def _new_predictor(self) -> Predictor:
         torch.manual_seed(stream_seed(self.config.seed, "initialisation"))
         sizes = self.task.dataset.contexts.shape[1], self.task.dataset.outcomes.shape[1]
-        predictor = _make_predictor(self.config, *sizes)
+        predictor = make_predictor(self.config, *sizes)
         contexts, outcomes = self._rows("train")
         if self.task.all_rows_scale:
             contexts = contexts.new_tensor(self.task.dataset.contexts)
@@ -302,7 +308,7 @@ class Execution:
         if not estimator.decision_focused:
             return None
         # Validation solves must not count as training solves.
-        judge = self._decision_layer()
+        judge = make_layer(self.config, self.task)
         torch.manual_seed(stream_seed(self.config.seed, "training"))
         stage = self._stage(
             "train",

@@ -90,7 +90,9 @@ def figure9(source: "FigureSource") -> Figure:
             found.append((count, runs))
         for axis, column in zip(axes.flat, (HEADLINE, "timing.total"), strict=True):
             mean = [float(runs[column].mean()) for _, runs in found]
-            error = [float(np.asarray(runs[column].sem())) if len(runs) > 1 else 0.0 for _, runs in found]
+            error = [
+                float(np.asarray(runs[column].sem())) if len(runs) > 1 else 0.0 for _, runs in found
+            ]
             axis.errorbar(
                 [count for count, _ in found], mean, yerr=error, capsize=2, label=grad,
                 **curve(index),

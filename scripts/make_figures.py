@@ -1,0 +1,57 @@
+"""The paper's figures from logged runs: results/figures/figureN.png and .pdf.
+
+python scripts/make_figures.py                   all that have their runs; the others say what is missing
+python scripts/make_figures.py figure3 figure7   these
+python scripts/make_figures.py --published       from committed records alone
+python scripts/make_figures.py --collect         the samples of figures 1 and 11 first (three short runs)
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffusion_dfl.cli import REFUSALS, explain, fail
+from diffusion_dfl.reporting.figures import FIGURES, FigureSource, MissingRuns, draw
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="figureN", help="; ".join(FIGURES))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--output", type=Path, help="folder; <results>/figures")
+    parser.add_argument("--published", action="store_true", help="committed records only")
+    parser.add_argument("--collect", action="store_true", help="make the data of figures 1 and 11")
+    parser.add_argument("--list", action="store_true", help="what each shows and reads")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in FIGURES]
+    if unknown:
+        return fail(f"{unknown[0]}: there is no such figure; choices: {', '.join(FIGURES)}")
+    if arguments.list:
+        for name, entry in FIGURES.items():
+            print(f"{name}: {entry.title}\n    reads {entry.reads}")
+        return 0
+    try:
+        if arguments.collect:
+            from figure_data import collect
+
+            for path in collect(arguments.results):
+                print(path)
+        source = FigureSource(arguments.results, own=not arguments.published)
+        missing = 0
+        for name in arguments.names or FIGURES:
+            try:
+                paths = draw(name, source, arguments.output or arguments.results / "figures")
+            except MissingRuns as error:
+                missing += 1
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
+            print(" ".join(str(path) for path in paths))
+    except REFUSALS as error:
+        return fail(explain(error))
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
