@@ -94,7 +94,8 @@ def figure10(source: "FigureSource") -> Figure:
     _box(axes[0, 1], len(cells), optimum)
     axes[0, 0].set(title="(a) regret of a row", ylabel="expected cost above the optimum")
     axes[0, 1].set(title="(b) decisions", ylabel="order z")
-    axes[0, 2].set(title="(c) share of rows better than one order for all", ylim=(0, 1))
+    axes[0, 2].set(title="(c) wins against one order", ylim=(0, 1))
+    axes[0, 2].set_ylabel("share of rows")
     for axis in axes.flat:
         labels = [*names, "optimum"] if axis is axes[0, 1] else names
         axis.set_xticks(range(len(labels)), labels, fontsize=6, rotation=60)

@@ -160,7 +160,7 @@ def figure6(source: "FigureSource") -> Figure:
                     found["d"], found["simple"], label="simple, error 0 %", color="0.4",
                     marker="x", linestyle=":",
                 )  # fmt: skip
-        axis.set(title=f"T = {length}", xlabel="dimension d", ylim=(None, 1.02))
-        legend(axis)
+        axis.set(title=f"T = {length}", xlabel="dimension d", ylim=(0.3, 1.02))
+        legend(axis, ncols=2, loc="lower right")
     axes[0, 0].set_ylabel("cosine with the true gradient")
     return figure

@@ -1,0 +1,136 @@
+"""The audit: a text whose every number is filled in from records, studies and demonstrations.
+
+The text (docs/templates/audit.md) names a number as ``{key:format}``. Keys of runs are
+``<task>.<model>-<grad>`` for a mean, with ``.error``, ``.low``, ``.high``, ``.against`` (the paired
+difference to a two-stage or policy row), ``.twin`` (to the twin) behind; the others come from
+results/audit/demonstrations.json and results/gradient_lab. A key that is not there is an error, so no
+number in the audit is typed by hand.
+"""
+
+import json
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.reporting.layout import HEADLINE
+from diffusion_dfl.reporting.paper import ROWS, TABLE_1
+from diffusion_dfl.reporting.table1 import RMSE, Table
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "docs" / "templates" / "audit.md"
+
+
+def numbers(results: Path, tables: Sequence[Table]) -> dict[str, Any]:
+    """Every number the text may name.
+
+    Raises:
+        UserError: a file of demonstrations or studies is not there.
+    """
+    found: dict[str, Any] = {}
+    for table in tables:
+        found.update(_of_table(table))
+    found.update(_read(results / "audit" / "demonstrations.json", "make audit"))
+    found.update(dict(_of_linear(_read(results / "gradient_lab" / "linear.json"))))
+    found.update(dict(_of_power(_read(results / "gradient_lab" / "power.json"))))
+    found.update(dict(_of_variance(_read(results / "gradient_lab" / "variance.json"))))
+    found.update(dict(_of_synthetic(_read(results / "gradient_lab" / "synthetic.json"))))
+    found.update(dict(_of_memory(_read(results / "benchmarks" / "memory.json"))))
+    return found
+
+
+def render(text: str, values: Mapping[str, Any]) -> str:
+    """The text with its numbers.
+
+    Raises:
+        UserError: a key without a number.
+    """
+    parts = []
+    for literal, key, form, _ in string.Formatter().parse(text):
+        parts.append(literal)
+        if key is None:
+            continue
+        if key not in values:
+            near = [name for name in values if name.split(".")[0] == key.split(".")[0]]
+            raise UserError(f"audit: no number for {key}; there are {', '.join(near[:20])}")
+        parts.append(format(values[key], form or ""))
+    return "".join(parts)
+
+
+def _of_table(table: Table) -> Iterator[tuple[str, Any]]:
+    methods, rmse = table.estimates("method"), table.estimates("method", RMSE)
+    blocks = {
+        "against": table.estimates("against_two_stage"),
+        "plain": table.estimates("against_baseline"),
+        "twin": table.estimates("against_twin"),
+    }
+    for _, name, model, grad in ROWS:
+        key = f"{table.task}.{model}-{grad}"
+        if name in methods:
+            yield key, methods[name].mean
+            yield f"{key}.error", methods[name].error
+            yield f"{key}.count", methods[name].count
+        if name in rmse:
+            yield f"{key}.rmse", rmse[name].mean
+        for block, estimates in blocks.items():
+            if name in estimates:
+                one = estimates[name]
+                yield f"{key}.{block}", one.mean
+                yield f"{key}.{block}.error", one.error
+                yield f"{key}.{block}.low", one.low
+                yield f"{key}.{block}.high", one.high
+        printed = TABLE_1.get(table.task, {}).get((model, grad))
+        if printed is not None:
+            yield f"{key}.paper", printed[1].mean
+            yield f"{key}.paper.rmse", printed[0].mean
+    for name, one in table.estimates("baseline").items():
+        yield f"{table.task}.baseline.{name}", one.mean
+        yield f"{table.task}.baseline.{name}.error", one.error
+    for metric in ("resources.saved_for_backward_bytes",):
+        for name, one in table.estimates("method", metric).items():
+            for _, title, model, grad in ROWS:
+                if title == name:
+                    yield f"{table.task}.{model}-{grad}.bytes", one.mean
+    yield f"{table.task}.headline", HEADLINE
+
+
+def _of_linear(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for length in (100, 1000):
+        rows = [r for r in record["cosines"] if r["T"] == length and r["variance"] == "beta"]
+        exact = [r for r in rows if r["error"] == 0.0]
+        yield f"linear.vlb.{length}", min(r["vlb"] for r in exact)
+        yield f"linear.simple.{length}", sum(r["simple"] for r in exact) / len(exact)
+
+
+def _of_power(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for row in record["rows"]:
+        if row["axis"] == "estimator":
+            yield f"lab.{row['estimator']}.one", row["cosine_one"]
+            yield f"lab.{row['estimator']}.mean", row["cosine_mean"]
+        if row["axis"] == "curvature":
+            yield f"lab.{row['estimator']}.{row['curvature']}.mean", row["cosine_mean"]
+
+
+def _of_variance(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for row in record["rows"]:
+        yield f"variance.{row['k']}.{row['scheme']}", row["variance"]
+
+
+def _of_synthetic(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for row in record["dimensions"]:
+        if row["estimator"] == "score":
+            yield f"cosine.d{row['d']}.M{row['M']}", row["one"]
+
+
+def _of_memory(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for row in record["counts"]:
+        name = row["name"].replace(", ", ".").replace(" ", "_")
+        yield f"memory.{name}.MB", row["saved"] / 1e6
+        yield f"memory.{name}.GB", row["saved"] / 1e9
+
+
+def _read(path: Path, mend: str = "docs/estimators.md has its command") -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; {mend}") from None

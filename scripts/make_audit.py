@@ -1,0 +1,55 @@
+"""docs/audit.md: its numbers from records, studies and demonstrations.
+
+python scripts/make_audit.py                 demonstrations anew (a minute, real data), then the text
+python scripts/make_audit.py --text          the text alone, from what is committed
+python scripts/make_audit.py --keys power    the numbers the text may name
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffusion_dfl.cli import REFUSALS, explain, fail
+from diffusion_dfl.files import write_json, write_text
+from diffusion_dfl.reporting.audit import TEMPLATE, numbers, render
+from diffusion_dfl.reporting.collect import collect
+from diffusion_dfl.reporting.frame import frame
+from diffusion_dfl.reporting.layout import LAYOUTS
+from diffusion_dfl.reporting.selection import selection
+from diffusion_dfl.reporting.table1 import build
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--output", type=Path, default=TEMPLATE.parents[1] / "audit.md")
+    parser.add_argument("--text", action="store_true", help="no demonstrations")
+    parser.add_argument("--keys", help="list the numbers whose key begins so")
+    arguments = parser.parse_args()
+    try:
+        if not arguments.text and arguments.keys is None:
+            from audit_numbers import demonstrations
+
+            write_json(arguments.results / "audit" / "demonstrations.json", demonstrations())
+        # Committed records only: the audit is of this project's numbers.
+        collection = collect(arguments.results, own=False)
+        runs = frame(collection)
+        tables = [build(runs, selection(task, "laptop")) for task in LAYOUTS]
+        values = numbers(arguments.results, tables)
+        if arguments.keys is not None:
+            for key, value in values.items():
+                if key.startswith(arguments.keys):
+                    print(f"{key}: {value}")
+            return 0
+        text = render(TEMPLATE.read_text(encoding="utf-8"), values)
+    except REFUSALS as error:
+        return fail(explain(error))
+    write_text(arguments.output, text)
+    print(f"written to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
