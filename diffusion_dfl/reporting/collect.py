@@ -3,9 +3,12 @@
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from diffusion_dfl.files import sha256_of
 
 SCHEMA = 1
 
@@ -109,25 +112,38 @@ def collect(results: Path, own: bool = True) -> Collection:
 
 
 def _read(directory: Path, relative: Path, published: bool) -> Record | str:
-    if not published:
-        try:
-            status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return "never started"
-        if status.get("status") != "finished":
-            return f"{status.get('status')} {status.get('reason', '')}".strip()
     try:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        status = json.loads((directory / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        status = None
+    if not isinstance(status, dict):
+        if not published:
+            return "never started"
+        status = {"status": "finished"}
+    if status.get("status") != "finished":
+        return f"{status.get('status')} {status.get('reason', '')}".strip()
+    path = directory / "summary.json"
+    try:
+        digest = sha256_of(path)
+        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError:
         return "has no summary.json"
-    except ValueError:
-        return "summary.json is not JSON"
+    except ValueError as error:
+        return str(error) if isinstance(error, _NotFinite) else "summary.json is not JSON"
+    kept = status.get("sha256")
+    if isinstance(kept, dict) and kept.get("summary.json", digest) != digest:
+        return "summary.json is not as the run left it (its digest differs)"
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
-        return "summary.json has another schema"
+        schema = summary.get("schema") if isinstance(summary, dict) else None
+        return f"summary.json has schema {schema}, not {SCHEMA}; run it again with force=true"
     identity = summary.get("identity")
     missing = [key for key in _IDENTITY if not isinstance(identity, dict) or key not in identity]
     if missing:
         return f"summary.json has no identity.{missing[0]}"
+    assert isinstance(identity, dict)
+    misplaced = _misplaced(relative, identity)
+    if misplaced:
+        return misplaced
     if not summary.get("test"):
         return _TUNING
     value = summary["test"].get("task")
@@ -136,6 +152,25 @@ def _read(directory: Path, relative: Path, published: bool) -> Record | str:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return f"test task is {value}"
     return Record(relative, published, summary)
+
+
+class _NotFinite(ValueError):
+    """JSON with a constant that JSON does not have."""
+
+
+def _refuse_constant(name: str) -> float:
+    raise _NotFinite(f"summary.json holds {name}")
+
+
+def _misplaced(relative: Path, identity: Mapping[str, Any]) -> str:
+    """Why a record is not of the run its directory is of; empty where it is."""
+    cell = f"{identity['model']}-{identity['grad']}"
+    place = Path(identity["scale"], identity["task"], cell, f"seed-{identity['seed']}")
+    parts = relative.parts
+    same = len(parts) == 4 and f"{parts[2]}-".startswith(f"{cell}-")
+    if same and (parts[0], parts[1], parts[3]) == (*place.parts[:2], place.parts[3]):
+        return ""
+    return f"its summary.json is of {place.as_posix()}: copied, or of another scale or protocol"
 
 
 def _without_duplicates(records: list[Record]) -> tuple[list[Record], list[LeftOut]]:

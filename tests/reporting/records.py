@@ -66,7 +66,13 @@ def write(root: Path, name: str, record: Any, status: str = "finished") -> None:
 def write_all(root: Path, records: list[dict[str, Any]]) -> None:
     """Run directories of their own, one a record."""
     for number, record in enumerate(records):
-        write(root / "published", f"laptop/power/{number}/seed-0", record)
+        write(root / "published", place(record["identity"], number), record)
+
+
+def place(identity: Mapping[str, Any], number: int = 0) -> str:
+    """Where a run with this identity lives, in a cell of its own."""
+    cell = f"{identity['model']}-{identity['grad']}" + (f"-{number:08x}" if number else "")
+    return f"{identity['scale']}/{identity['task']}/{cell}/seed-{identity['seed']}"
 
 
 def frame_of(root: Path, records: list[dict[str, Any]]) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Collecting records: what counts, and what is named instead."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,16 @@ from typing import Any
 import pytest
 
 from diffusion_dfl.reporting.collect import collect
-from tests.reporting.records import summary, write
+from tests.reporting.records import place, summary, write
+
+RECORD = summary("diffusion", "score", 0, 3.0)
+OTHER = summary("diffusion", "score", 1, 5.0)
+COPY = place(RECORD["identity"], 1)
 
 
 def test_own_run_takes_the_place_of_the_committed_record(tmp_path: Path) -> None:
-    write(tmp_path / "published", "a/seed-0", summary("diffusion", "score", 0, 3.0))
-    write(tmp_path / "runs", "a/seed-0", summary("diffusion", "score", 0, 2.0))
+    write(tmp_path / "published", place(RECORD["identity"]), summary("diffusion", "score", 0, 3.0))
+    write(tmp_path / "runs", place(RECORD["identity"]), summary("diffusion", "score", 0, 2.0))
     (record,) = collect(tmp_path).records
     assert record.summary["test"]["task"] == 2.0
     assert not record.published
@@ -20,7 +26,6 @@ def test_own_run_takes_the_place_of_the_committed_record(tmp_path: Path) -> None
     assert committed.summary["test"]["task"] == 3.0
 
 
-RECORD = summary("diffusion", "score", 0, 3.0)
 NAMELESS = {**RECORD, "identity": {k: v for k, v in RECORD["identity"].items() if k != "seed"}}
 
 
@@ -28,9 +33,9 @@ NAMELESS = {**RECORD, "identity": {k: v for k, v in RECORD["identity"].items() i
     ("record", "status", "reason"),
     [
         ("{", "finished", "not JSON"),
-        ({"schema": 99}, "finished", "another schema"),
+        ({"schema": 99}, "finished", "has schema 99, not 1; run it again"),
         (NAMELESS, "finished", "no identity.seed"),
-        (summary("diffusion", "score", 0, math.nan), "finished", "task is nan"),
+        (summary("diffusion", "score", 0, math.nan), "finished", "holds NaN"),
         (summary("diffusion", "score", 0, None), "finished", "infinite expected cost"),
         (RECORD, "failed", "failed because"),
         (RECORD, "running", "running"),
@@ -39,29 +44,66 @@ NAMELESS = {**RECORD, "identity": {k: v for k, v in RECORD["identity"].items() i
 def test_broken_and_unfinished_runs_are_named_not_counted(
     tmp_path: Path, record: Any, status: str, reason: str
 ) -> None:
-    write(tmp_path / "runs", "laptop/power/a/seed-0", record, status)
+    write(tmp_path / "runs", "laptop/power/diffusion-score/seed-0", record, status)
     found = collect(tmp_path)
     assert found.records == []
     (left_out,) = found.left_out
     assert reason in str(left_out)
-    assert str(left_out).startswith("runs/laptop/power/a/seed-0: ")
+    assert str(left_out).startswith("runs/laptop/power/diffusion-score/seed-0: ")
     assert left_out.concerns("power", "laptop")
     assert not left_out.concerns("power", "smoke")
 
 
 def test_two_records_of_the_same_run_are_both_left_out(tmp_path: Path) -> None:
-    write(tmp_path / "published", "a/seed-0", summary("diffusion", "score", 0, 3.0))
-    write(tmp_path / "published", "copy/seed-0", summary("diffusion", "score", 0, 4.0))
-    write(tmp_path / "published", "a/seed-1", summary("diffusion", "score", 1, 5.0))
+    write(tmp_path / "published", place(RECORD["identity"]), summary("diffusion", "score", 0, 3.0))
+    write(tmp_path / "published", COPY, summary("diffusion", "score", 0, 4.0))
+    write(tmp_path / "published", place(OTHER["identity"]), OTHER)
     found = collect(tmp_path)
+    one = place(RECORD["identity"])
     assert [record.identity["seed"] for record in found.records] == [1]
     assert [str(run) for run in found.left_out] == [
-        "published/a/seed-0: claims to be the same run as copy/seed-0",
-        "published/copy/seed-0: claims to be the same run as a/seed-0",
+        f"published/{one}: claims to be the same run as {COPY}",
+        f"published/{COPY}: claims to be the same run as {one}",
     ]
 
 
 def test_tuning_runs_are_counted_apart(tmp_path: Path) -> None:
-    write(tmp_path / "runs", "a/seed-0", {**summary("diffusion", "score", 0, 3.0), "test": {}})
+    write(
+        tmp_path / "runs",
+        place(RECORD["identity"]),
+        {**summary("diffusion", "score", 0, 3.0), "test": {}},
+    )
     found = collect(tmp_path)
     assert (found.records, found.left_out, found.tuning) == ([], [], 1)
+
+
+def test_a_record_that_is_not_as_the_run_left_it_is_named(tmp_path: Path) -> None:
+    """One digit changed is still JSON; the digest the run kept tells."""
+    where = place(RECORD["identity"])
+    write(tmp_path / "runs", where, RECORD)
+    folder = tmp_path / "runs" / where
+    digest = hashlib.sha256((folder / "summary.json").read_bytes()).hexdigest()
+    status = {"status": "finished", "sha256": {"summary.json": digest}}
+    (folder / "status.json").write_text(json.dumps(status))
+    assert len(collect(tmp_path).records) == 1
+    text = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(text.replace("3.0", "2.0", 1))
+    (left_out,) = collect(tmp_path).left_out
+    assert "not as the run left it" in str(left_out)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "smoke/power/diffusion-score/seed-0",
+        "laptop/power_released/diffusion-score/seed-0",
+        "laptop/power/diffusion-score_path/seed-0",
+        "laptop/power/diffusion-score/seed-7",
+        "diffusion-score/seed-0",
+    ],
+)
+def test_a_record_in_the_place_of_another_run_is_named(tmp_path: Path, where: str) -> None:
+    write(tmp_path / "published", where, RECORD)
+    found = collect(tmp_path)
+    assert found.records == []
+    assert "is of laptop/power/diffusion-score/seed-0" in str(found.left_out[0])
