@@ -11,6 +11,7 @@ from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.files import write_text
 from diffusion_dfl.programs import Newsvendor, ProductAllocation
 from diffusion_dfl.tasks.inventory import InventoryTask
+from diffusion_dfl.tasks.synthetic import SyntheticTask
 from diffusion_dfl.training.finished import FinishedRun, load_finished
 from diffusion_dfl.training.run import run
 
@@ -37,8 +38,8 @@ def figure1(results: Path) -> dict[str, Any]:
     found = _finished(results, ONE_PRODUCT)
     program = found.task.program
     assert isinstance(program, ProductAllocation)
-    mixture = found.task.mixture  # type: ignore[attr-defined]
-    true = mixture.sample(np.random.default_rng(1), (_SAMPLES, 1))[:, 0]
+    assert isinstance(found.task, SyntheticTask)
+    true = found.task.margins.sample(np.random.default_rng(1), (_SAMPLES, 1))[:, 0]
     learned = _samples(found, found.task.dataset.contexts[:1])[0, :, 0]
     spread = np.quantile(true, [0.02, 0.5, 0.98])
     return {
