@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diffusion_dfl.reporting.layout import HEADLINE, layout_of
-from diffusion_dfl.reporting.markdown import number, spread
+from diffusion_dfl.reporting.markdown import spread
 from diffusion_dfl.reporting.selection import of_table, selection
 from diffusion_dfl.reporting.statistics import Estimate, estimate, paired
 
@@ -179,4 +179,4 @@ def _entry(values: pd.Series, preset: pd.Series, is_preset: bool) -> list[str]:
     if not difference.count:
         return [text, "–"]
     mark = {1: " above", -1: " below", 0: ""}[difference.side()]
-    return [text, f"{number(difference.mean, 3)} ± {number(difference.error, 3)}{mark}"]
+    return [text, f"{spread(difference, 3)}{mark}"]
