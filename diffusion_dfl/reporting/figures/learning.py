@@ -38,7 +38,7 @@ def figure3(source: "FigureSource") -> Figure:
             "score, k = 10": score(model__num_elbo_timesteps=10),
             "reparam (preset)": reparam,
         },
-        "(c) how they are drawn, k = 2": {
+        "(c) scheme, k = 2": {
             "uniform": score(model__elbo_timesteps="uniform"),
             "importance": score(model__elbo_timesteps="importance"),
             "stratified (preset)": preset,
