@@ -107,6 +107,8 @@ def test_ten_seeds_interrupted_and_repeated_finish_only_what_is_missing(
     first = subprocess.Popen(
         [sys.executable, "train.py", *command, *small],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A job in the background, as a CI's may be, has it ignored and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while len(list((tmp_path / "runs").rglob("weights.pt"))) < 3 and first.poll() is None:
         time.sleep(0.02)
