@@ -17,6 +17,7 @@ from diffusion_dfl.reporting.table1 import build
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_committed_audit_is_what_the_committed_files_say() -> None:
     runs = frame(collect(ROOT / "results", own=False))
     tables = [build(runs, selection(task, "laptop")) for task in LAYOUTS]

@@ -20,6 +20,9 @@ from diffusion_dfl.reporting.table1 import build
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Every record and many configurations are read: a minute in all.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def typeset() -> str:
