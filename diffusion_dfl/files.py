@@ -70,6 +70,15 @@ def read_json(path: Path) -> Any:
         raise DamagedFile(f"{path} is damaged: it is no JSON ({error})") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one for what is missing or damaged."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal digest of a file's bytes."""
     with path.open("rb") as handle:

@@ -22,7 +22,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import write_text
+from diffusion_dfl.files import read_object, write_text
 
 #: Seconds between signs of life, and without one until a holder of another host counts as dead.
 BEAT = 10.0
@@ -104,7 +104,7 @@ class Lease:
 
     def held(self) -> bool:
         """Whether this process still is the one on file."""
-        return _read(self._owner).get("token") == self.token
+        return read_object(self._owner).get("token") == self.token
 
     def check(self) -> None:
         """Raise LeaseLost if another process took over, as after a long suspension."""
@@ -134,7 +134,7 @@ class Lease:
     def _own(self, locked: bool) -> None:
         text = json.dumps({"host": self.host, "pid": os.getpid(), "token": self.token})
         while True:
-            there = _read(self._owner)
+            there = read_object(self._owner)
             if there.get("host") == self.host and (locked or not _alive(there.get("pid"))):
                 # Of this host and dead, as its lock is free.
                 write_text(self._owner, text)
@@ -158,7 +158,7 @@ class Lease:
                 os.rename(self._owner, aside)
             except FileNotFoundError:
                 return False
-            if _read(aside).get("token") != there.get("token"):
+            if read_object(aside).get("token") != there.get("token"):
                 # Another process was faster and lives: give it its file back.
                 with suppress(FileExistsError):
                     os.link(aside, self._owner)
@@ -199,13 +199,13 @@ class Lease:
         # The server's clock went backwards. A living owner touches its file again.
         time.sleep(1.5 * self.beat)
         with suppress(FileNotFoundError):
-            return self._owner.stat().st_mtime == touched and _read(self._owner).get(
+            return self._owner.stat().st_mtime == touched and read_object(self._owner).get(
                 "token"
             ) == there.get("token")
         return True
 
     def _refusal(self) -> Held:
-        elsewhere = _read(self._owner).get("host", self.host) != self.host
+        elsewhere = read_object(self._owner).get("host", self.host) != self.host
         where = " on another host" if elsewhere else ""
         return Held(
             f"{self.directory} is in use by another process{where}; wait for it, or stop it and run "
@@ -223,7 +223,7 @@ class Lease:
 def in_use(directory: Path, expiry: float = EXPIRY) -> bool:
     """Whether a process works in a directory; looks only, takes no lock."""
     owner = directory / ".owner"
-    there = _read(owner)
+    there = read_object(owner)
     if not there:
         return False
     if there.get("host") == _host() and not _alive(there.get("pid")):
@@ -232,14 +232,6 @@ def in_use(directory: Path, expiry: float = EXPIRY) -> bool:
         return time.time() - owner.stat().st_mtime < expiry
     except OSError:
         return False
-
-
-def _read(path: Path) -> dict[str, object]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _alive(pid: object) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
@@ -17,6 +16,7 @@ from omegaconf import OmegaConf
 from diffusion_dfl.config.arguments import CELLS, normalise
 from diffusion_dfl.config.compose import Identity, compose_config, identify
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.files import read_object
 from diffusion_dfl.lease import in_use
 
 #: States of a run, in the order they are told.
@@ -113,7 +113,7 @@ def _values(word: str) -> list[str]:
 def state(results: Path, run: Planned, published: bool = True) -> State:
     """What became of a run, by its directory or, with ``published``, its committed record."""
     directory = results / "runs" / run.path
-    told = _read(directory / "status.json")
+    told = read_object(directory / "status.json")
     name = told.get("status")
     done = _record_hash(directory) if name == "finished" else None
     if done == run.config_hash:
@@ -133,18 +133,9 @@ def state(results: Path, run: Planned, published: bool = True) -> State:
 
 def _record_hash(directory: Path) -> str | None:
     """Hash of the configuration a whole record was made with."""
-    identity = _read(directory / "summary.json").get("identity")
+    identity = read_object(directory / "summary.json").get("identity")
     found = identity.get("config_hash") if isinstance(identity, dict) else None
     return None if found is None else str(found)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """A JSON object; an empty one for what is missing or damaged."""
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def _progress(directory: Path) -> str:

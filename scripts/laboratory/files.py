@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import machine_readable
 
+from diffusion_dfl.reporting.figures.style import LINES, MARKERS, PALETTE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Curves are told apart by marker and line too, without colour.
-MARKERS = ("o", "s", "^", "D", "v", "X", "P")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
-
-#: For unordered groups: Okabe and Ito (2008), which survive every common colour blindness.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+__all__ = ["LINES", "MARKERS", "PALETTE", "environment", "ordered_style", "panels", "write_files"]
 
 
 def environment() -> dict[str, Any]:
