@@ -18,19 +18,25 @@ def render(table: Table) -> str:
     """The table of a task: methods, plain baselines, differences, notes."""
     layout = layout_of(table.task)
     lines = [f"## {layout.title} ({table.source} data, scale {table.scale})", ""]
-    lines += [*_main(table), "", *_notes(table)]
+    lines += [*_main(table), ""]
+    lines += [line for note in notes(table) for line in (note, "")]
     lines += _differences(table) + _twins(table)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _main(table: Table) -> list[str]:
+def shown_columns(table: Table) -> tuple[list[str], list[Column]]:
+    """Titles of the columns with the paper's numbers, none where there are none, and ours."""
     layout = layout_of(table.task)
     arrow = "↑" if table.higher_is_better else "↓"
     # The unit without its leading space, as a heading has it: "% a day".
     unit = f", {layout.unit.strip()}" if layout.unit else ""
     columns = [Column(RMSE, "RMSE", 4), Column(HEADLINE, f"Task{unit} {arrow}"), *layout.columns]
-    columns.append(_TIME)
     printed = ["RMSE, paper", f"Task{unit}, paper"] if table.compare else []
+    return printed, [*columns, _TIME]
+
+
+def _main(table: Table) -> list[str]:
+    printed, columns = shown_columns(table)
     lines = _head(["Method", *printed, *(column.title for column in columns), "Seeds"])
     marks = _marks(ranks(table, "mean"))
     paper_marks = _marks(ranks(table, "paper_mean"))
@@ -45,7 +51,7 @@ def _main(table: Table) -> list[str]:
             lines.append(_line([*row, *["missing"] * len(columns), "0"]))
             continue
         for column in columns:
-            text = _entry(table, name, column)
+            text = entry(table, name, column)
             row.append(marks(name, text) if column.metric == HEADLINE else text)
         lines.append(_line([*row, headline[name].count]))
     for block in ("baseline", "bound"):
@@ -66,7 +72,7 @@ def _marks(places: Mapping[str, int]) -> Callable[[str, str], str]:
     return mark
 
 
-def _entry(table: Table, name: str, column: Column) -> str:
+def entry(table: Table, name: str, column: Column) -> str:
     """Mean ± standard error of a metric, and its n where it is not the row's."""
     if column.interval:
         ends = [table.estimates("method", f"{column.metric}.{end}").get(name) for end in (0, 1)]
@@ -101,19 +107,22 @@ def _differences(table: Table) -> list[str]:
                 row += [_NONE, _NONE]
                 continue
             estimate = found[name]
-            row += [f"{spread(estimate, 3)} ({others[name]})", _verdict(estimate, table)]
+            row += [f"{spread(estimate, 3)} ({others[name]})", verdict(estimate, table)]
             counts.append(str(estimate.count))
         lines.append(_line([*row, "/".join(dict.fromkeys(counts))]))
-    better = "above" if table.higher_is_better else "below"
-    lines += [
-        "",
-        "Difference of the task, ours minus the other's on the same seeds, mean ± standard error; the "
-        f"other is the one that is best on these seeds. {better.capitalize()} zero is better. "
-        f"{_BOOTSTRAP}",
-        "",
-    ]
-    return lines
+    return [*lines, "", difference_note(table), ""]
 
+
+def difference_note(table: Table) -> str:
+    """What the paired differences are, and which side of zero is the better one."""
+    better = "Above" if table.higher_is_better else "Below"
+    return (
+        "Difference of the task, ours minus the other's on the same seeds, mean ± standard error; the "
+        f"other is the one that is best on these seeds. {better} zero is better. {_BOOTSTRAP}"
+    )
+
+
+TWIN_NOTE = "A gain that is not beyond the twin's is no effect of the decision loss."
 
 _BOOTSTRAP = (
     f"95 %: bootstrap over seeds, no shorter than Student's interval, from {FEWEST} seeds on; "
@@ -121,7 +130,7 @@ _BOOTSTRAP = (
 )
 
 
-def _verdict(estimate: Estimate, table: Table) -> str:
+def verdict(estimate: Estimate, table: Table) -> str:
     """The interval, and on which side of zero it lies."""
     if math.isnan(estimate.low):
         return _NONE
@@ -142,49 +151,49 @@ def _twins(table: Table) -> list[str]:
     ]
     for name, difference in differences.items():
         row = [name, *(spread(side[name], 3) for side in sides), spread(difference, 3)]
-        lines.append(_line([*row, _verdict(difference, table), difference.count]))
-    claim = "A gain that is not beyond the twin's is no effect of the decision loss."
-    return [*lines, "", claim, ""]
+        lines.append(_line([*row, verdict(difference, table), difference.count]))
+    return [*lines, "", TWIN_NOTE, ""]
 
 
-def _notes(table: Table) -> list[str]:
-    notes = [
+def notes(table: Table) -> list[str]:
+    """What a reader of the table must know, a paragraph each."""
+    told = [
         "Mean ± standard error over seeds; best task bold, second best underlined; plain baselines "
         "and bounds in italics. RMSE is over scenarios, rows and coordinates, in one definition for "
         f"all methods. {layout_of(table.task).note}"
     ]
     if table.compare:
-        notes.append(COMPARISON.get(table.task, COMPARISON_RELEASED))
+        told.append(COMPARISON.get(table.task, COMPARISON_RELEASED))
     counted = f"Solver failures: {_total(table, 'test.solver_failures')}."
     counted += f" Rows without finite scenarios: {_total(table, 'test.nonfinite_rows')}."
     counted += f" Diverged runs (best checkpoint kept): {table.diverged}."
-    notes.append(counted)
+    told.append(counted)
     for raw in table.estimates("method", "test.task_raw").values():
         worth = f"{spread(raw, 3)}{layout_of(table.task).unit}"
-        notes.append(
+        told.append(
             f"Before their projection on the feasible set the policy's decisions are worth {worth}."
         )
     if table.source_versions > 1:
-        notes.append(f"These records come from {table.source_versions} versions of the source.")
+        told.append(f"These records come from {table.source_versions} versions of the source.")
     if table.missing:
         absent = "; ".join(
             f"{name} {', '.join(map(str, seeds))}" for name, seeds in table.missing.items()
         )
-        notes.append(f"Missing seeds, of those that other methods have: {absent}.")
+        told.append(f"Missing seeds, of those that other methods have: {absent}.")
     if table.stale:
-        notes.append(f"{table.stale} records of an older preset are not counted.")
+        told.append(f"{table.stale} records of an older preset are not counted.")
     if table.left_out:
-        notes.append(
+        told.append(
             f"{len(table.left_out)} runs are no usable record and not counted: "
             + "; ".join(str(run) for run in table.left_out)
             + "."
         )
     if table.disagreeing:
-        notes.append(
+        told.append(
             f"Runs of the same seed disagree on {', '.join(table.disagreeing)}: their data or their "
             "source differ."
         )
-    return [line for note in notes for line in (note, "")]
+    return told
 
 
 def _total(table: Table, metric: str) -> int:
