@@ -2,26 +2,24 @@
 
 import hashlib
 import json
-import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.config.arguments import check_cell
+from diffusion_dfl.config import own
+from diffusion_dfl.config.arguments import CONFIG_DIRECTORY, check_cell
+from diffusion_dfl.config.rules import check_path
 from diffusion_dfl.config.schema import register
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers.decision import CURVATURES, LAYER_SOLVERS
 from diffusion_dfl.layers.failures import ON_FAILURE
-
-logger = logging.getLogger(__name__)
-
-CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
 
 # These say where and how a run happens, not what its numbers are.
 _INCIDENTAL = (
@@ -74,16 +72,32 @@ _NOT_FITTED = (
 )
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/config.yaml`` with overrides, inside a Hydra application or outside of one."""
+def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> DictConfig:
+    """Compose ``conf/config.yaml`` with overrides, inside a Hydra application or outside of one.
+
+    Args:
+        overrides: as on the command line.
+        config_dir: a folder of the user's own that is searched after ``conf/``; a Hydra application
+            has its own, from ``--config-dir``.
+
+    Raises:
+        UserError: a folder that is not there, or hides behind ``conf/``.
+    """
     register()
+    words = list(overrides)
     if GlobalHydra.instance().is_initialized():
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=words)
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise UserError(f"--config-dir {config_dir}: there is no such folder")
+        own.refuse_hidden(config_dir, CONFIG_DIRECTORY)
+        place = json.dumps(f"file://{config_dir.resolve()}")
+        words.append(f"hydra.searchpath=[{place}]")
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=words)
 
 
-def reference_config(config: DictConfig) -> DictConfig:
+def reference_config(config: DictConfig, config_dir: Path | None = None) -> DictConfig:
     """The untouched preset of the same cell, scale and seed."""
     return compose_config(
         [
@@ -92,7 +106,8 @@ def reference_config(config: DictConfig) -> DictConfig:
             f"grad={config.grad.name}",
             f"scale={config.scale}",
             f"seed={config.seed}",
-        ]
+        ],
+        config_dir,
     )
 
 
@@ -103,11 +118,30 @@ def deciding_values(config: DictConfig) -> dict[str, Any]:
     flat = dict(_flatten("", container))
     if flat.get("data.file"):
         flat["data.file"] = name_of_file(flat["data.file"])
+    for group in own.GROUPS:
+        code = code_of(config, group)
+        if code is not None:
+            flat[f"{group}.{own.CODE}"] = code
     return {
         key: value
         for key, value in sorted(flat.items())
         if not any(key == name or key.startswith(name + ".") for name in _INCIDENTAL)
     }
+
+
+def code_of(config: DictConfig, group: str) -> str | None:
+    """The user's own code behind ``group``, by name and content; None for a part of this package.
+
+    A stored configuration has it from when it ran.
+    """
+    node = config[group]
+    target = node.get("_target_")
+    if not own.is_own(target):
+        return None
+    if own.CODE in node:
+        return str(node[own.CODE])
+    file = own.source_file(target)
+    return None if file is None else name_of_file(str(file))
 
 
 def name_of_file(path: str) -> str:
@@ -170,15 +204,21 @@ class Identity:
         return Path(self.scale, self.task, cell, f"seed-{self.seed}")
 
 
-def identify(config: DictConfig) -> Identity:
+def identify(config: DictConfig, reference: Mapping[str, Any] | None = None) -> Identity:
     """Identity of a composed configuration.
+
+    Args:
+        config: composed.
+        reference: deciding values of :func:`reference_config`, where they are known already; None
+            composes it.
 
     Raises:
         UserError: model and grad that make no sense together, or a key that no schema knows.
     """
     check_cell(config.model.name, config.grad.name)
     values = deciding_values(config)
-    reference = deciding_values(reference_config(config))
+    if reference is None:
+        reference = deciding_values(reference_config(config))
     unknown = sorted(values.keys() - reference.keys())
     if unknown:  # `+key=value` gets past the schemas.
         raise UserError(
@@ -204,16 +244,35 @@ def identify(config: DictConfig) -> Identity:
     )
 
 
+def check_names(config: DictConfig) -> None:
+    """Refuse a task, model or grad whose ``name`` is not that of the file it comes from.
+
+    Raises:
+        UserError: naming the file and the mend.
+    """
+    choices: dict[str, str] = {}
+    if GlobalHydra.instance().is_initialized() and HydraConfig.initialized():
+        found = HydraConfig.get().runtime.choices
+        choices = {group: str(found[group]) for group in own.GROUPS if group in found}
+    own.check_names({group: config[group] for group in own.GROUPS}, choices)
+
+
 def fit_path(config: DictConfig) -> Path:
-    """Where the two-stage weights live: a function of what their fit reads, and of nothing else."""
+    """Where the two-stage weights live: a function of what their fit reads, and of nothing else.
+
+    What a user's own task or model reads of its keys is not known: each of them counts.
+    """
     values = deciding_values(config)
+    own_groups = tuple(group for group in own.GROUPS if own.is_own(config[group]._target_))
     parts = ["task", "data", "model", "fit", "threads", "matmul_precision"]
     if values.get("model.outcome_scaling") == "residual":
         parts.append("foundation")
     read = {
         key: value
         for key, value in values.items()
-        if key.split(".")[0] in parts and key not in _NOT_FITTED and NEUTRAL.get(key) != value
+        if key.split(".")[0] in parts
+        and (key not in _NOT_FITTED or key.startswith(own_groups))
+        and NEUTRAL.get(key) != value
     }
     name = f"{config.model.name}-{digest(read, 8)}"
     return Path(config.scale, config.task.name, "_fits", name, f"seed-{config.seed}")
@@ -225,6 +284,7 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: naming the key, the value and the mend.
     """
+    check_names(config)
     check_cell(config.model.name, config.grad.name)
     checks = [
         ("seed", config.seed >= 0, "an integer >= 0"),
@@ -280,7 +340,7 @@ def validate(config: DictConfig) -> None:
                 f"0 with {stage}.keep=last, which waits for no better score",
             ),
         ]
-    if config.grad.name == "reparam":
+    if config.grad._target_ == "diffusion_dfl.estimators.Reparam":
         kind, steps = config.grad.backpropagation, config.model.get("num_sampling_steps")
         within = f"at most model.num_sampling_steps={steps}"
         checks += [
@@ -296,73 +356,4 @@ def validate(config: DictConfig) -> None:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
     if config.grad.name == "score_path":
-        _check_path(config)
-
-
-def _check_path(config: DictConfig) -> None:
-    """Refuse paths without a density: every step of the sampler must add noise."""
-    model = config.model
-    if config.train.dropout and model.dropout > 0 and config.grad.decision_weight > 0:
-        raise UserError(
-            "grad=score_path with train.dropout=true: a path is drawn under one dropout mask and would "
-            "be judged under another; set train.dropout=false or model.dropout=0"
-        )
-    for key, noisy, mend in (
-        ("model.sampler", model.sampler != "dpm_solver", "model.sampler=ancestral"),
-        ("model.eta", model.sampler != "ddim" or model.eta > 0, "model.eta=1"),
-        ("model.final_noise", model.final_noise, "model.final_noise=true"),
-    ):
-        if not noisy:
-            raise UserError(
-                f"grad=score_path with {key}={OmegaConf.select(config, key)}: a step of this sampler "
-                f"adds no noise, so its path has no density; set {mend}"
-            )
-
-
-def check_decision_rule(config: DictConfig, kinked: bool) -> None:
-    """Refuse decision rules that have no gradient, or no solver.
-
-    Args:
-        config: composed and valid.
-        kinked: whether the task's program has kinks; a smooth one is never convolved.
-
-    Raises:
-        UserError: naming the key, the value and the mend.
-    """
-    decision = config.decision
-    convolved = kinked and decision.curvature == "convolved" and decision.bandwidth_scale > 0
-    scored = config.grad.name in ("score", "score_path")
-    if scored and kinked and not convolved and decision.curvature != "paper":
-        key = "curvature" if decision.curvature == "saa" else "bandwidth_scale"
-        mend = (
-            "set decision.curvature=convolved"
-            if key == "curvature"
-            else "set decision.bandwidth_scale above 0 (1.5 is a good start)"
-        )
-        raise UserError(
-            f"grad={config.grad.name} with decision.{key}={decision[key]}: the optimum of the exact sample "
-            "program sits on scenarios and does not move with their weights, so its score gradient "
-            f"is zero; {mend} or use grad=reparam"
-        )
-    if scored and decision.num_scenarios < 2:
-        raise UserError(
-            f"grad={config.grad.name} with decision.num_scenarios={decision.num_scenarios}: the "
-            "weights of one scenario are zero; take at least 2, better 100"
-        )
-    if convolved and decision.solver in ("cvxpy", "cvxpylayers"):
-        raise UserError(
-            f"decision.solver={decision.solver}: the convolved cost has no conic form; set "
-            "decision.curvature=saa with it, or decision.solver=auto"
-        )
-    if convolved and decision.on_failure == "reference":
-        raise UserError(
-            "decision.on_failure=reference: the reference solves exact programs only; set "
-            "decision.curvature=saa with it, or decision.on_failure=retry"
-        )
-    if decision.solver == "cvxpylayers" and (scored or decision.curvature == "paper"):
-        raise UserError(
-            "decision.solver=cvxpylayers differentiates the exact program in its scenarios only; "
-            "use it with grad=reparam and decision.curvature=saa"
-        )
-    if decision.solver == "cvxpy" and (scored or config.grad.name == "reparam"):
-        logger.warning("decision.solver=cvxpy solves one instance at a time: expect minutes a step")
+        check_path(config)

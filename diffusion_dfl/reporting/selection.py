@@ -12,7 +12,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_dfl.config.arguments import CELLS
-from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config, identify
+from diffusion_dfl.config.compose import CONFIG_DIRECTORY
+from diffusion_dfl.config.identities import identity_of
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.frame import differs_text
 from diffusion_dfl.reporting.layout import LAYOUTS, base_of
@@ -79,7 +80,7 @@ def choices(group: str) -> list[str]:
 
 def default_source(task: str) -> str:
     """The data source a task uses where none is named."""
-    return str(compose_config([f"task={task}"]).data.source)
+    return identity_of((f"task={task}",)).source
 
 
 def selection(
@@ -97,12 +98,13 @@ def selection(
     """
     default = default_source(task)
     chosen = source or default
-    common = [f"task={task}", f"scale={scale}", f"data={chosen}", *overrides]
+    common = [f"task={task}", f"scale={scale}", *overrides]
+    if chosen != default:
+        common.insert(2, f"data={chosen}")
 
     @cache
     def composed(cell: Cell, changes: tuple[str, ...]) -> Preset:
-        words = [*common, f"model={cell[0]}", f"grad={cell[1]}", *changes]
-        identity = identify(compose_config(words))
+        identity = identity_of((*common, f"model={cell[0]}", f"grad={cell[1]}", *changes))
         return Preset(identity.config_hash, identity.differs)
 
     def current_hash(cell: Cell, differs: Mapping[str, Any]) -> str | None:
@@ -118,7 +120,7 @@ def selection(
         for model, grads in CELLS.items()
         for grad in grads
     }
-    name = str(compose_config(common).task.name)
+    name = identity_of(tuple(common)).task
     return Selection(
         task=name,
         scale=scale,
@@ -161,10 +163,15 @@ def choose(runs: pd.DataFrame, wanted: Selection) -> Chosen:
         wanted: the table.
     """
     found = of_table(runs, wanted)
-    kinds = [_kind(run, wanted) for run in found.to_dict("records")]
-    kind = pd.Series(kinds, index=found.index, dtype=object)
+    kind = kinds(found, wanted)
     twins = _one_twin(found[kind == "twin"])
     return Chosen(found[kind == "run"], twins, int((kind == "stale").sum()))
+
+
+def kinds(found: pd.DataFrame, wanted: Selection) -> pd.Series:
+    """What every run of the table's task is to it: ``run``, ``twin``, ``stale`` or ``other``."""
+    told = [_kind(run, wanted) for run in found.to_dict("records")]
+    return pd.Series(told, index=found.index, dtype=object)
 
 
 def _one_twin(twins: pd.DataFrame) -> pd.DataFrame:

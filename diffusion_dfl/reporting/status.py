@@ -5,7 +5,6 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
 
 from diffusion_dfl.config.arguments import CELLS, normalise
-from diffusion_dfl.config.compose import Identity, compose_config, identify
+from diffusion_dfl.config.identities import identity_of
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object
 from diffusion_dfl.lease import in_use
@@ -53,11 +52,13 @@ class State:
         name: one of `STATES`.
         detail: progress of a running or interrupted one, reason of a failed one.
         published: whether only the committed record says that it is finished.
+        age: how long ago a running or interrupted one last said something.
     """
 
     name: str
     detail: str = ""
     published: bool = False
+    age: str = ""
 
 
 def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
@@ -87,16 +88,10 @@ def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
             seeds = [word for word in chosen if word.startswith("seed=")] or ["seed=0"]
             rest = tuple(word for word in chosen if not word.startswith("seed="))
             seed = int(seeds[-1].removeprefix("seed="))
-            identity = _identity(rest)
+            identity = identity_of(rest)
             path = identity.path.with_name(f"seed-{seed}")
             runs.setdefault(path, Planned(rest, seed, path, identity.config_hash))
     return list(runs.values())
-
-
-@cache
-def _identity(words: tuple[str, ...]) -> Identity:
-    """Of a configuration with seed 0; made once for all its seeds, since composing is slow."""
-    return identify(compose_config([*words, "seed=0"]))
 
 
 def _values(word: str) -> list[str]:
@@ -119,7 +114,7 @@ def state(results: Path, run: Planned, published: bool = True) -> State:
     if done == run.config_hash:
         return State("finished")
     if in_use(directory):
-        return State("running", _progress(directory))
+        return _underway("running", directory)
     if published and _record_hash(results / "published" / run.path) == run.config_hash:
         return State("finished", published=True)
     if done is not None:
@@ -127,7 +122,7 @@ def state(results: Path, run: Planned, published: bool = True) -> State:
     if name == "failed":
         return State("failed", str(told.get("reason", "")).split("\n")[0])
     if name in ("running", "interrupted"):
-        return State("interrupted", _progress(directory))
+        return _underway("interrupted", directory)
     return State("missing")
 
 
@@ -138,8 +133,8 @@ def _record_hash(directory: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def _progress(directory: Path) -> str:
-    """``train epoch 3/6, 2 min since``, as far as the run has said."""
+def _underway(name: str, directory: Path) -> State:
+    """With ``train epoch 3/6`` and ``2 min since``, as far as the run has said."""
     metrics = directory / "metrics.jsonl"
     try:
         lines = metrics.read_text(encoding="utf-8").splitlines()
@@ -147,8 +142,9 @@ def _progress(directory: Path) -> str:
         epochs = OmegaConf.load(directory / "config.yaml")[last["stage"]]["epochs"]
         minutes = max(time.time() - metrics.stat().st_mtime, 0) / 60
     except (OSError, ValueError, LookupError, TypeError):
-        return "before its first epoch"
-    return f"{last['stage']} epoch {last['epoch']}/{epochs}, {minutes:.0f} min since"
+        return State(name, "before its first epoch")
+    progress = f"{last['stage']} epoch {last['epoch']}/{epochs}"
+    return State(name, progress, age=f"{minutes:.0f} min since")
 
 
 def overview(states: Mapping[Planned, State]) -> str:
@@ -168,7 +164,7 @@ def overview(states: Mapping[Planned, State]) -> str:
     if published:
         lines[-1] += f", {published} of them as committed records only"
     lines += [
-        f"{found.name}: {run.path.as_posix()}: {found.detail}"
+        f"{found.name}: {run.path.as_posix()}: {found.detail}" + (found.age and f", {found.age}")
         for run, found in states.items()
         if found.detail
     ]
