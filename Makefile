@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 ablations figures audit status missing chaos wandb-sync test test-slow test-cuda lint format fetch
+.PHONY: help setup demo table1 ablations figures audit status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,3 +66,9 @@ lint: setup ## style and types
 format: setup ## rewrite files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+config-docs: setup ## docs/config.md from conf/ and the schemas
+	$(BIN)/python scripts/make_config_docs.py
+
+docs: setup ## the documentation as a site, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -48,9 +48,10 @@ def conditional_value_at_risk(
         num_outcomes: d_y.
         smooth: a further cost, as in :class:`~diffusion_dfl.programs.general.TorchProgram`.
         risk_weight: > 0.
-        matrix, limit, lower, upper, equality_matrix, equality_value, inequality, num_inequalities,
-        reference: as in :class:`~diffusion_dfl.programs.general.TorchProgram`; ``reference``
-            states the program in the decision with t.
+        matrix, limit, lower, upper, equality_matrix, equality_value: as in
+            :class:`~diffusion_dfl.programs.general.TorchProgram`.
+        inequality, num_inequalities: likewise.
+        reference: likewise; states the program in the decision with t.
 
     Raises:
         ValueError: level or risk_weight out of range, or parts that do not fit each other.

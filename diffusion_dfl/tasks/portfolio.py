@@ -51,8 +51,9 @@ def portfolio_task(
         rng: stream that draws the assets.
         num_assets: n.
         risk_aversion: alpha of the program.
-        first_day, last_day, validation_start, test_start, strict, exclude, root, url, directory,
-            file, num_days: see :func:`diffusion_dfl.data.portfolio.portfolio_dataset`.
+        first_day, last_day, validation_start, test_start: see
+            :func:`diffusion_dfl.data.portfolio.portfolio_dataset`.
+        strict, exclude, root, url, directory, file, num_days: see there.
 
     Raises:
         DataError: see there.

@@ -77,8 +77,8 @@ def weather_task(
 
     Args:
         source: ``real``.
-        rng, shortage, excess, ramp, validation_fraction, block_weeks, gap_days, root, url,
-            directory: see :func:`power_task`.
+        rng, shortage, excess, ramp, validation_fraction: see :func:`power_task`.
+        block_weeks, gap_days, root, url, directory: see there.
     """
     dataset = weather_dataset(
         source,

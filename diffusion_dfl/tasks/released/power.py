@@ -55,9 +55,9 @@ def released_power_task(
     Args:
         source: ``real``, or ``simulated`` with ``temperatures=False``.
         rng: stream of the validation days.
-        temperatures, last_flat_day, statistics_of_test_days, random_validation_days,
-            validation_fraction, num_days: see
+        temperatures, last_flat_day, statistics_of_test_days, random_validation_days: see
             :func:`diffusion_dfl.data.released_power.released_power_dataset`.
+        validation_fraction, num_days: see there.
         kink_mask: score weights from the mask ``1{y > z}``; False: from subgradients that satisfy
             stationarity. Read by ``decision.curvature=paper`` alone.
         shortage, excess, ramp: gamma_s, gamma_e, c_r of the program.
