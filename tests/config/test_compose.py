@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_dfl.config.arguments import CELLS
 from diffusion_dfl.config.compose import (
     CONFIG_DIRECTORY,
-    check_decision_rule,
     compose_config,
     identify,
     validate,
 )
+from diffusion_dfl.config.rules import check_decision_rule
 from diffusion_dfl.errors import UserError
 
 FILES = sorted(CONFIG_DIRECTORY.rglob("*.yaml"))
