@@ -36,7 +36,9 @@ def main() -> int:
         # Committed records only: the audit is of this project's numbers.
         collection = collect(arguments.results, own=False)
         runs = frame(collection)
-        tables = [build(runs, selection(task, "laptop")) for task in LAYOUTS]
+        tables = [
+            build(runs, selection(task, "laptop"), results=arguments.results) for task in LAYOUTS
+        ]
         values = numbers(arguments.results, tables)
         if arguments.keys is not None:
             for key, value in values.items():

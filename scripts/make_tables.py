@@ -85,7 +85,7 @@ def main() -> int:
         except REFUSALS as error:
             return fail(explain(error))
         if arguments.task or len(of_table(runs, wanted)):
-            tables.append(build(runs, wanted, collection.left_out))
+            tables.append(build(runs, wanted, collection.left_out, arguments.results))
     if not tables:
         print(
             f"error: no records of scale {arguments.scale} "

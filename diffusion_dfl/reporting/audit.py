@@ -2,7 +2,8 @@
 
 The text (docs/templates/audit.md) names a number as ``{key:format}``. Keys of runs are
 ``<task>.<model>-<grad>`` for a mean, with ``.error``, ``.low``, ``.high``, ``.against`` (the paired
-difference to a two-stage or policy row), ``.twin`` (to the twin) behind; the others come from
+difference to a two-stage or policy row), ``.twin`` (to the twin) behind, and ``.days`` of these for the
+interval over seeds and days; the others come from
 results/audit/demonstrations.json and results/gradient_lab. A key that is not there is an error, so no
 number in the audit is typed by hand.
 """
@@ -64,6 +65,10 @@ def _of_table(table: Table) -> Iterator[tuple[str, Any]]:
         "plain": table.estimates("against_baseline"),
         "twin": table.estimates("against_twin"),
     }
+    over_days = {
+        "against": table.over_days("against_two_stage"),
+        "twin": table.over_days("against_twin"),
+    }
     for _, name, model, grad in ROWS:
         key = f"{table.task}.{model}-{grad}"
         if name in methods:
@@ -79,6 +84,10 @@ def _of_table(table: Table) -> Iterator[tuple[str, Any]]:
                 yield f"{key}.{block}.error", one.error
                 yield f"{key}.{block}.low", one.low
                 yield f"{key}.{block}.high", one.high
+        for block, estimates in over_days.items():
+            if name in estimates:
+                yield f"{key}.{block}.days.low", estimates[name].low
+                yield f"{key}.{block}.days.high", estimates[name].high
         printed = TABLE_1.get(table.task, {}).get((model, grad))
         if printed is not None:
             yield f"{key}.paper", printed[1].mean

@@ -14,12 +14,14 @@ class Column:
         title: heading.
         digits: after the decimal point.
         interval: whether the metric is a pair of ends.
+        unit: how much of the metric is one of what the title says: 1e6 bytes are a megabyte.
     """
 
     metric: str
     title: str
     digits: int = 3
     interval: bool = False
+    unit: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from diffusion_dfl.reporting.days import BLOCK
 from diffusion_dfl.reporting.layout import HEADLINE, Column, base_of, layout_of
 from diffusion_dfl.reporting.paper import COMPARISON, COMPARISON_RELEASED, ROWS, TABLE_1
 from diffusion_dfl.reporting.statistics import FEWEST, Estimate
@@ -12,6 +13,7 @@ from diffusion_dfl.reporting.table1 import RMSE, Table, ranks
 _NONE = "–"
 _MARKS = {1: ("**", "**"), 2: ("<u>", "</u>")}
 _TIME = Column("timing.total", "Seconds", 0)
+_HELD = Column("resources.saved_for_backward_bytes", "Held for backward, MB", 1, unit=1e6)
 
 
 def render(table: Table) -> str:
@@ -32,7 +34,7 @@ def shown_columns(table: Table) -> tuple[list[str], list[Column]]:
     unit = f", {layout.unit.strip()}" if layout.unit else ""
     columns = [Column(RMSE, "RMSE", 4), Column(HEADLINE, f"Task{unit} {arrow}"), *layout.columns]
     printed = ["RMSE, paper", f"Task{unit}, paper"] if table.compare else []
-    return printed, [*columns, _TIME]
+    return printed, [*columns, _TIME, _HELD]
 
 
 def _main(table: Table) -> list[str]:
@@ -81,8 +83,8 @@ def entry(table: Table, name: str, column: Column) -> str:
     estimate = table.estimates("method", column.metric).get(name)
     if estimate is None:
         return _NONE
-    if column is _TIME:
-        return number(estimate.mean, column.digits)
+    if column in (_TIME, _HELD):
+        return number(estimate.mean / column.unit, column.digits)
     count = table.estimates("method")[name].count
     fewer = f" (n {estimate.count})" if estimate.count != count else ""
     return spread(estimate, column.digits) + fewer
@@ -97,17 +99,19 @@ def _differences(table: Table) -> list[str]:
     names = [name for _, name, _, _ in ROWS if any(name in found for found, _ in blocks)]
     if not names:
         return []
-    head = ["Method", "To the best method not decision-focused", "95 %"]
+    days = table.over_days("against_two_stage")
+    head = ["Method", "To the best method not decision-focused", "95 %", *(_DAYS if days else [])]
     head += ["To the best plain baseline", "95 %", "Seeds"]
     lines = ["### Paired differences over seeds", "", *_head(head)]
     for name in names:
         row, counts = [name], []
-        for found, others in blocks:
+        for (found, others), wide in zip(blocks, (days, {}), strict=True):
+            extra = [verdict(wide[name], table) if name in wide else _NONE] if wide else []
             if name not in found:
-                row += [_NONE, _NONE]
+                row += [_NONE, _NONE, *extra]
                 continue
             estimate = found[name]
-            row += [f"{spread(estimate, 3)} ({others[name]})", verdict(estimate, table)]
+            row += [f"{spread(estimate, 3)} ({others[name]})", verdict(estimate, table), *extra]
             counts.append(str(estimate.count))
         lines.append(_line([*row, "/".join(dict.fromkeys(counts))]))
     return [*lines, "", difference_note(table), ""]
@@ -119,6 +123,7 @@ def difference_note(table: Table) -> str:
     return (
         "Difference of the task, ours minus the other's on the same seeds, mean ± standard error; the "
         f"other is the one that is best on these seeds. {better} zero is better. {_BOOTSTRAP}"
+        + (f" {_BOTH}" if table.over_days("against_two_stage") else "")
     )
 
 
@@ -127,6 +132,12 @@ TWIN_NOTE = "A gain that is not beyond the twin's is no effect of the decision l
 _BOOTSTRAP = (
     f"95 %: bootstrap over seeds, no shorter than Student's interval, from {FEWEST} seeds on; "
     "where it includes zero no difference is claimed."
+)
+
+_DAYS = ["95 %, seeds and days"]
+_BOTH = (
+    "It holds for these test days. `Seeds and days` draws days again as well, in blocks of "
+    f"{BLOCK}: what one may expect of other days like them."
 )
 
 
@@ -144,14 +155,19 @@ def _twins(table: Table) -> list[str]:
     if not differences:
         return []
     sides = [table.estimates(block) for block in ("twin", "with_twin")]
+    days = table.over_days("against_twin")
+    extra = _DAYS if days else []
     lines = [
         "### Twins with decision weight 0 (same steps, same rule)",
         "",
-        *_head(["Method", "Twin", "Decision-focused", "Difference", "95 %", "Seeds"]),
+        *_head(["Method", "Twin", "Decision-focused", "Difference", "95 %", *extra, "Seeds"]),
     ]
     for name, difference in differences.items():
         row = [name, *(spread(side[name], 3) for side in sides), spread(difference, 3)]
-        lines.append(_line([*row, verdict(difference, table), difference.count]))
+        row.append(verdict(difference, table))
+        if days:
+            row.append(verdict(days[name], table) if name in days else _NONE)
+        lines.append(_line([*row, difference.count]))
     return [*lines, "", TWIN_NOTE, ""]
 
 

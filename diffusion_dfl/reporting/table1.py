@@ -7,11 +7,14 @@ What is rendered (:mod:`diffusion_dfl.reporting.markdown`) or written as CSV com
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from diffusion_dfl.reporting.collect import LeftOut
+from diffusion_dfl.reporting.days import costs_by_day, interval
 from diffusion_dfl.reporting.layout import HEADLINE, base_of, layout_of, plain_name
 from diffusion_dfl.reporting.paper import DECISION_FOCUSED, ROWS, TABLE_1
 from diffusion_dfl.reporting.selection import Chosen, Selection, choose, of_table
@@ -40,7 +43,8 @@ class Table:
             headline number), the paired differences in it, ``against_two_stage``,
             ``against_baseline``, ``against_twin``, and the two sides of the last, ``with_twin`` and
             ``twin``, over the seeds both have. ``low`` and ``high`` are the 95 % bootstrap interval
-            over seeds, ``count`` the seeds.
+            over seeds, ``count`` the seeds; ``days_low`` and ``days_high`` of a difference between
+            methods that over seeds and test days (:mod:`diffusion_dfl.reporting.days`).
         seeds: of all runs together.
         missing: name of a row with runs -> seeds that other rows have and it has not.
         stale: runs of an older preset, not counted.
@@ -68,6 +72,18 @@ class Table:
         """Rows of one block."""
         return self.numbers[self.numbers["block"] == name]
 
+    def over_days(self, block: str) -> dict[str, Estimate]:
+        """Like :meth:`estimates` of differences, with the interval over seeds and days; those only
+        that have one."""
+        rows = self.block(block).dropna(subset=["days_low"])
+        columns = [
+            rows[name] for name in ("name", "mean", "error", "days_low", "days_high", "count")
+        ]
+        return {
+            str(name): Estimate(mean, error, low, high, int(count))
+            for name, mean, error, low, high, count in zip(*columns, strict=True)
+        }
+
     def estimates(self, block: str, metric: str = HEADLINE) -> dict[str, Estimate]:
         """Name -> estimate of the rows of a block that have any value of the metric."""
         rows = self.block(block)
@@ -79,13 +95,19 @@ class Table:
         }
 
 
-def build(runs: pd.DataFrame, wanted: Selection, left_out: Sequence[LeftOut] = ()) -> Table:
+def build(
+    runs: pd.DataFrame,
+    wanted: Selection,
+    left_out: Sequence[LeftOut] = (),
+    results: Path | None = None,
+) -> Table:
     """The table of a task.
 
     Args:
         runs: :func:`diffusion_dfl.reporting.frame.frame` of everything there is.
         wanted: which of them the table is about.
         left_out: runs that are no usable record, of any task.
+        results: the folder they were collected from, for intervals over days; None for none.
     """
     chosen = choose(runs, wanted)
     directions = of_table(runs, wanted).get("test.higher_is_better", pd.Series(dtype=object))
@@ -95,10 +117,11 @@ def build(runs: pd.DataFrame, wanted: Selection, left_out: Sequence[LeftOut] = (
         *_methods(chosen.runs, wanted),
         *_plain("baseline", baselines),
         *_plain("bound", _bounds(chosen.runs, wanted.task)),
-        *_differences(chosen, baselines, higher),
+        *_differences(chosen, baselines, higher, results),
     ]
     columns = ["block", "section", "name", "model", "grad", "against", "metric"]
     columns += ["paper_mean", "paper_error", "mean", "error", "low", "high", "count"]
+    columns += ["days_low", "days_high"]
     seeds = _seeds(chosen.runs)
     missing = {}
     for _, name, model, grad in ROWS:
@@ -223,9 +246,16 @@ def _bounds(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
 
 
 def _differences(
-    chosen: Chosen, baselines: Mapping[str, pd.Series], higher: bool
+    chosen: Chosen, baselines: Mapping[str, pd.Series], higher: bool, results: Path | None
 ) -> list[dict[str, Any]]:
     """Paired differences of every method to what it should beat."""
+
+    @cache
+    def by_day(twin: bool, model: str, grad: str) -> pd.DataFrame:
+        runs = _of_cell(chosen.twins if twin else chosen.runs, model, grad)
+        return pd.DataFrame() if results is None else costs_by_day(results, runs)
+
+    cells = {name: (model, grad) for _, name, model, grad in ROWS}
     values = {
         name: _by_seed(_of_cell(chosen.runs, model, grad))
         for _, name, model, grad in ROWS
@@ -260,7 +290,16 @@ def _differences(
         for block, against, estimated in estimates:
             head = {"block": block, "section": section, "name": name, "model": model}
             head |= {"grad": grad, "against": against, "metric": HEADLINE}
-            rows.append({**head, **asdict(estimated)})
+            ends = {}
+            if block in ("against_two_stage", "against_twin"):
+                theirs = (
+                    by_day(True, model, grad)
+                    if against == "twin"
+                    else by_day(False, *cells[against])
+                )
+                days = interval(by_day(False, model, grad), theirs)
+                ends = dict(zip(("days_low", "days_high"), days, strict=True))
+            rows.append({**head, **asdict(estimated), **ends})
     return rows
 
 

@@ -1,0 +1,72 @@
+"""Differences between methods over seeds and test days together.
+
+An interval over seeds holds for these test days: all methods and seeds are judged on them, and a
+lucky month is lucky for every seed. Here days are drawn again too, in blocks, since neighbouring days
+are alike.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from diffusion_dfl.reporting.statistics import FEWEST
+
+#: Days of a block: two weeks hold the weekly pattern and most of the weather's memory.
+BLOCK = 14
+
+_RESAMPLES = 4_000
+
+
+def costs_by_day(results: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """Headline number of every test day: a row a seed, a column a date.
+
+    Args:
+        results: the folder ``runs`` were collected from.
+        runs: rows of :func:`diffusion_dfl.reporting.frame.frame`, one a seed.
+
+    Returns:
+        Empty where rows of the data are no days (``rows.csv`` names them ``row 7``), or a run has none.
+    """
+    found = {}
+    for run in runs.to_dict("records"):
+        path = results / ("published" if run["published"] else "runs") / run["path"] / "rows.csv"
+        if not path.exists():
+            return pd.DataFrame()
+        rows = pd.read_csv(path, index_col="row")["task"]
+        if not len(rows) or not str(rows.index[0])[:4].isdigit():
+            return pd.DataFrame()
+        found[run["seed"]] = rows
+    return pd.DataFrame(found).T.sort_index(axis=1)
+
+
+def interval(ours: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of the mean of ``ours - theirs`` over seeds and days.
+
+    Seeds and blocks of `BLOCK` days (circular; Politis and Romano, 1992) are drawn with replacement
+    and crossed: the same days for all seeds of a resample. Always the same resamples.
+
+    Args:
+        ours, theirs: :func:`costs_by_day`; seeds and days that only one of them has are left out.
+        level: nominal coverage.
+
+    Returns:
+        Its ends; NaN of fewer than `FEWEST` seeds or two blocks of days.
+    """
+    difference = (ours - theirs).dropna(how="all").dropna(axis=1)
+    seeds, days = difference.shape
+    if seeds < FEWEST or days < 2 * BLOCK:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(0)
+    drawn = _counts(rng.integers(seeds, size=(_RESAMPLES, seeds)), seeds)
+    starts = rng.integers(days, size=(_RESAMPLES, -(-days // BLOCK), 1))
+    blocks = (starts + np.arange(BLOCK)).reshape(_RESAMPLES, -1)[:, :days] % days
+    means = ((drawn @ difference.to_numpy()) * _counts(blocks, days)).sum(axis=1) / (seeds * days)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _counts(drawn: np.ndarray, size: int) -> np.ndarray:
+    """How often each of ``size`` things was drawn, a row a resample."""
+    shifted = drawn + size * np.arange(len(drawn))[:, None]
+    return np.bincount(shifted.ravel(), minlength=size * len(drawn)).reshape(len(drawn), size)
