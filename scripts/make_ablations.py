@@ -23,13 +23,15 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--published", action="store_true", help="committed records only; print")
     parser.add_argument("--commands", action="store_true", help="the commands, and nothing else")
-    parser.add_argument("--seeds", default="0,1", help="of the commands")
+    parser.add_argument("--seeds", default="0-4", help="of the commands")
     arguments = parser.parse_args()
     if arguments.commands:
         print("\n".join(commands(arguments.task, arguments.seeds)))
         return 0
     runs = frame(collect(arguments.results, own=not arguments.published))
-    text = table(runs, arguments.task, arguments.scale)
+    # A preset the user has run is on the user's processor already.
+    controls = frame(collect(arguments.results / "controls", own=False))
+    text = table(runs, arguments.task, arguments.scale, controls=controls)
     print(text)
     if not arguments.published:
         path = arguments.results / "tables" / "ablations.md"

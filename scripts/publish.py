@@ -22,8 +22,15 @@ def main() -> int:
     parser.add_argument(
         "--variants", action="store_true", help="records of changed presets too, not twins alone"
     )
+    parser.add_argument(
+        "--controls",
+        action="store_true",
+        help="presets of the processor that ablations ran on, to results/controls",
+    )
     arguments = parser.parse_args()
     runs, published = arguments.results / "runs", arguments.results / "published"
+    if arguments.controls:
+        published = arguments.results / "controls" / "published"
     if not runs.is_dir():
         parser.error(
             f"--results {arguments.results}: there is no {runs}; name the folder runs are in"
@@ -41,6 +48,8 @@ def main() -> int:
         if identity["source"] != sources[task]:
             continue
         target = published / record.path
+        if arguments.controls and record.identity["differs"]:
+            continue
         if not (arguments.variants or target.exists() or wanted(record)):
             passed_over += 1
             continue

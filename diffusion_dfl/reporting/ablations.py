@@ -3,6 +3,7 @@
 Each axis names the command of its runs, so that its table says what is missing and how to get it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from diffusion_dfl.reporting.layout import HEADLINE, layout_of
-from diffusion_dfl.reporting.markdown import spread
+from diffusion_dfl.reporting.markdown import number, spread
 from diffusion_dfl.reporting.selection import of_table, selection
 from diffusion_dfl.reporting.statistics import Estimate, estimate, paired
 
@@ -85,6 +86,12 @@ AXES: Mapping[str, Sequence[Axis]] = {
             "The same weights, sampled otherwise.",
         ),
         Axis(
+            "Score by ELBO and of the sampled path, M = 100",
+            (("diffusion", "score"), ("diffusion", "score_path")),
+            _values("decision.num_scenarios", 100),
+            "The preset of `score` has M = 200; that of `score_path` has an epoch less.",
+        ),
+        Axis(
             "Curvature",
             (("gaussian", "reparam"),),
             _values("decision.curvature", "convolved", "saa", "paper"),
@@ -99,7 +106,7 @@ AXES: Mapping[str, Sequence[Axis]] = {
 }
 
 
-def commands(task: str, seeds: str = "0,1") -> list[str]:
+def commands(task: str, seeds: str = "0-4") -> list[str]:
     """The commands behind the tables: one a cell and axis where one key moves, else one a row."""
     lines = []
     for axis in AXES[task]:
@@ -122,21 +129,38 @@ def _typed(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def table(runs: pd.DataFrame, task: str, scale: str, source: str | None = None) -> str:
+def table(
+    runs: pd.DataFrame,
+    task: str,
+    scale: str,
+    source: str | None = None,
+    controls: pd.DataFrame | None = None,
+) -> str:
     """Markdown of all ablations of a task.
 
     Args:
         runs: :func:`diffusion_dfl.reporting.frame.frame`.
         task, scale, source: as on the command line; the source is the task's default.
+        controls: runs of presets made on the processor of the ablations, which differences are
+            taken to where there are any: float32 sums differ between processors, and with them the
+            epoch that early stopping picks.
     """
     wanted = selection(task, scale, source)
     found = of_table(runs, wanted)
+    beside = of_table(pd.DataFrame() if controls is None else controls, wanted)
     layout = layout_of(task)
     lines = [f"# Ablations: {layout.title}", ""]
     lines += [
         f"{layout.quantity.capitalize()}{layout.unit} on the test rows, mean ± standard error over "
         "seeds, seeds in brackets; beside it the paired difference to the cell's preset (marked *), "
-        "on the seeds both have. Two seeds make no interval: read directions, not digits.",
+        "on the seeds both have, from five seeds on with its 95 % interval; where that includes zero, "
+        "or there is none, no difference is claimed. "
+        + (
+            "Differences are to the presets run again on the processor of the ablations "
+            "(`results/controls`), whose numbers are not those of the rows marked *."
+            if len(beside)
+            else ""
+        ),
         "",
     ]
     for axis in AXES[task]:
@@ -144,7 +168,11 @@ def table(runs: pd.DataFrame, task: str, scale: str, source: str | None = None) 
         heads = [f"{model}/{grad}" for model, grad in axis.cells]
         titles = ["", *(text for head in heads for text in (head, "to the preset"))]
         lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-        presets = {cell: _of(found, cell, wanted.presets[cell].config_hash) for cell in axis.cells}
+        presets = {}
+        for cell in axis.cells:
+            own = wanted.presets[cell].config_hash
+            control = _of(beside, cell, own)
+            presets[cell] = control if len(control) else _of(found, cell, own)
         for name, changes in axis.changes.items():
             row = [name]
             for cell in axis.cells:
@@ -178,5 +206,8 @@ def _entry(values: pd.Series, preset: pd.Series, is_preset: bool) -> list[str]:
     difference = paired(values, preset)
     if not difference.count:
         return [text, "–"]
+    if math.isnan(difference.low):
+        return [text, spread(difference, 3)]
+    ends = f"[{number(difference.low, 3)}, {number(difference.high, 3)}]"
     mark = {1: " above", -1: " below", 0: ""}[difference.side()]
-    return [text, f"{spread(difference, 3)}{mark}"]
+    return [text, f"{spread(difference, 3)} {ends}{mark}"]

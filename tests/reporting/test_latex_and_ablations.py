@@ -17,6 +17,7 @@ from diffusion_dfl.reporting.latex import latex
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.reporting.selection import selection
 from diffusion_dfl.reporting.table1 import build
+from tests.reporting.records import frame_of, summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,9 +83,31 @@ def test_an_ablation_without_runs_says_missing(tmp_path: Path) -> None:
     )
 
 
+def test_differences_are_to_controls_where_there_are_any(tmp_path: Path) -> None:
+    wanted = selection("power", "laptop")
+    moved = {"decision.bandwidth_scale": 0.0}
+    cell = ("gaussian", "two_stage")
+    preset = wanted.presets[cell].config_hash
+    records = [
+        summary(*cell, seed, value, config_hash=config_hash, differs=differs)
+        for seed in range(5)
+        for value, config_hash, differs in (
+            (3.0, preset, {}),
+            (3.5, wanted.current_hash(cell, moved), moved),
+        )
+    ]
+    again = [summary(*cell, seed, 3.1, config_hash=preset) for seed in range(5)]
+    runs, controls = frame_of(tmp_path / "all", records), frame_of(tmp_path / "controls", again)
+    assert "0.500 ± 0.000 [0.500, 0.500] above" in table(runs, "power", "laptop")
+    beside = table(runs, "power", "laptop", controls=controls)
+    assert "0.400 ± 0.000 [0.400, 0.400] above" in beside
+    assert "results/controls" in beside
+
+
 def test_the_committed_ablations_are_those_of_the_committed_records() -> None:
     runs = frame(collect(ROOT / "results", own=False))
-    text = table(runs, "power", "laptop")
+    controls = frame(collect(ROOT / "results" / "controls", own=False))
+    text = table(runs, "power", "laptop", controls=controls)
     committed = (ROOT / "results/tables/ablations.md").read_text(encoding="utf-8")
     assert committed.strip() == text.strip()
 

@@ -41,6 +41,12 @@ class FigureSource:
     def runs(self) -> pd.DataFrame:
         return frame(collect(self.results, own=self.own))
 
+    @cached_property
+    def controls(self) -> "FigureSource":
+        """Presets that ran on the processor of the committed ablations; all runs where there are none."""
+        beside = FigureSource(self.results / "controls", self.scale, own=False)
+        return self if beside.runs.empty else beside
+
     def of(self, task: str) -> Selection:
         if task not in self._selections:
             self._selections[task] = selection(task, self.scale)
