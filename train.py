@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,7 @@ def main(config: DictConfig) -> float:
     cost = math.nan
     with job():
         summary = run(config, worker=0 if number is None else int(number))
-        announce(summary)
+        announce(summary, Path(config.output.root))
         cost = float(summary["validation"]["task"])
     return cost
 

@@ -2,13 +2,18 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -16,12 +21,18 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from diffusion_dfl.config.arguments import BARE, normalise
+from diffusion_dfl.completion import completing
+from diffusion_dfl.config.arguments import BARE, CONFIG_DIRECTORY, normalise
+from diffusion_dfl.config.catalogue import options, register_help
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.sweep import told
 
 #: What bad input raises; `explain` makes one line of it.
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)
+
+# Names above which the nearest one says more than all.
+_MANY = 20
+_ALL_KEYS = "`python train.py --cfg job` shows every key"
 
 # Of the jobs of this process, by what they said; the number of the process tells it from a launcher's.
 _failed: dict[str, Exception] = {}
@@ -73,13 +84,15 @@ def guarded(main: Callable[[], object]) -> int:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     bare = len(sys.argv) == 1
+    register_help()
     try:
         sys.argv[1:] = normalise(sys.argv[1:])
+        refuse_unknown(sys.argv[1:])
         if bare:
             logging.getLogger(__name__).info("no arguments: running %s", " ".join(BARE))
         # Hydra would print its own version of an error and exit; here it is raised.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        with told(sys.argv[1:]):
+        with completing(sys.argv[1:]), told(sys.argv[1:]):
             main()
         if _failed:
             return 2 if all(isinstance(error, UserError) for error in _failed.values()) else 1
@@ -130,26 +143,106 @@ def explain(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, wrong = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
-        options = sorted(error.options)
+        known = sorted(error.options)
         if group == "hydra/launcher" and wrong in _LAUNCHERS:
             return f"{group}={wrong} needs a package; `pip install {_LAUNCHERS[wrong]}` adds it"
-        return f"{group}={wrong}: there is no such choice; {_nearest(wrong, options)}"
+        return f"{group}={wrong}: there is no such choice; {_nearest(wrong, known)}"
     cause = error.__cause__ or error.__context__
     inner = cause if isinstance(cause, OmegaConfBaseException) else error
     if isinstance(inner, ConfigKeyError | ConfigAttributeError):
-        full = str(inner.full_key or "")
-        keys = sorted(str(key) for key in getattr(inner.parent_node, "_content", None) or ())
-        prefix = full.rpartition(".")[0]
-        near = get_close_matches(full.rpartition(".")[2], keys, n=1)
-        meant = f"did you mean {prefix + '.' if prefix else ''}{near[0]}? " if near else ""
-        return f"{full}: there is no such key; {meant}`python train.py --cfg job` shows every key"
+        # Hydra's message has the key as it was typed, OmegaConf's the part it looked for.
+        typed = re.search(r"Could not override '([^']+)'", str(error))
+        full = typed.group(1) if typed else str(inner.full_key or "")
+        root = inner.parent_node._get_root() if inner.parent_node is not None else {}
+        return f"{full}: there is no such key; {_meant(full, _paths(root))}{_ALL_KEYS}"
     if isinstance(inner, ValidationError):
         wanted = str(inner).splitlines()[0]
-        return f"{inner.full_key}: {wanted}; `python train.py --cfg job` shows every key with its value"
+        return f"{inner.full_key}: {wanted}; {_ALL_KEYS} with its value"
     return "; ".join(lines)
 
 
-def _nearest(wrong: str, options: Sequence[str]) -> str:
-    near = get_close_matches(wrong, options, n=1)
+def refuse_unknown(arguments: Sequence[str]) -> None:
+    """Refuse flags that Hydra does not have, and presets that are not there.
+
+    Argparse would print its usage for the first; the second Hydra passes over, since a cell need not
+    have a preset.
+
+    Args:
+        arguments: normalised.
+
+    Raises:
+        UserError: naming the nearest there is.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse_flags  # type: ignore[method-assign]
+    unknown = parser.parse_known_args(list(arguments))[1]
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    if unknown:
+        bare = unknown[0].lstrip("-")
+        meant = (
+            f"an override has no dashes: {bare}"
+            if "=" in bare
+            else _nearest(unknown[0], sorted(known), "Flags")
+        )
+        raise UserError(f"{unknown[0]}: there is no such flag; {meant}")
+    folders = [CONFIG_DIRECTORY, *config_folders(arguments)]
+    for word in arguments:
+        group, _, values = word.partition("=")
+        if group == "preset" and values != "null":
+            there = list(options(folders, "preset"))
+            for value in values.split(","):
+                if value not in there:
+                    mend = f"{_nearest(value, there)} Without preset= a cell gets its own"
+                    raise UserError(f"preset={value}: there is no such choice; {mend}")
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    raise UserError(message)
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """Folders given with ``--config-dir``."""
+    found = get_args_parser().parse_known_args(list(arguments))[0].config_dir
+    return [Path(found)] if found else []
+
+
+def _nearest(wrong: str, known: Sequence[str], title: str = "Choices") -> str:
+    near = get_close_matches(wrong, known, n=1)
+    if near and len(known) > _MANY:
+        return f"did you mean {near[0]}?"
     meant = f"did you mean {near[0]}? " if near else ""
-    return f"{meant}Choices: {', '.join(options)}"
+    return f"{meant}{title}: {', '.join(known)}"
+
+
+def _paths(node: Any, prefix: str = "") -> list[str]:
+    """Every key of a configuration with those above it, ``train`` and ``train.epochs``; no Hydra's."""
+    found: list[str] = []
+    for key, item in (getattr(node, "_content", None) or {}).items():
+        path = f"{prefix}{key}"
+        if path == "hydra":
+            continue
+        found.append(path)
+        if isinstance(item, DictConfig) and isinstance(item._content, dict):
+            found += _paths(item, f"{path}.")
+    return found
+
+
+def _meant(wrong: str, paths: Sequence[str]) -> str:
+    """The keys that were most likely meant, as a question; what its parent has if none is near."""
+    parent, _, name = wrong.rpartition(".")
+    siblings = {
+        path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == parent
+    }
+    near = [siblings[found] for found in get_close_matches(name, siblings, n=1)]
+    if not near and parent:
+        near = get_close_matches(wrong, paths, n=1, cutoff=0.75)
+    if not near:  # `epochs`, of which there are several.
+        names = sorted({path.rpartition(".")[2] for path in paths})
+        found = get_close_matches(name, names, n=1, cutoff=0.85)
+        near = [path for path in paths if path.rpartition(".")[2] in found]
+    if near:
+        return f"did you mean {' or '.join(near)}? "
+    own = [key for key in siblings if key not in ("name", "_target_")]
+    if parent and own:
+        return f"{parent} has {', '.join(own)}; "
+    return ""

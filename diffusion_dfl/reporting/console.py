@@ -1,16 +1,28 @@
 """What a run says when it ends."""
 
 import math
+import shlex
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from diffusion_dfl.reporting.layout import layout_of
+from diffusion_dfl.config.compose import Identity
+from diffusion_dfl.files import DamagedFile, read_json
+from diffusion_dfl.reporting.layout import Layout, layout_of
+
+# What a two-stage run reads nothing of.
+_DECISION_FOCUSED = ("grad.", "train.")
 
 
-def announce(summary: dict[str, Any]) -> None:
-    """Print the run's cell and its numbers on one line.
+def announce(summary: dict[str, Any], results: Path | None = None) -> None:
+    """Print the run's cell and its numbers on one line, what they are worth, and where its files are.
 
     The headline number stands with its unit and, where more is better, its direction, beside the
     best of the task's plain baselines on the same test rows.
+
+    Args:
+        summary: record of the run.
+        results: the folder that holds it, in ``runs/``; None leaves out all lines but the first.
     """
     identity, test, validation = summary["identity"], summary["test"], summary["validation"]
     name = f"{identity['task']} {identity['model']}-{identity['grad']} seed {identity['seed']}"
@@ -30,10 +42,100 @@ def announce(summary: dict[str, Any]) -> None:
         if best is not None:
             numbers.append(f"best plain baseline: {best[0]} {best[1]:.3f}")
     numbers.append(f"{summary['timing']['total']:.0f} s")
-    print(
-        f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}",
-        flush=True,
-    )
+    lines = [f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}"]
+    if results is not None:
+        lines += [f"  {line}" for line in comparisons(summary, results)]
+        lines.append(f"  files: {results / 'runs' / _identity(summary).path}")
+    print("\n".join(lines), flush=True)
+
+
+def comparisons(summary: dict[str, Any], results: Path) -> list[str]:
+    """How far the headline number is from two-stage and from the best plain baseline, a line each.
+
+    Two-stage is the run of the same command with ``grad=two_stage``: the same seed, data, model and
+    decision rule as far as the command sets them, its own preset for the rest. Where it has not been
+    run, its command is given.
+    """
+    test, twin = summary["test"], two_stage_of(_identity(summary))
+    if not test or test["task"] is None:
+        return []
+    layout, higher = layout_of(summary["identity"]["task"]), bool(test.get("higher_is_better"))
+    found = []
+    if twin is not None:
+        value = _number_of(twin, results / "runs")
+        told = (
+            f"no run here yet; make it with `{command(twin)}`"
+            if value is None
+            else _against(test["task"], value, higher, layout)
+        )
+        found.append(f"two-stage, same seed: {told}")
+    best = best_baseline(test.get("baselines") or {}, higher)
+    if best is not None:
+        found.append(f"plain {best[0]}: {_against(test['task'], best[1], higher, layout)}")
+    return found
+
+
+def two_stage_of(identity: Identity) -> Identity | None:
+    """The two-stage run to hold a run against; None for one that has none, or is one."""
+    if identity.grad in ("two_stage", "policy"):
+        return None
+    differs = _read_by_two_stage(identity.differs)
+    return replace(identity, grad="two_stage", differs=differs, config_hash="")
+
+
+def _read_by_two_stage(differs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in differs.items() if not key.startswith(_DECISION_FOCUSED)}
+
+
+def command(identity: Identity) -> str:
+    """The command that makes a run; of a user's file the name alone is known."""
+    words = [f"{key}={getattr(identity, key)}" for key in ("task", "model", "grad")]
+    differs = dict(identity.differs)
+    if differs.pop("data.source", None) is not None:
+        words.append(f"data={identity.source}")
+    if identity.scale != "laptop":
+        words.append(f"scale={identity.scale}")
+    if "data.file" in differs:
+        differs["data.file"] = str(differs["data.file"]).split(" sha256 ")[0]
+    words += [f"{key}={_written(value)}" for key, value in differs.items()]
+    return shlex.join(["python", "train.py", *words, f"seed={identity.seed}"])
+
+
+def _written(value: Any) -> str:
+    """A value as Hydra's command line has it."""
+    if isinstance(value, list):
+        return f"[{','.join(_written(item) for item in value)}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _against(value: float, other: float, higher: bool, layout: Layout) -> str:
+    """``3.335, this run 0.097 better``."""
+    gain = value - other if higher else other - value
+    told = f"{abs(gain):.3f} {'better' if gain > 0 else 'worse'}"
+    return f"{other:.3f}{layout.unit}, this run is {told if abs(gain) >= 5e-4 else 'level'}"
+
+
+def _identity(summary: dict[str, Any]) -> Identity:
+    names = [field.name for field in fields(Identity)]
+    return Identity(**{name: summary["identity"][name] for name in names})
+
+
+def _number_of(twin: Identity, runs: Path) -> float | None:
+    """Headline number of a finished two-stage run, whatever it says of keys it does not read."""
+    pattern = f"{twin.model}-{twin.grad}*/seed-{twin.seed}/summary.json"
+    for path in sorted((runs / twin.scale / twin.task).glob(pattern)):
+        try:
+            found = _identity(read_json(path))
+            if replace(found, differs=_read_by_two_stage(found.differs), config_hash="") != twin:
+                continue
+            state, value = read_json(path.with_name("status.json")), read_json(path)["test"]["task"]
+        except (OSError, DamagedFile, KeyError, TypeError):
+            continue
+        if state["status"] == "finished" and value is not None:
+            return float(value)
+    return None
 
 
 def best_baseline(

@@ -1,10 +1,15 @@
 """What a run says when it ends."""
 
+import json
+import shlex
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diffusion_dfl.reporting.console import announce, best_baseline
+from diffusion_dfl.config.compose import Identity, compose_config, identify
+from diffusion_dfl.reporting.console import announce, best_baseline, command, two_stage_of
 from tests.reporting.records import summary
 
 
@@ -61,3 +66,76 @@ def test_the_best_baseline_follows_the_direction() -> None:
     assert best_baseline(values, higher_is_better=False) == ("low", 1.0)
     assert best_baseline(values, higher_is_better=True) == ("high", 2.0)
     assert best_baseline({"none": None}, higher_is_better=True) is None
+
+
+def _kept(results: Path, found: dict[str, Any], status: str = "finished") -> None:
+    """A record on disk where its run would be."""
+    names = {field.name for field in fields(Identity)}
+    identity = Identity(**{k: v for k, v in found["identity"].items() if k in names})
+    folder = results / "runs" / identity.path
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(found))
+    (folder / "status.json").write_text(json.dumps({"status": status}))
+
+
+def _two_stage(value: float, **differs: Any) -> dict[str, Any]:
+    found = record("power", value)
+    found["identity"] |= {"grad": "two_stage", "differs": differs}
+    return found
+
+
+def test_a_run_is_held_against_two_stage_and_the_plain_baseline_and_says_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _kept(tmp_path, _two_stage(3.3))
+    announce(record("power", 3.1, baselines={"ols_offsets": 3.05}), tmp_path)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("power diffusion-score seed 3 (")
+    assert rest == [
+        "  two-stage, same seed: 3.300, this run is 0.200 better",
+        "  plain ols_offsets: 3.050, this run is 0.050 worse",
+        f"  files: {tmp_path}/runs/laptop/power/diffusion-score/seed-3",
+    ]
+
+
+def test_where_more_is_better_a_higher_number_is_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = record("portfolio", 0.05, higher_is_better=True, baselines={"equal_weight": 0.04})
+    announce(found, tmp_path)
+    assert "equal_weight: 0.040 % a day, this run is 0.010 better" in capsys.readouterr().out
+
+
+def test_a_two_stage_run_of_other_settings_or_unfinished_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _kept(tmp_path, _two_stage(9.0, **{"model.width": 8}))
+    _kept(tmp_path, _two_stage(9.0), "failed")
+    announce(record("power", 3.1), tmp_path)
+    assert (
+        "two-stage, same seed: no run here yet; make it with `python train.py task=power "
+        "model=diffusion grad=two_stage seed=3`"
+    ) in capsys.readouterr().out
+
+
+def test_keys_that_two_stage_does_not_read_make_no_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _kept(tmp_path, _two_stage(3.3, **{"train.epochs": 9}))
+    found = record("power", 3.1)
+    found["identity"]["differs"] = {"grad.fit_weight": 0.5, "train.learning_rate": 1e-3}
+    announce(found, tmp_path)
+    assert "two-stage, same seed: 3.300, this run is 0.200 better" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("grad", ["two_stage", "policy"])
+def test_what_has_no_two_stage_is_held_against_none(grad: str) -> None:
+    identity = Identity("power", "policy", grad, "laptop", 0, "real", {}, "")
+    assert two_stage_of(identity) is None
+
+
+def test_the_command_makes_the_run_it_is_of() -> None:
+    words = ["data=simulated", "scale=smoke", "model.width=8", "decision.curvature=saa", "seed=2"]
+    identity = identify(compose_config(["model=gaussian", "grad=reparam", *words]))
+    again = identify(compose_config(shlex.split(command(identity))[2:]))
+    assert again == identity
