@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.figures import learning, problems, studies
+from diffusion_dfl.reporting.figures import learning, overview, problems, studies
 from diffusion_dfl.reporting.figures.style import save
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.selection import Selection, of_table, selection
@@ -119,6 +119,9 @@ class Entry:
 
 
 FIGURES: Mapping[str, Entry] = {
+    "overview": Entry(
+        "All methods on all tasks beside the paper", "records of all tasks", overview.overview
+    ),
     "figure1": Entry(
         "Deterministic and stochastic decisions, and the learned density",
         "figures/data/figure1.json (scripts/make_figures.py --collect: one run of synthetic, d = 1)",
