@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 ablations figures audit status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
+.PHONY: help setup demo table1 ablations figures audit report status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ audit: setup ## docs/audit.md: the paper's claims against records, studies and t
 
 figures: setup ## the paper's figures from the records there are
 	$(BIN)/python scripts/make_figures.py
+
+report: setup ## results/report/index.html: tables, curves, studies, audit and every run in one page
+	$(BIN)/python scripts/make_report.py
 
 status: setup ## planned, finished, running, failed and missing runs of the tables
 	$(BIN)/python scripts/status.py
