@@ -11,12 +11,7 @@ from pathlib import Path
 
 from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.files import write_json, write_text
-from diffusion_dfl.reporting.audit import TEMPLATE, numbers, render
-from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.frame import frame
-from diffusion_dfl.reporting.layout import LAYOUTS
-from diffusion_dfl.reporting.selection import selection
-from diffusion_dfl.reporting.table1 import build
+from diffusion_dfl.reporting.audit import TEMPLATE, audit_tables, numbers, render
 
 
 def main() -> int:
@@ -33,12 +28,7 @@ def main() -> int:
             from audit_numbers import demonstrations
 
             write_json(arguments.results / "audit" / "demonstrations.json", demonstrations())
-        # Committed records only: the audit is of this project's numbers.
-        collection = collect(arguments.results, own=False)
-        runs = frame(collection)
-        tables = [
-            build(runs, selection(task, "laptop"), results=arguments.results) for task in LAYOUTS
-        ]
+        tables = audit_tables(arguments.results)
         values = numbers(arguments.results, tables)
         if arguments.keys is not None:
             for key, value in values.items():

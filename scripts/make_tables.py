@@ -12,8 +12,10 @@ from diffusion_dfl.config.compose import digest
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.latex import latex
+from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.reporting.markdown import render
 from diffusion_dfl.reporting.selection import choices, of_table, selection
+from diffusion_dfl.reporting.summary import summary, with_block
 from diffusion_dfl.reporting.table1 import Table, build, tidy
 
 
@@ -33,6 +35,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--published", action="store_true", help="committed records only; print and write nothing"
+    )
+    parser.add_argument(
+        "--readme", type=Path, help="put Table 1 in short into this file, from committed records"
     )
     parser.add_argument(
         "overrides", nargs="*", help="key=value that all runs share, e.g. task.num_assets=20"
@@ -72,8 +77,23 @@ def _elsewhere(runs: pd.DataFrame, scale: str) -> str:
     return f" (there are some under {' and '.join(sources)})"
 
 
+def _into(readme: Path, results: Path) -> int:
+    """Table 1 in short, into the README."""
+    runs = frame(collect(results, own=False))
+    tables = [build(runs, selection(task, "laptop")) for task in LAYOUTS]
+    try:
+        text = with_block(readme.read_text(encoding="utf-8"), summary(tables))
+    except REFUSALS as error:
+        return fail(explain(error))
+    readme.write_text(text, encoding="utf-8")
+    print(f"written to {readme}")
+    return 0
+
+
 def main() -> int:
     arguments = parse()
+    if arguments.readme:
+        return _into(arguments.readme, arguments.results)
     collection = collect(arguments.results, own=not arguments.published)
     runs = frame(collection)
     tables: list[Table] = []

@@ -10,27 +10,58 @@ number in the audit is typed by hand.
 
 import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.reporting.layout import HEADLINE
+from diffusion_dfl.reporting.collect import collect
+from diffusion_dfl.reporting.frame import frame
+from diffusion_dfl.reporting.layout import HEADLINE, LAYOUTS
 from diffusion_dfl.reporting.paper import ROWS, TABLE_1
-from diffusion_dfl.reporting.table1 import RMSE, Table
+from diffusion_dfl.reporting.selection import selection
+from diffusion_dfl.reporting.table1 import RMSE, Table, build
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "docs" / "templates" / "audit.md"
 
 
-def numbers(results: Path, tables: Sequence[Table]) -> dict[str, Any]:
+#: Tables of the audit beside those of the tasks: prefix of their keys -> task, overrides. Runs of the
+#: released protocol as it is, and with one of its rules mended.
+RELEASED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "power_released": ("power_released", ()),
+    "power_measured": ("power_released", ("task.temperatures=false",)),
+    "synthetic_released": ("synthetic_released", ()),
+    "portfolio_released": ("portfolio_released", ()),
+    "portfolio_ordered": ("portfolio_released", ("task.symbol_major=false",)),
+}
+
+
+def audit_tables(results: Path) -> dict[str, Table]:
+    """Prefix of its keys -> table: the tasks', and those of the released protocol.
+
+    Committed records only: the audit is of this project's numbers.
+    """
+    runs = frame(collect(results, own=False))
+    wanted = {task: (task, ()) for task in LAYOUTS} | RELEASED
+    return {
+        prefix: build(runs, selection(task, "laptop", None, overrides), results=results)
+        for prefix, (task, overrides) in wanted.items()
+    }
+
+
+def numbers(results: Path, tables: Mapping[str, Table]) -> dict[str, Any]:
     """Every number the text may name.
+
+    Args:
+        results: the folder of committed records and studies.
+        tables: :func:`audit_tables`.
 
     Raises:
         UserError: a file of demonstrations or studies is not there.
     """
     found: dict[str, Any] = {}
-    for table in tables:
-        found.update(_of_table(table))
+    for prefix, table in tables.items():
+        found.update(_of_table(prefix, table))
     found.update(_read(results / "audit" / "demonstrations.json", "make audit"))
     found.update(dict(_of_linear(_read(results / "gradient_lab" / "linear.json"))))
     found.update(dict(_of_power(_read(results / "gradient_lab" / "power.json"))))
@@ -58,7 +89,7 @@ def render(text: str, values: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _of_table(table: Table) -> Iterator[tuple[str, Any]]:
+def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
     methods, rmse = table.estimates("method"), table.estimates("method", RMSE)
     blocks = {
         "against": table.estimates("against_two_stage"),
@@ -70,7 +101,7 @@ def _of_table(table: Table) -> Iterator[tuple[str, Any]]:
         "twin": table.over_days("against_twin"),
     }
     for _, name, model, grad in ROWS:
-        key = f"{table.task}.{model}-{grad}"
+        key = f"{prefix}.{model}-{grad}"
         if name in methods:
             yield key, methods[name].mean
             yield f"{key}.error", methods[name].error
@@ -93,14 +124,14 @@ def _of_table(table: Table) -> Iterator[tuple[str, Any]]:
             yield f"{key}.paper", printed[1].mean
             yield f"{key}.paper.rmse", printed[0].mean
     for name, one in table.estimates("baseline").items():
-        yield f"{table.task}.baseline.{name}", one.mean
-        yield f"{table.task}.baseline.{name}.error", one.error
+        yield f"{prefix}.baseline.{name}", one.mean
+        yield f"{prefix}.baseline.{name}.error", one.error
     for metric in ("resources.saved_for_backward_bytes",):
         for name, one in table.estimates("method", metric).items():
             for _, title, model, grad in ROWS:
                 if title == name:
-                    yield f"{table.task}.{model}-{grad}.bytes", one.mean
-    yield f"{table.task}.headline", HEADLINE
+                    yield f"{prefix}.{model}-{grad}.bytes", one.mean
+    yield f"{prefix}.headline", HEADLINE
 
 
 def _of_linear(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

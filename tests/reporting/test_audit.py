@@ -7,21 +7,15 @@ from pathlib import Path
 import pytest
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.reporting.audit import TEMPLATE, numbers, render
-from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.frame import frame
-from diffusion_dfl.reporting.layout import LAYOUTS
-from diffusion_dfl.reporting.selection import selection
-from diffusion_dfl.reporting.table1 import build
+from diffusion_dfl.reporting.audit import TEMPLATE, audit_tables, numbers, render
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
 def test_the_committed_audit_is_what_the_committed_files_say() -> None:
-    runs = frame(collect(ROOT / "results", own=False))
-    tables = [build(runs, selection(task, "laptop"), results=ROOT / "results") for task in LAYOUTS]
-    text = render(TEMPLATE.read_text(encoding="utf-8"), numbers(ROOT / "results", tables))
+    values = numbers(ROOT / "results", audit_tables(ROOT / "results"))
+    text = render(TEMPLATE.read_text(encoding="utf-8"), values)
     assert text == (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
 
 
