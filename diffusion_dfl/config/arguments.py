@@ -23,6 +23,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     "deterministic": ("two_stage", "reparam"),
     "gaussian": ("two_stage", "reparam", "score"),
     "diffusion": ("two_stage", "reparam", "score", "score_path"),
+    "flow": ("two_stage", "reparam", "score"),
     "policy": ("policy",),
 }
 

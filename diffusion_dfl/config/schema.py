@@ -220,6 +220,13 @@ class GaussianModel(NetworkModel):
 
 
 @dataclass
+class FlowModel(NetworkModel):
+    couplings: int = MISSING
+    coupling_width: int = MISSING
+    bins: int = MISSING
+
+
+@dataclass
 class DiffusionModel(NetworkModel):
     num_diffusion_steps: int = MISSING
     num_sampling_steps: int = MISSING
@@ -292,6 +299,7 @@ def register() -> None:
         ("network", NetworkModel),
         ("gaussian", GaussianModel),
         ("diffusion", DiffusionModel),
+        ("flow", FlowModel),
     ):
         store.store(group="schema/model", name=name, node=model)
     for name, grad in (("plain", PlainGrad), ("reparam", ReparamGrad), ("score", ScoreGrad)):

@@ -30,19 +30,22 @@ class Printed:
 
 DECISION_FOCUSED = "Decision-focused learning"
 
-#: Rows in the paper's order, then ours: section, title, model, grad.
+#: Rows in the paper's order with ours (path score, flow) last in a section: section, title, model,
+#: grad.
 ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("Two-stage", "Deterministic TS", "deterministic", "two_stage"),
     ("Two-stage", "Gaussian TS", "gaussian", "two_stage"),
     ("Two-stage", "Diffusion TS", "diffusion", "two_stage"),
+    ("Two-stage", "Flow TS", "flow", "two_stage"),
     ("Offline contextual bandits", "Policy-based learning", "policy", "policy"),
     (DECISION_FOCUSED, "Deterministic", "deterministic", "reparam"),
     (DECISION_FOCUSED, "Gaussian reparameterization", "gaussian", "reparam"),
     (DECISION_FOCUSED, "Gaussian score function", "gaussian", "score"),
     (DECISION_FOCUSED, "Diffusion reparameterization", "diffusion", "reparam"),
     (DECISION_FOCUSED, "Diffusion score function", "diffusion", "score"),
-    # Not in the paper.
     (DECISION_FOCUSED, "Diffusion path score", "diffusion", "score_path"),
+    (DECISION_FOCUSED, "Flow reparameterization", "flow", "reparam"),
+    (DECISION_FOCUSED, "Flow score function", "flow", "score"),
 )
 
 #: Task -> (model, grad) -> (RMSE, task).

@@ -107,7 +107,7 @@ def _listed(message: str) -> set[tuple[str, str]]:
 VALID = {(model, grad) for model, grads in CELLS.items() for grad in grads}
 
 
-def test_the_valid_cells_are_those_of_table_1_and_the_path_score() -> None:
+def test_the_valid_cells_are_those_of_table_1_the_path_score_and_the_flow() -> None:
     assert {
         ("deterministic", "two_stage"),
         ("deterministic", "reparam"),
@@ -118,6 +118,9 @@ def test_the_valid_cells_are_those_of_table_1_and_the_path_score() -> None:
         ("diffusion", "reparam"),
         ("diffusion", "score"),
         ("diffusion", "score_path"),
+        ("flow", "two_stage"),
+        ("flow", "reparam"),
+        ("flow", "score"),
         ("policy", "policy"),
     } == VALID
 
