@@ -1,11 +1,11 @@
 """What a run says when it ends."""
 
 import math
-import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffusion_dfl.config.commands import command, identity_of_record
 from diffusion_dfl.config.compose import Identity
 from diffusion_dfl.files import DamagedFile, read_json
 from diffusion_dfl.reporting.layout import Layout, layout_of
@@ -45,7 +45,7 @@ def announce(summary: dict[str, Any], results: Path | None = None) -> None:
     lines = [f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}"]
     if results is not None:
         lines += [f"  {line}" for line in comparisons(summary, results)]
-        lines.append(f"  files: {results / 'runs' / _identity(summary).path}")
+        lines.append(f"  files: {results / 'runs' / identity_of_record(summary).path}")
     print("\n".join(lines), flush=True)
 
 
@@ -56,7 +56,7 @@ def comparisons(summary: dict[str, Any], results: Path) -> list[str]:
     decision rule as far as the command sets them, its own preset for the rest. Where it has not been
     run, its command is given.
     """
-    test, twin = summary["test"], two_stage_of(_identity(summary))
+    test, twin = summary["test"], two_stage_of(identity_of_record(summary))
     if not test or test["task"] is None:
         return []
     layout, higher = layout_of(summary["identity"]["task"]), bool(test.get("higher_is_better"))
@@ -87,29 +87,6 @@ def _read_by_two_stage(differs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in differs.items() if not key.startswith(_DECISION_FOCUSED)}
 
 
-def command(identity: Identity) -> str:
-    """The command that makes a run; of a user's file the name alone is known."""
-    words = [f"{key}={getattr(identity, key)}" for key in ("task", "model", "grad")]
-    differs = dict(identity.differs)
-    if differs.pop("data.source", None) is not None:
-        words.append(f"data={identity.source}")
-    if identity.scale != "laptop":
-        words.append(f"scale={identity.scale}")
-    if "data.file" in differs:
-        differs["data.file"] = str(differs["data.file"]).split(" sha256 ")[0]
-    words += [f"{key}={_written(value)}" for key, value in differs.items()]
-    return shlex.join(["python", "train.py", *words, f"seed={identity.seed}"])
-
-
-def _written(value: Any) -> str:
-    """A value as Hydra's command line has it."""
-    if isinstance(value, list):
-        return f"[{','.join(_written(item) for item in value)}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
 def _against(value: float, other: float, higher: bool, layout: Layout) -> str:
     """``3.335, this run 0.097 better``."""
     gain = value - other if higher else other - value
@@ -117,17 +94,12 @@ def _against(value: float, other: float, higher: bool, layout: Layout) -> str:
     return f"{other:.3f}{layout.unit}, this run is {told if abs(gain) >= 5e-4 else 'level'}"
 
 
-def _identity(summary: dict[str, Any]) -> Identity:
-    names = [field.name for field in fields(Identity)]
-    return Identity(**{name: summary["identity"][name] for name in names})
-
-
 def _number_of(twin: Identity, runs: Path) -> float | None:
     """Headline number of a finished two-stage run, whatever it says of keys it does not read."""
     pattern = f"{twin.model}-{twin.grad}*/seed-{twin.seed}/summary.json"
     for path in sorted((runs / twin.scale / twin.task).glob(pattern)):
         try:
-            found = _identity(read_json(path))
+            found = identity_of_record(read_json(path))
             if replace(found, differs=_read_by_two_stage(found.differs), config_hash="") != twin:
                 continue
             state, value = read_json(path.with_name("status.json")), read_json(path)["test"]["task"]

@@ -130,6 +130,10 @@ class PortfolioTask(Task):
                 metrics["sharpe"] = mean / deviation * TRADING_DAYS_A_YEAR**0.5
         return Judgement(100.0 * gains, metrics)
 
+    @property
+    def decision_names(self) -> tuple[str, ...]:
+        return self.assets
+
     def baselines(self) -> dict[str, NDArray[np.float64]]:
         """Plain portfolios on the test days, made from training rows alone.
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffusion_dfl.data import Dataset, power_dataset, weather_dataset
-from diffusion_dfl.data.pjm import PJM_URL
+from diffusion_dfl.data.pjm import HOURS, PJM_URL
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.neighbours import neighbour_decisions
@@ -114,6 +114,10 @@ class PowerTask(Task):
         made = hourly[~np.isnan(hourly).any(1)]
         mean = made.mean(0).tolist() if len(made) else None
         return Judgement(hourly.sum(1), {"hourly": mean})
+
+    @property
+    def decision_names(self) -> tuple[str, ...]:
+        return HOURS
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
         """``ols_offsets``: least squares on the contexts plus, an hour, the constant that would

@@ -63,6 +63,11 @@ class Task(ABC):
         A row of NaN is a decision that was not made; it counts in no number.
         """
 
+    @property
+    def decision_names(self) -> tuple[str, ...]:
+        """n names, as the columns of a table of decisions have them."""
+        return tuple(f"decision_{number}" for number in range(self.program.num_decisions))
+
     def baselines(self) -> Mapping[str, NDArray[np.float64]]:
         """Plain baselines: name -> decisions ``(N, n)`` on the test rows, made without test data."""
         return {}

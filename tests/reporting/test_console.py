@@ -1,15 +1,14 @@
 """What a run says when it ends."""
 
 import json
-import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diffusion_dfl.config.compose import Identity, compose_config, identify
-from diffusion_dfl.reporting.console import announce, best_baseline, command, two_stage_of
+from diffusion_dfl.config.commands import identity_of_record
+from diffusion_dfl.config.compose import Identity
+from diffusion_dfl.reporting.console import announce, best_baseline, two_stage_of
 from tests.reporting.records import summary
 
 
@@ -70,9 +69,7 @@ def test_the_best_baseline_follows_the_direction() -> None:
 
 def _kept(results: Path, found: dict[str, Any], status: str = "finished") -> None:
     """A record on disk where its run would be."""
-    names = {field.name for field in fields(Identity)}
-    identity = Identity(**{k: v for k, v in found["identity"].items() if k in names})
-    folder = results / "runs" / identity.path
+    folder = results / "runs" / identity_of_record(found).path
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(found))
     (folder / "status.json").write_text(json.dumps({"status": status}))
@@ -132,10 +129,3 @@ def test_keys_that_two_stage_does_not_read_make_no_difference(
 def test_what_has_no_two_stage_is_held_against_none(grad: str) -> None:
     identity = Identity("power", "policy", grad, "laptop", 0, "real", {}, "")
     assert two_stage_of(identity) is None
-
-
-def test_the_command_makes_the_run_it_is_of() -> None:
-    words = ["data=simulated", "scale=smoke", "model.width=8", "decision.curvature=saa", "seed=2"]
-    identity = identify(compose_config(["model=gaussian", "grad=reparam", *words]))
-    again = identify(compose_config(shlex.split(command(identity))[2:]))
-    assert again == identity

@@ -1,0 +1,30 @@
+"""The command of a run makes that run."""
+
+import shlex
+
+import pytest
+
+from diffusion_dfl.config.commands import command
+from diffusion_dfl.config.compose import compose_config, identify
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=gaussian", "grad=reparam"],
+        [
+            "data=simulated",
+            "scale=smoke",
+            "model.width=8",
+            "decision.curvature=saa",
+            "grad=reparam",
+        ],
+        ["task=portfolio", "task.exclude=[AIG,HIG]", "seed=2"],
+        ["task=synthetic", "task.p=0.8", "model=policy", "grad=policy"],
+        ["task=power_released", "task.kink_mask=false"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_makes_the_run_it_is_of(words: list[str]) -> None:
+    identity = identify(compose_config(words))
+    assert identify(compose_config(shlex.split(command(identity))[2:])) == identity
