@@ -1,0 +1,223 @@
+"""The commands that README.md and the pages of docs/ print, and how the tests run each of them.
+
+Another page, another command: `python train.py ...` and `make ...` need nothing here, every other
+command needs a line in :data:`SMALL` (or, if no test can run it, in :data:`NOT_RUN`).
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from diffusion_dfl.config.arguments import normalise
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: What a line of a code block begins with if it is a command of the shell.
+VERBS = ("python", "make", "pip", "source", "git", "cd", "sbatch", "tensorboard", "for", "export")
+
+#: Languages of fenced blocks that hold commands.
+SHELLS = ("", "sh", "bash", "shell", "console")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block: its language, empty for an indented one, and its text without the indent."""
+
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command as a page prints it."""
+
+    page: str
+    text: str
+
+    @property
+    def is_training(self) -> bool:
+        return re.search(r"\bpython train\.py\b", self.text) is not None
+
+    @property
+    def words(self) -> list[str]:
+        """Words behind ``train.py``, also where a loop of the shell stands around it."""
+        inner = re.sub(r"seed=\$\w+", "seed=0", self.text.split("train.py", 1)[1])
+        # Not within quotes, in which commands of the docs have none of these.
+        return shlex.split(re.split(r"[&|;>]", inner, maxsplit=1)[0])
+
+    @property
+    def target(self) -> str | None:
+        """The target of a ``make`` command."""
+        match = re.fullmatch(r"make ([\w-]+)", self.text)
+        return match.group(1) if match else None
+
+
+@dataclass(frozen=True)
+class Small:
+    """How a command is run in the tests, in a copy of the checkout.
+
+    Attributes:
+        more: words put behind it that make it small; of an option given twice the last counts.
+        instead: the command that is run in its place, where words behind it cannot make it small.
+        slow: whether it takes more than three seconds.
+        real_data: whether it needs the files of ``DIFFUSION_DFL_DATA``.
+        weights: whether it reads the weights of ``model=diffusion grad=two_stage``, which untrained
+            ones stand in for.
+    """
+
+    more: str = ""
+    instead: str = ""
+    slow: bool = True
+    real_data: bool = False
+    weights: bool = False
+
+
+#: Commands as printed -> how they are run. ``make X`` is run as printed unless it stands here.
+SMALL: dict[str, Small] = {
+    "make help": Small(slow=False),
+    "make figures": Small(instead="python scripts/make_figures.py figure4 figure6"),
+    "python scripts/status.py --missing --own --each task=synthetic,power,portfolio seed=0-9 "
+    "> commands.txt": Small(),
+    "python scripts/status.py --started": Small(slow=False),
+    "python scripts/status.py task=power seed=0-4": Small(),
+    "python scripts/wandb_sync.py --dashboard --entity my-team": Small("--dry-run"),
+    # Minutes at any size: their options are read, and no more.
+    "python scripts/benchmark.py sweeps": Small("--help"),
+    "python scripts/feature_study.py --seeds 5": Small("--help"),
+    "python scripts/benchmark.py memory": Small("--width 8 --steps 12 --timesteps 2"),
+    "python scripts/benchmark.py training --data real": Small(
+        "--data simulated --scale smoke --repeats 1"
+    ),
+    "python scripts/benchmark.py solvers": Small("--quick --no-scaling --cases newsvendor"),
+    "python scripts/fetch_data.py": Small('--directory "$DIFFUSION_DFL_DATA"', real_data=True),
+    "python scripts/fetch_data.py --prices": Small(
+        '--directory "$DIFFUSION_DFL_DATA"', real_data=True
+    ),
+    "python scripts/gradient_lab.py linear": Small("--quick"),
+    "python scripts/gradient_lab.py synthetic": Small("--quick"),
+    "python scripts/gradient_lab.py variance": Small(
+        "--draws 20 --days 1 --scenarios 2 --timesteps 2", real_data=True, weights=True
+    ),
+    "python scripts/gradient_lab.py power": Small(
+        "--draws 2 --truth 2 --days 2 --axes curvature", real_data=True, weights=True
+    ),
+    "python scripts/sampler_variance.py": Small(slow=False),
+    "python scripts/publish.py": Small(slow=False),
+    "python scripts/publish.py --task inventory --variants": Small(slow=False),
+    "python scripts/publish.py --task portfolio --variants": Small(slow=False),
+    "python scripts/make_sensitivity.py --task inventory": Small(slow=False),
+    "python scripts/make_ablations.py --commands": Small(slow=False),
+    "python scripts/make_figures.py --list": Small(slow=False),
+    "python scripts/make_search_table.py": Small(slow=False),
+    "python scripts/make_search_table.py --task NAME --write": Small(
+        instead="python scripts/make_search_table.py --task synthetic --write"
+    ),
+}
+
+#: Commands that no test of the docs runs -> the test that runs what they stand for, or why none can.
+NOT_RUN: dict[str, str] = {
+    "make setup": ".ci/run",
+    "make demo": ".ci/run",
+    "make test": ".ci/run",
+    "make test-slow": ".ci/run",
+    "make test-cuda": "tests/devices/test_cuda.py",
+    "make lint": ".ci/run",
+    "make fetch": "tests/data/test_download.py",
+    "make docs": "tests/test_docs_site.py",
+    "make chaos": "tests/end_to_end/test_chaos.py",
+    "make audit": "tests/reporting/test_audit.py",
+    "make wandb-sync": "tests/test_scripts.py",
+    "sbatch --array=1-$(wc -l < commands.txt)%50 scripts/slurm_array.sh commands.txt": (
+        "tests/end_to_end/test_launchers.py"
+    ),
+    "tensorboard --logdir results/runs": "a server that runs until it is stopped",
+    "source .venv/bin/activate": "every command here runs with that environment",
+}
+
+
+def pages() -> list[str]:
+    """README.md and the pages of docs/, from the repository's root."""
+    found = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+    return ["README.md", *found]
+
+
+def blocks(page: str) -> list[Block]:
+    """Code blocks of a page, fenced and indented, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    pattern = re.compile(
+        r"^```(?P<language>\w*)[^\n]*\n(?P<fenced>[\s\S]*?)^```|(?P<indented>(?:^    .*\n|^\n(?=    ))+)",
+        re.MULTILINE,
+    )
+    found = []
+    for match in pattern.finditer(text + "\n"):
+        if match["fenced"] is not None:
+            found.append(Block(match["language"], match["fenced"]))
+        elif not _in_a_list(text, match.start()):
+            found.append(Block("", re.sub(r"^    ", "", match["indented"], flags=re.MULTILINE)))
+    return found
+
+
+def _in_a_list(text: str, place: int) -> bool:
+    """Whether an indented paragraph belongs to the list item above it."""
+    above = text[:place].rstrip("\n").rsplit("\n", 1)[-1]
+    return re.match(r"\s*([-*]|\d+\.) ", above) is not None
+
+
+def commands(page: str) -> list[Command]:
+    """Commands of a page, of its shell blocks and within its sentences, each once.
+
+    Raises:
+        ValueError: a block in which only some lines are commands.
+    """
+    found: dict[str, None] = {}
+    for block in blocks(page):
+        if block.language not in SHELLS:
+            continue
+        lines = block.text.replace("\\\n", " ").splitlines()
+        lines = [re.sub(r"\s+# .*", "", line).strip() for line in lines]
+        lines = [line for line in lines if line and not line.startswith("#")]
+        are = [line.split()[0] in VERBS for line in lines]
+        if any(are) and not all(are):
+            raise ValueError(f"{page}: {lines[are.index(False)]!r} stands between commands")
+        found.update(dict.fromkeys(line for line, is_one in zip(lines, are, strict=True) if is_one))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found.update(
+        dict.fromkeys(re.findall(rf"`((?:{'|'.join(VERBS[:3])}|tensorboard) [^`]+)`", text))
+    )
+    return [Command(page, re.sub(r"\s+", " ", command)) for command in found]
+
+
+def every_command() -> list[Command]:
+    """Commands of all pages, each where it is first printed."""
+    found: dict[str, Command] = {}
+    for page in pages():
+        for command in commands(page):
+            found.setdefault(command.text, command)
+    return list(found.values())
+
+
+def jobs(words: list[str]) -> list[list[str]]:
+    """The single runs of a training command, seed 0 of each, with what Hydra itself reads left out.
+
+    Args:
+        words: behind ``train.py``; empty for the bare call.
+    """
+    normal = normalise(words)
+    # Flags, and what belongs to them, stand behind the overrides.
+    first = next((place for place, word in enumerate(normal) if word[0] == "-"), len(normal))
+    overrides = normal[:first]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    values = []
+    for word, override in zip(overrides, parsed, strict=True):
+        key = override.key_or_group
+        if key == "seed":
+            values.append(["seed=0"])
+        elif override.is_sweep_override():
+            values.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        elif not key.startswith("hydra"):
+            values.append([word])
+    return [list(job) for job in product(*values)]

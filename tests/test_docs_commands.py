@@ -1,0 +1,184 @@
+"""Every command that README.md and docs/ print is known, and runs: tests/commands.py says how."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from diffusion_dfl.config.compose import compose_config, identify, validate
+from tests.commands import NOT_RUN, ROOT, SMALL, Command, Small, every_command, jobs
+
+COMMANDS = every_command()
+TRAINING = [command for command in COMMANDS if command.is_training]
+OTHER = [command for command in COMMANDS if not command.is_training]
+INSTALLS = [command for command in OTHER if command.text.startswith("pip ")]
+
+#: What makes a training command small; the words as printed come behind.
+TINY = (
+    "scale=smoke",
+    "foundation.epochs=1",
+    "fit.epochs=1",
+    "train.epochs=1",
+    "model.width=16",
+    "decision.num_scenarios=8",
+    "evaluation.num_large=16",
+)
+#: And of a task.
+TINY_TASKS = {
+    "power": ("data=simulated", "data.num_days=150"),
+    "power_released": ("data=simulated", "data.num_days=150", "task.temperatures=false"),
+    "portfolio": ("data=simulated", "data.num_days=250"),
+    "portfolio_released": ("data=simulated", "data.num_days=250", "task.longest_window=130"),
+    "synthetic": ("task.num_train=64", "task.num_validation=16", "task.num_test=16"),
+    "inventory": ("task.num_train=64", "task.num_validation=16", "task.num_test=16"),
+}
+TINY_DIFFUSION = ("model.num_diffusion_steps=20", "model.num_sampling_steps=4")
+
+
+def value(words: list[str], key: str, default: str) -> str:
+    """The value that a command line gives a key."""
+    return next((word.split("=", 1)[1] for word in words if word.startswith(f"{key}=")), default)
+
+
+def small(command: Command, root: Path) -> list[str]:
+    """The first run of a training command, small."""
+    first = [word for word in jobs(command.words)[0] if not word.startswith(("device=", "data="))]
+    tiny = [*TINY, *TINY_TASKS.get(value(first, "task", "power"), ())]
+    if value(first, "model", "diffusion") == "diffusion":
+        tiny += TINY_DIFFUSION
+    return [*tiny, *first, "device=cpu", f"output.root={root}"]
+
+
+def test_every_command_has_a_test_or_a_reason() -> None:
+    unknown = [
+        f"{command.page}: {command.text}"
+        for command in OTHER
+        if command.target is None
+        and command.text not in {**SMALL, **NOT_RUN}
+        and command not in INSTALLS
+    ]
+    assert unknown == [], "add a line to SMALL in tests/commands.py"
+
+
+def test_no_line_is_kept_for_a_command_that_no_page_prints() -> None:
+    printed = {command.text for command in COMMANDS}
+    kept = {text for text in (*SMALL, *NOT_RUN) if not text.startswith("make ")}
+    assert sorted(kept - printed) == []
+
+
+@pytest.mark.parametrize("place", [place for place in NOT_RUN.values() if " " not in place])
+def test_what_runs_a_command_elsewhere_is_there(place: str) -> None:
+    assert (ROOT / place).is_file()
+
+
+def test_every_target_of_make_is_there() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert [c.text for c in OTHER if c.target is not None and c.target not in targets] == []
+
+
+@pytest.mark.parametrize("command", INSTALLS, ids=lambda command: command.text)
+def test_what_is_to_be_installed_is_an_extra_of_this_package(command: Command) -> None:
+    import tomllib
+
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (named,) = re.findall(r"(?:\.|diffusion-dfl)\[([\w,]+)\]", command.text)
+    assert set(named.split(",")) <= set(known["project"]["optional-dependencies"])
+
+
+@pytest.mark.parametrize("command", TRAINING, ids=lambda command: command.text)
+def test_the_first_run_of_a_training_command_composes(command: Command) -> None:
+    validate(compose_config(jobs(command.words)[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TRAINING, ids=lambda command: command.text)
+def test_every_run_of_a_training_command_composes(command: Command) -> None:
+    for words in jobs(command.words)[1:]:
+        validate(compose_config(words))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TRAINING, ids=lambda command: command.text)
+def test_the_first_run_of_a_training_command_trains_in_small(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = [word for word in command.words if word.startswith("-")]
+    trains = set(flags) <= {"-m"}
+    words = [*small(command, tmp_path), *flags] if trains else command.words
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    assert ended.value.code in (0, None)
+    if trains:
+        assert len(list(tmp_path.glob("runs/**/summary.json"))) == 1
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout in which commands may write."""
+    away = shutil.ignore_patterns(
+        ".git", ".venv", "__pycache__", "*.egg-info", "runs", "sweeps", "demo", "site", "wandb"
+    )
+    copy = Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("docs") / "checkout", ignore=away))
+    (copy / "results" / "runs").mkdir()
+    return copy
+
+
+def ways() -> list[object]:
+    """What is run as it is printed, with how."""
+    found = []
+    for command in OTHER:
+        if command.text in NOT_RUN or command in INSTALLS:
+            continue
+        how = SMALL.get(command.text, Small())
+        marks = [pytest.mark.slow] if how.slow else []
+        if how.real_data and "DIFFUSION_DFL_DATA" not in os.environ:
+            marks.append(pytest.mark.skip(reason="needs real data"))
+        found.append(pytest.param(command, how, id=command.text, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("command", "how"), ways())
+def test_a_command_runs_in_small(command: Command, how: Small, checkout: Path) -> None:
+    if how.weights:
+        stand_in_weights(checkout / "results")
+    text = how.instead or command.text
+    if text.startswith("make "):
+        text += f" BIN={Path(sys.executable).parent} -o setup"  # with the environment that is there
+    printed, redirect = re.fullmatch(r"(.*?)( > \S+)?", text).groups(default="")  # type: ignore[union-attr]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(checkout),  # before the installed package, which is the checkout's
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        ["bash", "-c", f"{printed} {how.more}{redirect}"],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def stand_in_weights(results: Path) -> None:
+    """Untrained weights where the two-stage diffusion's belong."""
+    config = compose_config(["model=diffusion", "grad=two_stage"])
+    target = results / "runs" / identify(config).path / "weights.pt"
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True)
+    arguments = {key: value for key, value in config.model.items() if key != "name"}
+    predictor = instantiate(arguments, 30, 24)
+    torch.save(predictor.state_dict(), target)
