@@ -95,7 +95,7 @@ def _kept(tokens: Sequence[Token]) -> Iterator[Token]:
 
 
 def _render(tokens: Iterator[Token], level: int, title: str) -> Markup:
-    parts = []
+    kept = []
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(int(token.tag[1]) + level - 3, 6)}"
@@ -104,11 +104,15 @@ def _render(tokens: Iterator[Token], level: int, title: str) -> Markup:
         if "style" in token.attrs:
             # How Markdown aligns a column; the page's policy knows no styles but its own.
             token.attrs = {"class": "number"} if "right" in str(token.attrs["style"]) else {}
-        html = _markdown.renderer.render([token], _markdown.options, {})
+        name = escape(f"Table: {title}")
         if token.type == "table_open":
-            name = escape(f"Table: {title}")
-            html = f'<div class="scroll" role="group" tabindex="0" aria-label="{name}">{html}'
+            kept.append(_raw(f'<div class="scroll" role="group" tabindex="0" aria-label="{name}">'))
+        kept.append(token)
         if token.type == "table_close":
-            html += "</div>"
-        parts.append(html)
-    return Markup("".join(parts))
+            kept.append(_raw("</div>"))
+    return Markup(_markdown.renderer.render(kept, _markdown.options, {}))
+
+
+def _raw(html: str) -> Token:
+    """Markup of our own between the document's."""
+    return Token("html_block", "", 0, content=html)
