@@ -1,8 +1,182 @@
 """Decision-focused learning with diffusion models for stochastic optimisation.
 
+    import diffusion_dfl as ddfl
+
+    task = ddfl.task_from_frame("stock", program, frame, context=["weekday"], outcome=["demand"])
+    fitted = ddfl.train(task, ddfl.GaussianPredictor, ddfl.Score(100, fit_weight=1.0))
+
+Names of ``__all__`` are imported when they are first used; what is promised of them is in
+docs/library.md. They need neither hydra nor wandb, which the command line does.
+
 The packages point one way: ``programs`` <- ``solvers`` <- ``layers`` <- ``estimators`` <-
 ``training``; ``predictors`` know nothing of programs, ``tasks`` tie a program to data, and
 ``reporting`` reads files only.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from diffusion_dfl.data import DataError, Dataset
+    from diffusion_dfl.errors import RunFailed, UserError
+    from diffusion_dfl.estimators import (
+        Batch,
+        Estimator,
+        Loss,
+        Policy,
+        Reparam,
+        Score,
+        ScorePath,
+        TwoStage,
+        decision_cost,
+        score_weights,
+    )
+    from diffusion_dfl.layers import DecisionLayer, SolverFailure
+    from diffusion_dfl.predictors import (
+        DeterministicPredictor,
+        DiffusionPredictor,
+        GaussianPredictor,
+        LogDensity,
+        PolicyNetwork,
+        Predictor,
+    )
+    from diffusion_dfl.programs import (
+        Hinge,
+        MeanVariancePortfolio,
+        Newsvendor,
+        PowerProgram,
+        ProductAllocation,
+        Program,
+        TorchProgram,
+        conditional_value_at_risk,
+    )
+    from diffusion_dfl.solvers import Solution, Status, solve
+    from diffusion_dfl.tasks import (
+        Evaluation,
+        FrameTask,
+        Judgement,
+        Task,
+        check_problem,
+        evaluate,
+        project,
+        task_from_frame,
+    )
+    from diffusion_dfl.training.api import Decisions, Fitted, train
+    from diffusion_dfl.training.loop import TrainingSettings
+    from diffusion_dfl.training.steps import DecisionRule
+
+#: Where the public names live.
+_HOMES = {
+    "diffusion_dfl.data": ("DataError", "Dataset"),
+    "diffusion_dfl.errors": ("RunFailed", "UserError"),
+    "diffusion_dfl.estimators": (
+        "Batch",
+        "Estimator",
+        "Loss",
+        "Policy",
+        "Reparam",
+        "Score",
+        "ScorePath",
+        "TwoStage",
+        "decision_cost",
+        "score_weights",
+    ),
+    "diffusion_dfl.layers": ("DecisionLayer", "SolverFailure"),
+    "diffusion_dfl.predictors": (
+        "DeterministicPredictor",
+        "DiffusionPredictor",
+        "GaussianPredictor",
+        "LogDensity",
+        "PolicyNetwork",
+        "Predictor",
+    ),
+    "diffusion_dfl.programs": (
+        "Hinge",
+        "MeanVariancePortfolio",
+        "Newsvendor",
+        "PowerProgram",
+        "ProductAllocation",
+        "Program",
+        "TorchProgram",
+        "conditional_value_at_risk",
+    ),
+    "diffusion_dfl.solvers": ("Solution", "Status", "solve"),
+    "diffusion_dfl.tasks": (
+        "Evaluation",
+        "FrameTask",
+        "Judgement",
+        "Task",
+        "check_problem",
+        "evaluate",
+        "project",
+        "task_from_frame",
+    ),
+    "diffusion_dfl.training.api": ("Decisions", "Fitted", "train"),
+    "diffusion_dfl.training.loop": ("TrainingSettings",),
+    "diffusion_dfl.training.steps": ("DecisionRule",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "DataError",
+    "Dataset",
+    "DecisionLayer",
+    "DecisionRule",
+    "Decisions",
+    "DeterministicPredictor",
+    "DiffusionPredictor",
+    "Estimator",
+    "Evaluation",
+    "Fitted",
+    "FrameTask",
+    "GaussianPredictor",
+    "Hinge",
+    "Judgement",
+    "LogDensity",
+    "Loss",
+    "MeanVariancePortfolio",
+    "Newsvendor",
+    "Policy",
+    "PolicyNetwork",
+    "PowerProgram",
+    "Predictor",
+    "ProductAllocation",
+    "Program",
+    "Reparam",
+    "RunFailed",
+    "Score",
+    "ScorePath",
+    "Solution",
+    "SolverFailure",
+    "Status",
+    "Task",
+    "TorchProgram",
+    "TrainingSettings",
+    "TwoStage",
+    "UserError",
+    "__version__",
+    "check_problem",
+    "conditional_value_at_risk",
+    "decision_cost",
+    "evaluate",
+    "project",
+    "score_weights",
+    "solve",
+    "task_from_frame",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

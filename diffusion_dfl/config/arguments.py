@@ -8,12 +8,16 @@ bare call, and refuses model and grad pairs that make no sense before any run of
 import re
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 
+from diffusion_dfl.config.own import refuse_hidden
 from diffusion_dfl.errors import UserError
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parents[2] / "conf"
 
 #: What ``python train.py`` without arguments runs.
 BARE = ("task=power", "data=simulated", "model=diffusion", "grad=score", "scale=smoke")
@@ -71,6 +75,10 @@ def normalise(arguments: Sequence[str]) -> list[str]:
             if not rest:
                 raise UserError(f"{word} needs a value, as in `{word} VALUE`")
             flags.append(rest.pop(0))
+            if word in ("-cd", "--config-dir"):
+                refuse_hidden(Path(flags[-1]), CONFIG_DIRECTORY)
+        elif word.startswith("--config-dir="):
+            refuse_hidden(Path(word.partition("=")[2]), CONFIG_DIRECTORY)
         elif word in ("-i", "--info") and rest and rest[0] in _INFO_TOPICS:
             flags.append(rest.pop(0))
     sweep = any(flag in ("-m", "--multirun") for flag in flags)

@@ -72,32 +72,25 @@ _NOT_FITTED = (
 )
 
 
-def compose_config(overrides: Sequence[str], config_dir: Path | None = None) -> DictConfig:
-    """Compose ``conf/config.yaml`` with overrides, inside a Hydra application or outside of one.
+#: A folder of the user's own that is searched after ``conf/`` outside of a Hydra application, which
+#: has its own from ``--config-dir``; set by :func:`diffusion_dfl.config.identities.searching`.
+own_folder: Path | None = None
 
-    Args:
-        overrides: as on the command line.
-        config_dir: a folder of the user's own that is searched after ``conf/``; a Hydra application
-            has its own, from ``--config-dir``.
 
-    Raises:
-        UserError: a folder that is not there, or hides behind ``conf/``.
-    """
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose ``conf/config.yaml`` with overrides, inside a Hydra application or outside of one."""
     register()
     words = list(overrides)
     if GlobalHydra.instance().is_initialized():
         return compose("config", overrides=words)
-    if config_dir is not None:
-        if not config_dir.is_dir():
-            raise UserError(f"--config-dir {config_dir}: there is no such folder")
-        own.refuse_hidden(config_dir, CONFIG_DIRECTORY)
-        place = json.dumps(f"file://{config_dir.resolve()}")
+    if own_folder is not None:
+        place = json.dumps(f"file://{own_folder.resolve()}")
         words.append(f"hydra.searchpath=[{place}]")
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         return compose("config", overrides=words)
 
 
-def reference_config(config: DictConfig, config_dir: Path | None = None) -> DictConfig:
+def reference_config(config: DictConfig) -> DictConfig:
     """The untouched preset of the same cell, scale and seed."""
     return compose_config(
         [
@@ -106,8 +99,7 @@ def reference_config(config: DictConfig, config_dir: Path | None = None) -> Dict
             f"grad={config.grad.name}",
             f"scale={config.scale}",
             f"seed={config.seed}",
-        ],
-        config_dir,
+        ]
     )
 
 
@@ -215,6 +207,7 @@ def identify(config: DictConfig, reference: Mapping[str, Any] | None = None) -> 
     Raises:
         UserError: model and grad that make no sense together, or a key that no schema knows.
     """
+    check_names(config)
     check_cell(config.model.name, config.grad.name)
     values = deciding_values(config)
     if reference is None:

@@ -7,7 +7,8 @@ changed preset, schema or Hydra is never answered from what was before.
 
 import hashlib
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from omegaconf import DictConfig
 
 from diffusion_dfl.config import compose
 from diffusion_dfl.config.compose import Identity, compose_config, deciding_values, identify
+from diffusion_dfl.config.own import refuse_hidden
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object, write_json
 
 _SOURCES = Path(__file__).resolve().parent
@@ -35,7 +38,7 @@ def identity_of(words: tuple[str, ...]) -> Identity:
         UserError, HydraException, OmegaConfBaseException: words no run would take.
     """
     # Within a Hydra application other folders may be searched, and a file of data can change.
-    outside = GlobalHydra.instance().is_initialized()
+    outside = GlobalHydra.instance().is_initialized() or compose.own_folder is not None
     if outside or any(word.startswith("data.file=") for word in words):
         return _composed(words)
     place = compose.CONFIG_DIRECTORY.parent / ".cache" / f"identities-{_digest()}.json"
@@ -47,6 +50,34 @@ def identity_of(words: tuple[str, ...]) -> Identity:
     with suppress(OSError):  # A convenience: a folder that cannot be written stays as it is.
         write_json(place, {**read_object(place), key: asdict(identity)})
     return identity
+
+
+@contextmanager
+def searching(folder: Path | None) -> Iterator[None]:
+    """Search a folder of the user's own too, as ``--config-dir`` does for train.py; None for none.
+
+    Raises:
+        UserError: a folder that is not there, or whose files hide behind ours.
+    """
+    if folder is None:
+        yield
+        return
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {folder}: there is no such folder")
+    refuse_hidden(folder, compose.CONFIG_DIRECTORY)
+    before = compose.own_folder
+    compose.own_folder = folder
+    _forget()
+    try:
+        yield
+    finally:
+        compose.own_folder = before
+        _forget()
+
+
+def _forget() -> None:
+    for remembered in (identity_of, _config, _preset):
+        remembered.cache_clear()
 
 
 def _composed(words: tuple[str, ...]) -> Identity:

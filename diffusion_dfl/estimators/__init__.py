@@ -1,6 +1,6 @@
 """Gradient estimators: how a batch becomes a gradient of the predictor's weights."""
 
-from diffusion_dfl.estimators.base import Batch, Estimator, Loss
+from diffusion_dfl.estimators.base import Batch, Estimator, Loss, decision_cost
 from diffusion_dfl.estimators.policy import Policy
 from diffusion_dfl.estimators.reparam import Reparam
 from diffusion_dfl.estimators.score import Score, ScorePath, score_weights
@@ -15,5 +15,6 @@ __all__ = [
     "Score",
     "ScorePath",
     "TwoStage",
+    "decision_cost",
     "score_weights",
 ]

@@ -20,11 +20,14 @@ class Batch:
         outcome: what happened.
         pooled: whether all rows share one context and one decision; then one set of scenarios is
             drawn, for the first row.
+        exact_context: the contexts without the noise that training may add to ``context``, for
+            constraints that depend on them; None where ``context`` has none.
     """
 
     context: Tensor
     outcome: Tensor
     pooled: bool = False
+    exact_context: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.context)
@@ -33,6 +36,12 @@ class Batch:
     def decision_context(self) -> Tensor:
         """The contexts a decision is made for, ``(B, d_x)`` or ``(1, d_x)``."""
         return self.context[:1] if self.pooled else self.context
+
+    @property
+    def constraint_context(self) -> Tensor:
+        """What constraints that depend on the context see, rows as in :attr:`decision_context`."""
+        exact = self.context if self.exact_context is None else self.exact_context
+        return exact[:1] if self.pooled else exact
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class Reparam:
                 differentiable=True,
                 backpropagation=self.backpropagation,
             )
-            cost = decision_cost(layer, batch.outcome, layer(scenarios))
+            decision = layer(scenarios, context=batch.constraint_context)
+            cost = decision_cost(layer, batch.outcome, decision)
             metrics["decision_cost"] = cost.detach()
         if self.fit_weight:
             fit = predictor.loss(batch.context, batch.outcome, generator)

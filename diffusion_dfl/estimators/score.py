@@ -13,7 +13,11 @@ from diffusion_dfl.programs.smoothing import bandwidth
 
 
 def score_weights(
-    layer: DecisionLayer, scenarios: Tensor, outcome: Tensor, fresh: Tensor | None = None
+    layer: DecisionLayer,
+    scenarios: Tensor,
+    outcome: Tensor,
+    fresh: Tensor | None = None,
+    context: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean decision cost of a batch and its derivative in the scenario weights.
 
@@ -28,6 +32,7 @@ def score_weights(
         fresh: ``(B, M', d_y)``, scenarios the decision does not know, in which the derivative is
             wanted instead: they enter the program with weight 0, where the derivative is the same
             expression. Their weights are not centred.
+        context: ``(B, d_x)``, for programs whose constraints depend on it.
 
     Returns:
         The cost, a scalar, and the weights ``(B, M)`` or ``(B, M')``, float64; with omega = 1/M,
@@ -48,7 +53,7 @@ def score_weights(
             # The rule's M is that of the scenarios that decide.
             sample_size = layer.sample_size or count
             width = bandwidth(known.double(), shares, layer.bandwidth_scale, sample_size)
-        cost = decision_cost(layer, outcome, layer(known, shares, width))
+        cost = decision_cost(layer, outcome, layer(known, shares, width, context))
         (weights,) = torch.autograd.grad(cost, shares)
     return cost.detach(), weights if fresh is None else weights[:, count:]
 
@@ -112,8 +117,8 @@ class Score:
             metrics["fit_loss"] = fit.detach()
         return Loss(mix(surrogate, fit, self.decision_weight, self.fit_weight), metrics)
 
-    def _refuse_zero_gradient(self, layer: DecisionLayer) -> None:
-        """Raise where every weight is zero by construction, which would look like convergence."""
+    def check_layer(self, layer: DecisionLayer) -> None:
+        """Raise ValueError where every weight is zero by construction: it would look like convergence."""
         if self.num_scenarios < 2:
             raise ValueError(
                 f"num_scenarios={self.num_scenarios}: the weights of one scenario are zero; take at "
@@ -138,14 +143,18 @@ class Score:
         metrics: dict[str, Tensor],
     ) -> Tensor:
         """The scalar whose gradient is that of the decision cost."""
-        self._refuse_zero_gradient(layer)
+        self.check_layer(layer)
         context = batch.decision_context
         drawn = self._draw(predictor, context, self.num_scenarios, generator)
         fresh = None
         if self.num_gradient_scenarios:
             fresh = self._draw(predictor, context, self.num_gradient_scenarios, generator)
         cost, weights = score_weights(
-            layer, _scenarios(drawn), batch.outcome, None if fresh is None else _scenarios(fresh)
+            layer,
+            _scenarios(drawn),
+            batch.outcome,
+            None if fresh is None else _scenarios(fresh),
+            batch.constraint_context,
         )
         metrics["decision_cost"] = cost
         if fresh is None:

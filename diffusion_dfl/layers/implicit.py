@@ -36,6 +36,7 @@ from torch import Tensor
 
 from diffusion_dfl.layers.adjoint import Degeneracy, solve_adjoint
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
+from diffusion_dfl.layers.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs import Program
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers import Solution, SolverName
@@ -89,16 +90,17 @@ class ImplicitDecision(torch.autograd.Function):
             bandwidth = resolvable(scenarios, bandwidth)
         else:
             bandwidth = torch.zeros_like(bandwidth)
-        solution, record.recovery = solve_or_recover(
-            program,
-            scenarios,
-            weights,
-            bandwidth,
-            context,
-            solver=options.solver,
-            start=options.start,
-            on_failure=options.on_failure,
-        )
+        with without_saved_tensor_hooks():
+            solution, record.recovery = solve_or_recover(
+                program,
+                scenarios,
+                weights,
+                bandwidth,
+                context,
+                solver=options.solver,
+                start=options.start,
+                on_failure=options.on_failure,
+            )
         record.solution = solution
         ctx.program, ctx.solution, ctx.options, ctx.record = program, solution, options, record
         ctx.context = context
@@ -108,7 +110,7 @@ class ImplicitDecision(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_decision: Tensor) -> tuple[Tensor | None, ...]:
         scenarios, weights, bandwidth = inputs = ctx.saved_tensors
-        with torch.no_grad():
+        with torch.no_grad(), without_saved_tensor_hooks():
             *gradients, degeneracy = differentiate(
                 ctx.program,
                 ctx.solution,

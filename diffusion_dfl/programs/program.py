@@ -81,12 +81,14 @@ class Program(ABC):
         kinked: whether f has kinks; the bandwidth of a smooth program is ignored.
         separable: whether coordinate i of the decision meets coordinate i of the outcome only, in
             the cost: then :meth:`hessian` is a diagonal ``(B, n)``.
+        contextual: whether the constraints depend on the context.
     """
 
     num_decisions: int
     num_outcomes: int
     kinked: bool = False
     separable: bool = False
+    contextual: bool = False
 
     @abstractmethod
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """A task ties a program to data and says how decisions are judged."""
 
 from diffusion_dfl.tasks.evaluation import Evaluation, evaluate
+from diffusion_dfl.tasks.frame import FrameTask, task_from_frame
 from diffusion_dfl.tasks.inventory import InventoryTask, inventory_task
 from diffusion_dfl.tasks.portfolio import PortfolioTask, portfolio_task
 from diffusion_dfl.tasks.power import PowerTask, power_task, weather_task
+from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.tasks.projection import project
 from diffusion_dfl.tasks.released import (
     ReleasedPortfolioTask,
@@ -18,6 +20,7 @@ from diffusion_dfl.tasks.task import Judgement, Task
 
 __all__ = [
     "Evaluation",
+    "FrameTask",
     "InventoryTask",
     "Judgement",
     "PortfolioTask",
@@ -27,6 +30,7 @@ __all__ = [
     "ReleasedSyntheticTask",
     "SyntheticTask",
     "Task",
+    "check_problem",
     "evaluate",
     "inventory_task",
     "portfolio_task",
@@ -36,5 +40,6 @@ __all__ = [
     "released_power_task",
     "released_synthetic_task",
     "synthetic_task",
+    "task_from_frame",
     "weather_task",
 ]

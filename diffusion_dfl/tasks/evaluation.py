@@ -54,9 +54,12 @@ def decision_score(
     for context in _chunks(made_for, num_scenarios):
         with torch.no_grad():
             if isinstance(predictor, PolicyNetwork):
-                decisions.append(project(layer.program, predictor.decide(context)))
+                decisions.append(
+                    project(layer.program, predictor.decide(context), context.double())
+                )
             else:
-                decisions.append(layer(predictor.sample(context, num_scenarios, generator)))
+                scenarios = predictor.sample(context, num_scenarios, generator)
+                decisions.append(layer(scenarios, context=context))
     decision = torch.cat(decisions).expand(len(outcomes), -1)
     return float(layer.program.cost(outcomes.double(), decision).nanmean())
 
@@ -111,7 +114,7 @@ def evaluate(
         with torch.no_grad():
             large = predictor.sample(context, num_large, generator)
             for name, count, exact in rules:
-                solution = layer.solve(large[:, :count], exact=exact)
+                solution = layer.solve(large[:, :count], exact, context)
                 failures += int((~solution.solved).sum())
                 good = solution.solved.unsqueeze(1)
                 decision = torch.where(good, solution.decision, math.nan)
@@ -139,7 +142,7 @@ def _evaluate_policy(
 ) -> Evaluation:
     with torch.no_grad():
         raw = predictor.decide(contexts).double()
-    projected = project(layer.program, raw)
+    projected = project(layer.program, raw, contexts.double())
     judgement = judge(projected.cpu().numpy())
     names = (
         "task_exact",

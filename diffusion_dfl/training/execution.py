@@ -2,84 +2,111 @@
 
 import inspect
 import logging
-import math
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_method, instantiate
-from numpy.typing import NDArray
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
-from diffusion_dfl.config.compose import (
-    Identity,
-    check_decision_rule,
-    digest,
-    fit_path,
-)
+from diffusion_dfl.config.compose import Identity, digest, fit_path
+from diffusion_dfl.config.own import CODE, check_keys, is_own, locate, told
+from diffusion_dfl.config.rules import check_decision_rule
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.estimators import Estimator, TwoStage
+from diffusion_dfl.estimators import Estimator
+from diffusion_dfl.estimators.pairs import check_estimator, check_pair
 from diffusion_dfl.files import write_json
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.loggers import Mirror, Mirrors, RunFacts
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
-from diffusion_dfl.solvers import solve
-from diffusion_dfl.tasks import Judgement, Task, evaluate
-from diffusion_dfl.tasks.evaluation import decision_score
+from diffusion_dfl.tasks import Task
+from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.training.checkpoint import Checkpoint, write_tensors
 from diffusion_dfl.training.environment import (
     describe_environment,
     peak_memory_bytes,
 )
+from diffusion_dfl.training.interface import Interface, write_interface
 from diffusion_dfl.training.loop import (
     Progress,
-    Stage,
     TrainingSettings,
     refuse_other_architecture,
 )
 from diffusion_dfl.training.progress import EpochLog
 from diffusion_dfl.training.record import make_record, write_rows
 from diffusion_dfl.training.run_directory import RunDirectory, without_places
-from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
+from diffusion_dfl.training.steps import DecisionRule, StageName, Steps
+from diffusion_dfl.training.streams import numpy_stream
 
 logger = logging.getLogger(__name__)
 
-# Noise draws of the predictor's own validation loss: enough to rank epochs.
-_FIT_SCORE_DRAWS = 8
-
 
 def make_task(config: DictConfig) -> Task:
-    """The task its ``_target_`` makes, from its own keys and those of ``data`` it has names for."""
-    keys = {str(key): value for key, value in config.task.items() if key != "name"}
-    names = inspect.signature(get_method(keys["_target_"])).parameters
-    given = {str(key): value for key, value in config.data.items() if key in names}
-    if "source" not in names and config.data.source != "simulated":
-        raise UserError(
-            f"data={config.data.source}: task={config.task.name} simulates its own data; leave data= "
-            "out, or write data=simulated"
-        )
+    """The task its ``_target_`` makes, from its own keys and those of ``data`` it has names for.
+
+    Raises:
+        UserError: keys it does not take, data it has no use for, or whatever it refuses.
+    """
+    name, target = config.task.name, config.task._target_
+    given = _task_arguments(config)
+    keys = {str(key): value for key, value in config.task.items() if key not in ("name", CODE)}
     try:
         task = instantiate(keys, rng=numpy_stream(config.seed, "split"), **given, _convert_="all")
     except InstantiationException as error:
         reason = error.__cause__ or error
         if isinstance(reason, UserError):
             raise reason from None
-        raise UserError(f"task={config.task.name}: {reason}") from error
-    assert isinstance(task, Task)
+        raise UserError(f"task={name}: {told(reason)}") from error
+    if not isinstance(task, Task):
+        raise UserError(
+            f"task={name}: {target} returned {type(task).__name__}; expected a "
+            "diffusion_dfl.tasks.Task, such as task_from_frame makes"
+        )
     return task
 
 
+def _task_arguments(config: DictConfig) -> dict[str, Any]:
+    """What a task's function takes of ``data``, after its keys were held against its signature."""
+    name, target = config.task.name, config.task._target_
+    names = inspect.signature(locate("task", name, target)).parameters
+    given = {str(key): value for key, value in config.data.items() if key in names}
+    check_keys("task", name, config.task, {"rng", *given})
+    source = config.data.source
+    if source == "own" and is_own(target):
+        unused = [key for key in ("file", "root", "url") if key not in names and config.data[key]]
+        if unused:
+            raise UserError(
+                f"data.{unused[0]}={config.data[unused[0]]}: {target} takes no {unused[0]}; leave it "
+                f"out, or give the function an argument of that name"
+            )
+    elif "source" not in names and is_own(target) and source != "simulated":
+        raise UserError(
+            f"data={source}: task={name} brings its own data; add\n"
+            "  - override /data@_global_.data: own\n"
+            "to the defaults of its YAML, or write data=own"
+        )
+    elif "source" not in names and source != "simulated":
+        raise UserError(
+            f"data={source}: task={name} simulates its own data; leave data= "
+            "out, or write data=simulated"
+        )
+    return given
+
+
 def check_parts(config: DictConfig) -> None:
-    """Refuse a model or a grad that cannot be made, before anything is on disk."""
+    """Refuse a task, a model or a grad that cannot be made, before anything is on disk."""
+    _task_arguments(config)
     with torch.random.fork_rng(devices=[]):
-        make_predictor(config, 2, 2)
-    make_estimator(config)
+        predictor = make_predictor(config, 2, 2)
+    estimator = make_estimator(config)
+    try:
+        check_pair(predictor, estimator)
+    except TypeError as error:
+        raise UserError(f"model={config.model.name} grad={config.grad.name}: {error}") from error
 
 
 def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> Predictor:
@@ -88,45 +115,63 @@ def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> 
     Raises:
         UserError: an argument it does not take.
     """
-    arguments = {k: v for k, v in config.model.items() if k != "name"}
+    name = config.model.name
+    check_keys("model", name, config.model, {"context_size", "outcome_size"})
+    arguments = {k: v for k, v in config.model.items() if k not in ("name", CODE)}
     try:
         predictor = instantiate(arguments, context_size, outcome_size)
     except Exception as error:
-        reason = error.__cause__ or error
-        raise UserError(f"model={config.model.name}: {reason}") from error
-    assert isinstance(predictor, Predictor)
+        raise UserError(f"model={name}: {told(error.__cause__ or error)}") from error
+    if not isinstance(predictor, Predictor):
+        raise UserError(
+            f"model={name}: {config.model._target_} made a {type(predictor).__name__}; expected a "
+            "subclass of diffusion_dfl.predictors.Predictor"
+        )
     return predictor
 
 
 def make_estimator(config: DictConfig) -> Estimator:
-    """The estimator of ``grad=``.
+    """The estimator of ``grad=``; the M of the decision rule is passed to one that takes it.
 
     Raises:
         UserError: an argument it does not take.
     """
-    arguments = {k: v for k, v in config.grad.items() if k != "name"}
-    if config.grad.name in ("reparam", "score", "score_path"):
+    name, target = config.grad.name, config.grad._target_
+    arguments = {k: v for k, v in config.grad.items() if k not in ("name", CODE)}
+    if "num_scenarios" in inspect.signature(locate("grad", name, target)).parameters:
+        check_keys("grad", name, config.grad, {"num_scenarios"})
         arguments["num_scenarios"] = config.decision.num_scenarios
+    else:
+        check_keys("grad", name, config.grad, ())
     try:
         estimator: Estimator = instantiate(arguments)
     except Exception as error:
-        reason = error.__cause__ or error
-        raise UserError(f"grad={config.grad.name}: {reason}") from error
+        raise UserError(f"grad={name}: {told(error.__cause__ or error)}") from error
+    try:
+        check_estimator(estimator)
+    except TypeError as error:
+        raise UserError(f"grad={name}: {error}") from error
     return estimator
 
 
+def decision_rule(config: DictConfig) -> DecisionRule:
+    """The run's decision rule."""
+    return DecisionRule(**{str(key): value for key, value in config.decision.items()})
+
+
 def make_layer(config: DictConfig, task: Task) -> DecisionLayer:
-    """The run's decision rule; each call's has statistics of its own."""
-    settings = config.decision
-    return DecisionLayer(
-        task.program,
-        settings.bandwidth_scale,
-        sample_size=settings.num_scenarios,
-        curvature=settings.curvature,
-        solver=settings.solver,
-        on_failure=settings.on_failure,
-        max_failure_share=settings.max_failure_share,
-    )
+    """A layer of the run's decision rule, with statistics of its own."""
+    return decision_rule(config).layer(task.program)
+
+
+def stage_settings(config: DictConfig) -> dict[StageName, TrainingSettings]:
+    """The knobs of every stage."""
+    found: dict[StageName, TrainingSettings] = {}
+    for stage in get_args(StageName):
+        values = OmegaConf.to_container(config[stage])
+        assert isinstance(values, dict)
+        found[stage] = TrainingSettings(**{str(key): value for key, value in values.items()})
+    return found
 
 
 class Execution:
@@ -156,8 +201,18 @@ class Execution:
         self.start = time.perf_counter()
         self.mirrors = Mirrors(_facts(config, identity, directory.path), _mirrors(config))
         self.task = make_task(config)
+        check_problem(self.task)
         check_decision_rule(config, self.task.program.kinked)
-        self.layer = make_layer(self.config, self.task)
+        self.steps = Steps(
+            self.task,
+            decision_rule(config),
+            stage_settings(config),
+            config.seed,
+            device,
+            self._place,
+        )
+        place = fit_path(config)
+        self.shared = RunDirectory(Path(config.output.root, "runs") / place, place.as_posix())
 
     def execute(self) -> dict[str, Any]:
         """Fit, train, evaluate and write the record."""
@@ -168,35 +223,27 @@ class Execution:
         logger.info("%s", self.directory.path)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             predictor, fit_progress = self._fitted_predictor()
-            train_progress = self._train(predictor)
+            train_progress = self.steps.train(predictor, make_estimator(config))
         self.directory.check_held()
         write_tensors(self.directory.weights, predictor.state_dict())
+        write_interface(self.directory.path, Interface.of(self.task))
         started = time.perf_counter()
-        validation = self._score(predictor, make_layer(self.config, self.task))
+        validation = self.steps.validation_cost(predictor)
         result = None
         if config.evaluation.test:
-            result = evaluate(
-                predictor,
-                self.layer,
-                *self._rows("test"),
-                self._num_scenarios(predictor),
-                torch_stream(config.seed, "test", self.device),
-                self._judge,
-                config.evaluation.num_large,
-                self.task.pooled,
-            )
+            result = self.steps.evaluate(predictor, "test", config.evaluation.num_large)
         evaluated = time.perf_counter() - started
         summary = make_record(
             self.identity,
             validation,
             result,
-            self._baselines() if result is not None else {},
+            self.steps.baselines() if result is not None else {},
             fit_progress,
             train_progress,
             higher_is_better=self.task.higher_is_better,
-            solver=self.layer.statistics.counts(),
+            solver=self.steps.layer.statistics.counts(),
             seconds={
-                "solving": self.layer.statistics.seconds,
+                "solving": self.steps.layer.statistics.seconds,
                 "evaluation": evaluated,
                 "total": time.perf_counter() - self.start,
             },
@@ -215,147 +262,33 @@ class Execution:
         self.mirrors.record(summary, [file for file in files if file.exists()])
         return summary
 
-    def _judge(self, decisions: NDArray[np.float64]) -> Judgement:
-        return self.task.judge(self.task.dataset.test, decisions)
-
-    def _baselines(self) -> dict[str, float | None]:
-        """Headline number of the task's plain baselines on the same test rows; None for infinity."""
-        found = {name: self._judge(made).task for name, made in self.task.baselines().items()}
-        return {name: value if math.isfinite(value) else None for name, value in found.items()}
-
-    def _rows(self, part: str, stage: str = "train") -> tuple[Tensor, Tensor]:
-        """Contexts and outcomes of ``train``, ``validation`` or ``test``, float32 on the device.
-
-        ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``.
-        """
-        data = self.task.dataset
-        if stage != "train" and self.task.fit_dataset is not None:
-            data = self.task.fit_dataset
-        index = getattr(data, part)
-        return (
-            torch.as_tensor(data.contexts[index], dtype=torch.float32).to(self.device),
-            torch.as_tensor(data.outcomes[index], dtype=torch.float32).to(self.device),
-        )
-
-    def _num_scenarios(self, predictor: Predictor) -> int:
-        return self.config.decision.num_scenarios if predictor.stochastic else 1
-
-    def _new_predictor(self) -> Predictor:
-        torch.manual_seed(stream_seed(self.config.seed, "initialisation"))
-        sizes = self.task.dataset.contexts.shape[1], self.task.dataset.outcomes.shape[1]
-        predictor = make_predictor(self.config, *sizes)
-        contexts, outcomes = self._rows("train")
-        if self.task.all_rows_scale:
-            contexts = contexts.new_tensor(self.task.dataset.contexts)
-        if isinstance(predictor, PolicyNetwork):
-            outcomes = self._hindsight(outcomes)
-        predictor.fit_scaling(contexts, outcomes)
-        return predictor.to(self.device)
-
-    def _hindsight(self, outcomes: Tensor) -> Tensor:
-        """The decisions that would have been best for training outcomes: a policy's scale."""
-        solution = solve(self.task.program, outcomes.cpu().double().unsqueeze(1))
-        return solution.decision[solution.solved].to(outcomes)
-
     def _fitted_predictor(self) -> tuple[Predictor, Progress | None]:
         """The two-stage weights, made once for all runs that share them, under a lock."""
-        predictor = self._new_predictor()
+        predictor = self.steps.prepare(partial(make_predictor, self.config))
         if self.directory.checkpoint.exists():
             # Of the last stage; read first, so that the fit is not made for nothing.
             saved = self.directory.checkpoint.load(torch.device("cpu"))
             path = self.directory.checkpoint.path
             refuse_other_architecture(path, saved["predictor"], predictor)
-        if self.config.grad.name == "policy":
+        if isinstance(predictor, PolicyNetwork):
             return predictor, None
-        place = fit_path(self.config)
-        shared = RunDirectory(Path(self.config.output.root, "runs") / place, place.as_posix())
-        base = predictor.foundation()
-        with shared.locked(wait=True):
-            if base is not None:
-                base.requires_grad_(True)
-                self._stage(
-                    "foundation", base, TwoStage(), self.config.foundation, self._fit_score, shared
-                ).run()
-                base.requires_grad_(False)
-            stage = self._stage(
-                "fit", predictor, TwoStage(), self.config.fit, self._fit_score, shared
-            )
-            progress = stage.run()
-        return predictor, progress
+        with self.shared.locked(wait=True):
+            return predictor, self.steps.fit(predictor)
 
-    def _fit_score(self, predictor: Predictor) -> float:
-        """The predictor's own loss on the validation days, with the same noise every time."""
-        generator = torch_stream(self.config.seed, "validation", self.device)
-        rows = self._rows("validation", "fit")
-        draws = _FIT_SCORE_DRAWS if predictor.stochastic else 1
-        with torch.no_grad():
-            losses = [predictor.loss(*rows, generator) for _ in range(draws)]
-            return float(torch.stack(losses).mean())
-
-    def _score(self, predictor: Predictor, layer: DecisionLayer) -> float:
-        """Mean decision cost on the validation days under the run's rule, same noise every time."""
-        return decision_score(
-            predictor,
-            layer,
-            *self._rows("validation"),
-            self._num_scenarios(predictor),
-            torch_stream(self.config.seed, "validation", self.device),
-            self.task.pooled,
-        )
-
-    def _train(self, predictor: Predictor) -> Progress | None:
-        estimator = make_estimator(self.config)
-        if not estimator.decision_focused:
-            return None
-        # Validation solves must not count as training solves.
-        judge = make_layer(self.config, self.task)
-        torch.manual_seed(stream_seed(self.config.seed, "training"))
-        stage = self._stage(
-            "train",
-            predictor,
-            estimator,
-            self.config.train,
-            lambda candidate: self._score(candidate, judge),
-            self.directory,
-        )
-        return stage.run()
-
-    def _stage(
-        self,
-        name: str,
-        predictor: Predictor,
-        estimator: Estimator,
-        settings: DictConfig,
-        score: Any,
-        directory: RunDirectory,
-    ) -> Stage:
-        values = OmegaConf.to_container(settings)
-        assert isinstance(values, dict)
-        knobs = TrainingSettings(**{str(k): v for k, v in values.items()})
+    def _place(self, name: StageName, epochs: int) -> tuple[Checkpoint, EpochLog]:
+        """The fit's files are shared by runs; those of ``train`` are the run's own."""
+        directory = self.directory if name == "train" else self.shared
         log = EpochLog(
             directory.metrics,
             self.mirrors,
-            knobs.epochs,
+            epochs,
             f"{self.identity.model}-{self.identity.grad} seed {self.config.seed} {name}",
         )
-        streams: dict[str, Stream] = {"foundation": "foundation", "fit": "fit", "train": "training"}
         # The fit's directory holds two stages.
         checkpoint = directory.checkpoint
         if name == "foundation":
             checkpoint = Checkpoint(checkpoint.path.with_name("foundation.pt"), directory.owner)
-        return Stage(
-            name,
-            predictor,
-            estimator,
-            self.layer,
-            *self._rows("train", name),
-            knobs,
-            score,
-            torch_stream(self.config.seed, streams[name], self.device),
-            checkpoint,
-            log,
-            self.task.pooled,
-        )
+        return checkpoint, log
 
 
 def _facts(config: DictConfig, identity: Identity, directory: Path) -> RunFacts:

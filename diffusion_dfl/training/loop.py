@@ -63,6 +63,18 @@ class TrainingSettings:
     divergence_factor: float = 0.0
     keep: Literal["best", "last"] = "best"
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("batch_size", 1), ("validate_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
+        for name, known in (("decay", ("constant", "cosine")), ("keep", ("best", "last"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be {' or '.join(known)}")
+
 
 @dataclass
 class Progress:
@@ -102,7 +114,7 @@ class Stage:
         settings: knobs.
         score: validation score of a predictor in evaluation mode, lower is better.
         generator: noise of batches and estimators.
-        checkpoint: where the state is kept.
+        checkpoint: where the state is kept; None keeps none.
         log: told every epoch.
         pooled: whether all rows share one decision.
     """
@@ -118,7 +130,7 @@ class Stage:
         settings: TrainingSettings,
         score: Callable[[Predictor], float],
         generator: torch.Generator,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None,
         log: Log,
         pooled: bool = False,
     ) -> None:
@@ -152,7 +164,7 @@ class Stage:
             TrainingDiverged: a loss or gradient that is not finite. The best weights so far are
                 in the predictor and in the checkpoint.
         """
-        if self.checkpoint.exists():
+        if self.checkpoint is not None and self.checkpoint.exists():
             self._load()
         elif not self.progress.done:
             self.log.restore(self.name, [])
@@ -205,7 +217,8 @@ class Stage:
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()
         self.predictor.train(self.settings.dropout)
-        batch = Batch(self._noisy(self.contexts[index]), self.outcomes[index], self.pooled)
+        known = self.contexts[index]
+        batch = Batch(self._noisy(known), self.outcomes[index], self.pooled, known)
         loss = self._loss(batch, step)
         middle = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
@@ -285,6 +298,8 @@ class Stage:
         self.log.epoch(self.name, self.progress.epoch, metrics)
 
     def _save(self) -> None:
+        if self.checkpoint is None:
+            return
         device_states: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.contexts.device.type == "cuda":
             device_states["cuda"] = torch.cuda.get_rng_state(self.contexts.device)
@@ -304,6 +319,7 @@ class Stage:
         )
 
     def _load(self) -> None:
+        assert self.checkpoint is not None
         saved = self.checkpoint.load(self.contexts.device)
         path = self.checkpoint.path
         if saved.get("stage") != self.name:

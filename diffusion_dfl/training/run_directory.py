@@ -5,6 +5,7 @@ status.json     running, interrupted, failed with the reason, or finished with t
 metrics.jsonl   one line an epoch
 checkpoint.pt   resumes the run; checkpoint.previous.pt is of the epoch before
 weights.pt      the trained predictor
+interface.json  names of its features and decisions, and the program, for use without the data
 rows.csv        headline number of every test row
 summary.json    the record tables read
 env.json        versions and device
@@ -23,7 +24,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.config.compose import NEUTRAL, deciding_values, name_of_file
+from diffusion_dfl.config.compose import NEUTRAL, code_of, deciding_values, name_of_file
+from diffusion_dfl.config.own import CODE, GROUPS
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import (
     DamagedFile,
@@ -39,7 +41,14 @@ from diffusion_dfl.training.checkpoint import Checkpoint
 logger = logging.getLogger(__name__)
 
 # Digests of these are kept when a run ends, so that damage shows.
-_KEPT = ("config.yaml", "summary.json", "metrics.jsonl", "rows.csv", "weights.pt")
+_KEPT = (
+    "config.yaml",
+    "summary.json",
+    "metrics.jsonl",
+    "rows.csv",
+    "weights.pt",
+    "interface.json",
+)
 
 
 class RunDirectory:
@@ -234,7 +243,10 @@ def _line(stage: str, epoch: int, values: dict[str, float]) -> str:
 
 
 def without_places(config: DictConfig) -> DictConfig:
-    """The configuration without paths of this machine, as records keep it."""
+    """The configuration without paths of this machine, as records keep it.
+
+    Parts that are the user's own code have its digest beside them.
+    """
     copy = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     assert isinstance(copy, DictConfig)
     for key in ("output", "force", "retry_failed", "device", "logger"):
@@ -243,4 +255,8 @@ def without_places(config: DictConfig) -> DictConfig:
         copy.data.pop(key, None)
     if copy.data.get("file"):
         copy.data.file = name_of_file(copy.data.file)
+    for group in GROUPS:
+        code = code_of(config, group)
+        if code is not None:  # The user's own: what it was when it ran.
+            copy[group][CODE] = code
     return copy

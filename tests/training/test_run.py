@@ -296,7 +296,7 @@ def test_other_cells_run_to_their_record(model: str, grad: str, tmp_path: Path) 
 
 
 def test_tuning_leaves_the_test_days_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffusion_dfl.training.execution as module
+    import diffusion_dfl.training.steps as module
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("the test days were looked at")

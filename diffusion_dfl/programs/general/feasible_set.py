@@ -55,6 +55,12 @@ class FeasibleSet:
                 "`inequality` returns, and 0 without one"
             )
 
+    @property
+    def contextual(self) -> bool:
+        """Whether any part may depend on the context."""
+        limits = any(callable(getattr(self, name)) for name in self._LIMITS)
+        return limits or self.inequality is not None
+
     def constraints(self, like: Tensor, context: Tensor | None) -> Constraints:
         """The set of a batch: ``context (B, d_x)`` or None.
 

@@ -111,6 +111,7 @@ class TorchProgram(Program):
             inequality,
             num_inequalities,
         )
+        self.contextual = self.feasible_set.contextual
         # What the first use finds out about the hinges, a device each: their closed forms.
         self._forms: dict[torch.device, list[AffineHinge | None]] = {}
         self._num_arguments: list[int] = []

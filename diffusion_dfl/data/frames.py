@@ -1,0 +1,176 @@
+"""A data set from a data frame: which columns are known beforehand, which come later, and a split."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diffusion_dfl.data.dataset import DataError, Dataset
+
+Order = Literal["time", "shuffled"]
+
+#: Shares of training, validation and test rows.
+Shares = tuple[float, float, float]
+
+_FEWEST = 10
+
+
+def frame_dataset(
+    name: str,
+    frame: pd.DataFrame,
+    context: Sequence[str],
+    outcome: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    order: Order = "time",
+    shares: Shares = (0.6, 0.2, 0.2),
+    date: str | None = None,
+    source: Literal["real", "simulated"] = "real",
+) -> Dataset:
+    """Contexts and outcomes of a frame, a row each, in the columns' order.
+
+    Args:
+        name: of the data set, for messages.
+        frame: a row a decision; in the order of time for ``order="time"``.
+        context: d_x columns known before the decision.
+        outcome: d_y columns known after it.
+        rng: shuffles the rows of ``order="shuffled"``; ``time`` draws nothing.
+        order: ``time``: the last rows are the test rows, those before them validation, the first
+            ones training; ``shuffled``: rows at random, for independent draws.
+        shares: of training, validation and test rows, with sum 1.
+        date: column of dates, in which rows are sorted and named; None keeps their order.
+        source: whether the data were observed or drawn, for the record.
+
+    Raises:
+        DataError: columns that are missing, repeated, not numeric or not finite; too few rows;
+            dates that are none or repeat under ``order="time"``; shares that do not sum to 1.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(
+            f"data set {name}: expected a pandas DataFrame; found {type(frame).__name__}."
+        )
+    if order not in get_args(Order):
+        raise DataError(f"order={order!r}: choose one of {', '.join(get_args(Order))}.")
+    dates = None
+    if date is not None:
+        frame, dates = _in_order(name, frame, date)
+    contexts = numbers(name, frame, context, "context")
+    outcomes = numbers(name, frame, outcome, "outcome")
+    shared = [column for column in outcome if column in context]
+    if shared:
+        raise DataError(
+            f"data set {name}: {shared[0]} is both a context and an outcome; an outcome is not "
+            "known when the decision is made."
+        )
+    if not outcome:
+        raise DataError(f"data set {name}: outcome=[] names no column; name at least one.")
+    train, validation, test = split_rows(len(frame), rng, order=order, shares=shares)
+    return Dataset(
+        name=name,
+        source=source,
+        contexts=contexts,
+        outcomes=outcomes,
+        dates=dates,
+        feature_names=tuple(context),
+        train=train,
+        validation=validation,
+        test=test,
+    )
+
+
+def numbers(
+    name: str, frame: pd.DataFrame, columns: Sequence[str], label: str
+) -> NDArray[np.float64]:
+    """The columns as ``(N, len(columns))`` float64.
+
+    Raises:
+        DataError: naming the columns that are missing, or the first row and column that is no
+            finite number.
+    """
+    if isinstance(columns, str):
+        raise DataError(f"{label}={columns!r}: expected a list of columns, as in [{columns!r}].")
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise DataError(
+            f"data set {name}: expected the {label} columns {', '.join(map(str, columns))}; found no "
+            f"{', '.join(map(str, missing))}. The frame has: {', '.join(map(str, frame.columns))}."
+        )
+    if len(set(columns)) < len(columns) or frame[list(columns)].shape[1] != len(columns):
+        raise DataError(f"data set {name}: {label} columns repeat: {', '.join(columns)}.")
+    for column in columns:
+        kind = frame[column].dtype
+        if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind)):
+            raise DataError(
+                f"data set {name}: {label} column {column} is {kind}, and found "
+                f"{frame[column].iloc[0]!r} in it; expected numbers (pandas.get_dummies makes some of "
+                "categories)."
+            )
+    # A copy: pandas may hand out memory that is not to be written, which torch warns of.
+    values = frame[list(columns)].to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        raise DataError(
+            f"data set {name}: {label} column {columns[column]} is {values[row, column]} in row "
+            f"{frame.index[row]} ({len(bad)} such values in all); every value must be a finite number: "
+            "fill it in, or drop the row."
+        )
+    return values
+
+
+def split_rows(
+    num_rows: int,
+    rng: np.random.Generator,
+    *,
+    order: Order = "time",
+    shares: Shares = (0.6, 0.2, 0.2),
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sorted training, validation and test rows of ``range(num_rows)``.
+
+    Raises:
+        DataError: too few rows, or shares that are not positive with sum 1.
+    """
+    if len(shares) != 3 or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-9:
+        raise DataError(
+            f"shares={tuple(shares)}: expected three positive numbers with sum 1 for training, "
+            "validation and test rows, e.g. (0.6, 0.2, 0.2)."
+        )
+    edges = np.round(np.cumsum(shares) * num_rows).astype(int)
+    sizes = np.diff(np.concatenate([[0], edges]))
+    if num_rows < _FEWEST or sizes.min() < 2:
+        raise DataError(
+            f"the data have {num_rows} rows, of which shares={tuple(shares)} make {sizes[0]} for "
+            f"training, {sizes[1]} for validation and {sizes[2]} for the test; expected at least "
+            f"{_FEWEST} rows and 2 in every part."
+        )
+    rows = np.arange(num_rows, dtype=np.int64)
+    if order == "shuffled":
+        rows = rng.permutation(num_rows).astype(np.int64)
+    train, validation, test = np.split(rows, edges[:2])
+    return np.sort(train), np.sort(validation), np.sort(test)
+
+
+def _in_order(
+    name: str, frame: pd.DataFrame, date: str
+) -> tuple[pd.DataFrame, NDArray[np.datetime64]]:
+    """The frame sorted by its dates, and these."""
+    if date not in frame.columns:
+        raise DataError(
+            f"data set {name}: expected the date column {date}; the frame has: "
+            f"{', '.join(map(str, frame.columns))}."
+        )
+    try:
+        parsed = pd.to_datetime(frame[date])
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"data set {name}: date column {date} holds no dates ({error}); expected values such as "
+            "2024-01-31."
+        ) from error
+    if parsed.isna().any():
+        row = frame.index[int(np.argmax(parsed.isna().to_numpy()))]
+        raise DataError(f"data set {name}: date column {date} has no value in row {row}.")
+    order = np.argsort(parsed.to_numpy(), kind="stable")
+    days = parsed.to_numpy()[order].astype("datetime64[D]")
+    return frame.iloc[order], days

@@ -1,0 +1,47 @@
+"""Which estimator suits which predictor: decided by what both say of themselves, not by names."""
+
+from typing import Any
+
+from diffusion_dfl.estimators.policy import Policy
+from diffusion_dfl.estimators.reparam import Reparam
+from diffusion_dfl.estimators.score import Score, ScorePath
+from diffusion_dfl.predictors import DiffusionPredictor, PolicyNetwork, Predictor
+
+
+def check_estimator(estimator: Any) -> None:
+    """Raise TypeError unless it is callable and says whether it is decision-focused."""
+    kind = type(estimator).__name__
+    if isinstance(estimator, type) or not callable(estimator):
+        raise TypeError(
+            f"{estimator!r} is no estimator; expected an object that is called with (predictor, "
+            "layer, batch, generator) and returns a Loss"
+        )
+    if not isinstance(getattr(estimator, "decision_focused", None), bool):
+        raise TypeError(
+            f"{kind} has no attribute decision_focused; set it to True if its loss involves the "
+            "decision layer, else to False"
+        )
+
+
+def check_pair(predictor: Predictor, estimator: Any) -> None:
+    """Raise TypeError where an estimator of this package has no use for a predictor.
+
+    An estimator of the user's own that derives from none of them is left to judge for itself.
+    """
+    kind, name = type(predictor).__name__, type(estimator).__name__
+    policy = isinstance(predictor, PolicyNetwork)
+    if isinstance(estimator, Policy) and not policy:
+        raise TypeError(f"{name} trains a PolicyNetwork, not a {kind}")
+    if isinstance(estimator, Reparam) and not predictor.pathwise:
+        raise TypeError(
+            f"{name} needs scenarios that are differentiable in the weights, and {kind} says "
+            "pathwise = False"
+        )
+    if isinstance(estimator, ScorePath) and not isinstance(predictor, DiffusionPredictor):
+        raise TypeError(
+            f"{name} needs a DiffusionPredictor, whose sampler has a path, not a {kind}"
+        )
+    if isinstance(estimator, Score) and not predictor.has_density:
+        raise TypeError(f"{name} needs a log-density, and {kind} says has_density = False")
+    if policy and not estimator.decision_focused:
+        raise TypeError(f"{kind} predicts no outcome, so {name} has nothing to fit; use Policy")

@@ -1,0 +1,148 @@
+"""A user's own decision problem: a program and a data frame."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from diffusion_dfl.data import Dataset
+from diffusion_dfl.data.dataset import DataError
+from diffusion_dfl.data.frames import Order, Shares, frame_dataset
+from diffusion_dfl.programs import Program
+from diffusion_dfl.solvers import solve
+from diffusion_dfl.tasks.neighbours import neighbours
+from diffusion_dfl.tasks.task import Judgement, Task
+
+# Scenarios of a batch of solves: bounds its memory.
+_CHUNK = 16384
+
+
+def task_from_frame(
+    name: str,
+    program: Program,
+    frame: pd.DataFrame,
+    context: Sequence[str],
+    outcome: Sequence[str],
+    rng: np.random.Generator | int = 0,
+    *,
+    order: Order = "time",
+    shares: Shares = (0.6, 0.2, 0.2),
+    date: str | None = None,
+    source: Literal["real", "simulated"] = "real",
+) -> "FrameTask":
+    """A task whose decisions are judged by the program's own cost.
+
+    Args:
+        name: of the task; as in ``task=`` where a YAML names it.
+        program: the decision problem.
+        frame: a row a decision.
+        context: columns known before the decision, at least one.
+        outcome: columns known after it, in the order of the program's y.
+        rng: generator of the split, or its seed; used by ``order="shuffled"`` only.
+        order, shares, date, source: of the split and the rows, as in
+            :func:`diffusion_dfl.data.frames.frame_dataset`.
+
+    Raises:
+        DataError: a frame that cannot be used.
+        UserError: a program of another number of outcomes.
+    """
+    if not context:
+        raise DataError(
+            f"data set {name}: context=[] names no column; name at least one, a column of ones if "
+            "nothing is known beforehand."
+        )
+    if isinstance(rng, int):
+        rng = np.random.default_rng(rng)
+    data = frame_dataset(
+        name, frame, context, outcome, rng, order=order, shares=shares, date=date, source=source
+    )
+    if program.num_outcomes != len(outcome):
+        raise DataError(
+            f"task={name}: the program has num_outcomes={program.num_outcomes}; outcome names "
+            f"{len(outcome)} columns: {', '.join(outcome)}."
+        )
+    return FrameTask(name, program, data, tuple(outcome))
+
+
+class FrameTask(Task):
+    """Decisions judged by ``f(y, z)`` of the program, the outcome that came.
+
+    Metrics: ``hindsight_cost``, the mean cost of the best decision for every row's own outcome, a
+    bound no decision beats, and ``hindsight_regret``, what the decisions cost above it.
+
+    Attributes:
+        outcome_names: d_y columns.
+    """
+
+    def __init__(
+        self, name: str, program: Program, dataset: Dataset, outcome_names: tuple[str, ...]
+    ) -> None:
+        self.name, self.program, self.dataset = name, program, dataset
+        self.outcome_names = outcome_names
+
+    def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:
+        """Cost of every decision with the outcome that came."""
+        outcomes = torch.as_tensor(self.dataset.outcomes[rows])
+        cost = self.program.cost(outcomes, torch.as_tensor(decisions)).numpy()
+        cost = np.where(np.isnan(decisions).any(1), np.nan, cost)
+        best = self._hindsight[rows]
+        both = ~(np.isnan(cost) | np.isnan(best))
+        if not both.any():
+            return Judgement(cost)
+        return Judgement(
+            cost,
+            {
+                "hindsight_cost": float(best[both].mean()),
+                "hindsight_regret": float((cost - best)[both].mean()),
+            },
+        )
+
+    def baselines(self) -> dict[str, NDArray[np.float64]]:
+        """``saa``: the decision that is best for all training outcomes together. ``knn_saa``: for
+        those of the most similar training contexts, their number chosen on the validation rows."""
+        data = self.dataset
+        everything = data.outcomes[data.train][None]
+        if self.program.contextual:
+            saa = self._decided(data.test, everything.repeat(len(data.test), axis=0))
+        else:
+            saa = self._decided(data.test[:1], everything).repeat(len(data.test), axis=0)
+        return {"saa": saa, "knn_saa": self._nearest()}
+
+    def _nearest(self) -> NDArray[np.float64]:
+        data = self.dataset
+        size = len(data.train)
+        counts = sorted({min(max(round(f * size**0.5), 1), size) for f in (0.25, 0.5, 1, 2, 4)})
+        costs = []
+        for count in counts:
+            made = self._decided(data.validation, neighbours(data, data.validation, count))
+            costs.append(self.judge(data.validation, made).task)
+        best = counts[int(np.nanargmin(costs))] if not np.isnan(costs).all() else counts[0]
+        return self._decided(data.test, neighbours(data, data.test, best))
+
+    @cached_property
+    def _hindsight(self) -> NDArray[np.float64]:
+        """Cost of the best decision for every row's own outcome, ``(N,)``; NaN where none is found."""
+        rows = np.arange(len(self.dataset.outcomes))
+        decision = self._decided(rows, self.dataset.outcomes[:, None])
+        cost = self.program.cost(torch.as_tensor(self.dataset.outcomes), torch.as_tensor(decision))
+        return np.where(np.isnan(decision).any(1), np.nan, cost.numpy())
+
+    def _decided(
+        self, rows: NDArray[np.int64], scenarios: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Decisions of the exact program ``(N, n)`` for scenarios ``(N, M, d_y)``; NaN for none."""
+        size = max(1, _CHUNK // scenarios.shape[1])
+        made = []
+        for start in range(0, len(rows), size):
+            chunk = slice(start, start + size)
+            context = None
+            if self.program.contextual:
+                context = torch.as_tensor(self.dataset.contexts[rows[chunk]])
+            solution = solve(self.program, torch.as_tensor(scenarios[chunk]), context=context)
+            decision = torch.where(solution.solved.unsqueeze(1), solution.decision, torch.nan)
+            made.append(decision.numpy())
+        return np.concatenate(made)

@@ -1,0 +1,367 @@
+"""Training as a function: a task, a predictor and an estimator in, decisions out; no configuration.
+
+    fitted = train(task, GaussianPredictor, Score(100, fit_weight=1.0))
+    fitted.evaluate().metrics["task"]
+    fitted.decide(contexts)
+
+The steps are those of a run of ``train.py``: the same settings, seed and number of torch threads give
+the same numbers.
+"""
+
+import copy
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from diffusion_dfl.data.frames import numbers
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.estimators import Estimator, Score, TwoStage
+from diffusion_dfl.estimators.pairs import check_estimator, check_pair
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.solvers import Status
+from diffusion_dfl.tasks import Evaluation, Task, project
+from diffusion_dfl.tasks.problem import check_problem
+from diffusion_dfl.training.checkpoint import Checkpoint
+from diffusion_dfl.training.environment import resolve_device
+from diffusion_dfl.training.loop import Progress, TrainingSettings
+from diffusion_dfl.training.steps import DecisionRule, Part, StageName, Steps
+from diffusion_dfl.training.streams import torch_stream
+
+logger = logging.getLogger(__name__)
+
+#: The knobs of ``conf/config.yaml``.
+FIT = TrainingSettings(
+    epochs=200, batch_size=64, learning_rate=1e-3, ema_decay=0.99, patience=40, dropout=True
+)
+TRAIN = TrainingSettings(
+    epochs=6,
+    batch_size=64,
+    learning_rate=1e-4,
+    gradient_clip=10.0,
+    ema_decay=0.98,
+    dropout=False,
+    context_noise=0.2,
+    divergence_factor=2.0,
+)
+
+# Scenarios held at once when decisions are made.
+_CHUNK_ROWS = 16384
+
+# Options of an estimator that say by themselves what they are.
+_PLAIN = (bool, int, float, str, type(None))
+
+#: Of a predictor: a class or function of ``(d_x, d_y)``, or one that exists.
+PredictorLike = Predictor | Callable[[int, int], Predictor]
+
+#: Stage -> its epochs, ``(number, values)`` each; validation before the first is epoch 0.
+History = Mapping[str, Sequence[tuple[int, dict[str, float]]]]
+
+
+@dataclass
+class _Memory:
+    """Epochs of a stage, kept and told to :mod:`logging` at level INFO."""
+
+    epochs: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+    def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None:
+        self.epochs.append((epoch, values))
+        shown = " ".join(f"{name}={value:.4g}" for name, value in values.items())
+        logger.info("%s epoch %d %s", stage, epoch, shown)
+
+    def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
+        self.epochs[:] = epochs
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What :meth:`Fitted.decide` found for contexts.
+
+    Attributes:
+        decision: ``(N, n)`` float64; NaN in the rows that were not solved.
+        status: ``(N,)`` of :class:`~diffusion_dfl.solvers.Status`; for a policy, whether its
+            decision could be projected on the feasible set.
+    """
+
+    decision: NDArray[np.float64]
+    status: NDArray[np.int64]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The status of every row in words."""
+        return [Status(status).sentence for status in self.status]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained predictor with its decision rule.
+
+    Attributes:
+        task: what it was trained on.
+        predictor: in evaluation mode, with the best weights.
+        rule: how decisions are made.
+        seed, device: of the training.
+        validation_cost: mean decision cost on the validation rows.
+        fit, train: how the stages went; None for one that was not made.
+        history: of the epochs of every stage.
+    """
+
+    task: Task
+    predictor: Predictor
+    rule: DecisionRule
+    seed: int
+    device: torch.device
+    validation_cost: float
+    fit: Progress | None
+    train: Progress | None
+    history: History
+
+    @property
+    def layer(self) -> DecisionLayer:
+        """A decision layer of the rule."""
+        return self.rule.layer(self.task.program)
+
+    def decide(self, contexts: ArrayLike | Tensor | pd.DataFrame) -> Decisions:
+        """Decisions for new contexts, by the rule that was trained; the same every time.
+
+        Args:
+            contexts: ``(N, d_x)`` in raw units; of a data frame, the task's context columns by name.
+
+        Raises:
+            UserError: another number of columns, columns that are missing or a value that is no
+                finite number.
+        """
+        values = self._contexts(contexts)
+        generator = torch_stream(self.seed, "test", self.device)
+        count = self.rule.num_scenarios if self.predictor.stochastic else 1
+        layer, parts, statuses = self.layer, [], []
+        for part in values.split(max(1, _CHUNK_ROWS // count)):
+            with torch.no_grad():
+                if isinstance(self.predictor, PolicyNetwork):
+                    raw = self.predictor.decide(part)
+                    decision = project(layer.program, raw, part.double())
+                    found = decision.isfinite().all(1)
+                    status = torch.where(found, int(Status.SOLVED), int(Status.NOT_CONVERGED))
+                else:
+                    scenarios = self.predictor.sample(part, count, generator)
+                    solution = layer.solve(scenarios, context=part)
+                    status = solution.status
+                    decision = solution.decision
+            solved = (status == int(Status.SOLVED)).unsqueeze(1)
+            parts.append(torch.where(solved, decision, torch.nan).cpu().numpy())
+            statuses.append(status.cpu().numpy())
+        return Decisions(np.concatenate(parts), np.concatenate(statuses))
+
+    def sample(
+        self, contexts: ArrayLike | Tensor | pd.DataFrame, num_scenarios: int
+    ) -> NDArray[np.float64]:
+        """Scenarios ``(N, M, d_y)`` of the outcome, raw units; the same every time.
+
+        Raises:
+            UserError: as in :meth:`decide`.
+            TypeError: a policy, which predicts no outcome.
+        """
+        values = self._contexts(contexts)
+        generator = torch_stream(self.seed, "test", self.device)
+        with torch.no_grad():
+            found = self.predictor.sample(values, num_scenarios, generator)
+        return found.double().cpu().numpy()
+
+    def evaluate(self, part: Part = "test", num_large: int = 500) -> Evaluation:
+        """Metrics on a part of the task's data (:func:`diffusion_dfl.tasks.evaluate`).
+
+        Args:
+            part: ``train``, ``validation`` or ``test``.
+            num_large: scenarios of the large evaluation, of CRPS and coverage.
+        """
+        return self._steps().evaluate(self.predictor, part, max(num_large, self.rule.num_scenarios))
+
+    def baselines(self) -> dict[str, float | None]:
+        """Headline number of the task's plain baselines on the test rows; None for infinity."""
+        return self._steps().baselines()
+
+    def _steps(self) -> Steps:
+        return Steps(self.task, self.rule, {}, self.seed, self.device, _nowhere)
+
+    def _contexts(self, contexts: ArrayLike | Tensor | pd.DataFrame) -> Tensor:
+        names = self.task.dataset.feature_names
+        if isinstance(contexts, pd.DataFrame):
+            values = numbers(self.task.name, contexts, names, "context")
+        else:
+            values = np.asarray(torch.as_tensor(contexts).detach().cpu(), dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != len(names):
+            raise UserError(
+                f"contexts have shape {values.shape}; expected (N, {len(names)}), the columns "
+                f"{', '.join(names)}"
+            )
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, column = bad[0]
+            raise UserError(
+                f"contexts: {names[column]} is {values[row, column]} in row {row} ({len(bad)} such "
+                "values in all); every value must be a finite number"
+            )
+        return torch.as_tensor(values, dtype=torch.float32).to(self.device)
+
+
+def train(
+    task: Task,
+    predictor: PredictorLike,
+    estimator: Estimator | None = None,
+    *,
+    decision: DecisionRule | None = None,
+    foundation: TrainingSettings = FIT,
+    fit: TrainingSettings | None = FIT,
+    train: TrainingSettings = TRAIN,
+    seed: int = 0,
+    device: str = "auto",
+    directory: Path | str | None = None,
+) -> Fitted:
+    """Fit a predictor to a task's data, then train it for its decisions.
+
+    Args:
+        task: program and data, e.g. of :func:`~diffusion_dfl.tasks.task_from_frame`.
+        predictor: a class or function that makes one from ``(d_x, d_y)``, with weights that come
+            from ``seed``; or one that exists, of which a copy is trained.
+        estimator: of the decision's gradient; None (or ``TwoStage()``) leaves it at the fit.
+        decision: how decisions are made; None takes the estimator's ``num_scenarios`` if it has
+            one, and else the defaults of :class:`DecisionRule`.
+        foundation, fit, train: knobs of the stages: the Gaussian of ``outcome_scaling="residual"``,
+            the predictor's own loss, the decision cost. ``fit=None`` takes an existing predictor as
+            it is, with the scales it has: it was fitted before.
+        seed: of everything random.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        directory: where checkpoints are kept, so that the same call goes on where it was stopped;
+            None writes no file.
+
+    Raises:
+        UserError: parts that do not fit each other, or a problem that cannot be trained on; nothing
+            was trained.
+        TrainingDiverged, SolverFailure: training cannot go on.
+    """
+    estimator = TwoStage() if estimator is None else estimator
+    rule = _rule(decision, estimator)
+    place = resolve_device(device)
+    check_problem(task)
+    histories: dict[str, _Memory] = {}
+    settings: dict[StageName, TrainingSettings] = {
+        "foundation": foundation,
+        "fit": FIT if fit is None else fit,
+        "train": train,
+    }
+    owner = ""
+
+    def where(stage: StageName, epochs: int) -> tuple[Checkpoint | None, _Memory]:
+        histories[stage] = _Memory()
+        if directory is None:
+            return None, histories[stage]
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        return Checkpoint(Path(directory, f"{stage}.pt"), owner), histories[stage]
+
+    steps = Steps(task, rule, settings, seed, place, where)
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        trained = _start(predictor, steps, fitted=fit is None)
+        _check(trained, estimator, steps.layer)
+        owner = _owner(trained, estimator, rule, settings, steps)
+        progress = None
+        if fit is not None and not isinstance(trained, PolicyNetwork):
+            progress = steps.fit(trained)
+        decided = steps.train(trained, estimator)
+        validation = steps.validation_cost(trained.eval())
+    history = {stage: tuple(memory.epochs) for stage, memory in histories.items()}
+    return Fitted(task, trained, rule, seed, place, validation, progress, decided, history)
+
+
+def _nowhere(stage: StageName, epochs: int) -> tuple[None, _Memory]:
+    return None, _Memory()
+
+
+def _rule(decision: DecisionRule | None, estimator: Estimator) -> DecisionRule:
+    """The rule, whose M is that of the estimator: what is trained is what decides."""
+    count = getattr(estimator, "num_scenarios", None)
+    if decision is None:
+        return DecisionRule() if count is None else DecisionRule(num_scenarios=count)
+    if count not in (None, decision.num_scenarios):
+        raise UserError(
+            f"decision.num_scenarios={decision.num_scenarios}, but {type(estimator).__name__} has "
+            f"num_scenarios={count}; what is trained is what decides: make them the same"
+        )
+    return decision
+
+
+def _start(predictor: PredictorLike, steps: Steps, fitted: bool) -> Predictor:
+    """The predictor that training begins with, on its device."""
+    data = steps.task.dataset
+    if not isinstance(predictor, Predictor):
+        if fitted:
+            raise UserError(
+                "fit=None takes a predictor that was fitted before; pass one that exists, such as "
+                "fitted.predictor"
+            )
+        return steps.prepare(lambda *sizes: _made(predictor, *sizes))
+    policy = isinstance(predictor, PolicyNetwork)
+    size = steps.task.program.num_decisions if policy else data.outcomes.shape[1]
+    wanted = (data.contexts.shape[1], size)
+    if (predictor.context_size, predictor.outcome_size) != wanted:
+        raise UserError(
+            f"the {type(predictor).__name__} has context_size={predictor.context_size} and "
+            f"outcome_size={predictor.outcome_size}; task={steps.task.name} needs {wanted[0]} and "
+            f"{wanted[1]}"
+        )
+    own = copy.deepcopy(predictor)
+    return own.to(steps.device) if fitted else steps.prepare(lambda *_: own)
+
+
+def _made(make: Callable[[int, int], Predictor], context_size: int, outcome_size: int) -> Predictor:
+    if not callable(make):
+        raise UserError(
+            f"predictor={make!r}: expected a Predictor, or a class or function that makes one from "
+            "(context_size, outcome_size)"
+        )
+    made = make(context_size, outcome_size)
+    if not isinstance(made, Predictor):
+        raise UserError(
+            f"predictor={make!r} made a {type(made).__name__}; expected a subclass of Predictor"
+        )
+    return made
+
+
+def _check(predictor: Predictor, estimator: Estimator, layer: DecisionLayer) -> None:
+    """Raise UserError for a pair that has no gradient."""
+    try:
+        check_estimator(estimator)
+        check_pair(predictor, estimator)
+        if isinstance(estimator, Score) and estimator.decision_weight:
+            estimator.check_layer(layer)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def _owner(
+    predictor: Predictor,
+    estimator: Estimator,
+    rule: DecisionRule,
+    settings: Mapping[StageName, TrainingSettings],
+    steps: Steps,
+) -> str:
+    """What checkpoints belong to: everything that decides the numbers."""
+    state = hashlib.sha256()
+    options = {
+        name: value if is_dataclass(value) or isinstance(value, _PLAIN) else type(value).__name__
+        for name, value in sorted(vars(estimator).items())
+    }
+    state.update(repr([options, rule, dict(settings)]).encode())
+    for value in predictor.state_dict().values():
+        state.update(value.cpu().numpy().tobytes())
+    for array in (steps.task.dataset.contexts, steps.task.dataset.outcomes):
+        state.update(array.tobytes())
+    pair = f"{type(predictor).__name__}-{type(estimator).__name__}"
+    return f"{steps.task.name} {pair} seed {steps.seed} {state.hexdigest()[:16]}"
