@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 ablations figures audit report status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
+.PHONY: help setup demo table1 readme ablations figures audit report status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: setup ## train every kind of predictor on simulated load in small, and pri
 
 table1: setup ## the paper's Table 1 beside ours, from the records there are
 	$(BIN)/python scripts/make_tables.py
+
+readme: setup ## Table 1 in short, from the committed records, into README.md
+	$(BIN)/python scripts/make_tables.py --readme README.md
 
 ablations: setup ## one setting of a cell moved at a time, from the records there are
 	$(BIN)/python scripts/make_ablations.py
