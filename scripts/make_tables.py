@@ -25,6 +25,9 @@ def parse() -> argparse.Namespace:
         "--task", choices=choices("task"), help="one task's table; all that have records"
     )
     parser.add_argument(
+        "--released", action="store_true", help="the tasks that repeat the authors' protocol, alone"
+    )
+    parser.add_argument(
         "--scale", choices=choices("scale"), default="laptop", help="scale of the runs"
     )
     parser.add_argument(
@@ -55,7 +58,7 @@ def parse() -> argparse.Namespace:
 
 def file_name(arguments: argparse.Namespace) -> str:
     """``table1`` for the committed table, with what is asked for beyond it behind."""
-    parts = ["table1", arguments.task, arguments.data]
+    parts = ["released" if arguments.released else "table1", arguments.task, arguments.data]
     if arguments.scale != "laptop":
         parts.insert(1, arguments.scale)
     if arguments.overrides:
@@ -97,7 +100,8 @@ def main() -> int:
     collection = collect(arguments.results, own=not arguments.published)
     runs = frame(collection)
     tables: list[Table] = []
-    for task in [arguments.task] if arguments.task else choices("task"):
+    tasks = [task for task in choices("task") if task.endswith("_released") == arguments.released]
+    for task in [arguments.task] if arguments.task else tasks:
         if not arguments.task and not (len(runs) and (runs["task"] == task).any()):
             continue
         try:
@@ -131,7 +135,7 @@ def main() -> int:
     numbers = target.with_suffix(".csv")
     tidy(tables).to_csv(numbers, index=False, float_format="%.6g")
     written = [target, numbers]
-    typeset = latex(tables)
+    typeset = "" if arguments.released else latex(tables)
     if typeset:
         written.append(target.with_suffix(".tex"))
         written[-1].write_text(typeset, encoding="utf-8")
