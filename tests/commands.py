@@ -17,7 +17,9 @@ from diffusion_dfl.config.arguments import normalise
 ROOT = Path(__file__).resolve().parents[1]
 
 #: What a line of a code block begins with if it is a command of the shell.
-VERBS = ("python", "make", "pip", "source", "git", "cd", "sbatch", "tensorboard", "for", "export")
+VERBS = (
+    "python", "make", "pip", "source", "git", "cd", "sbatch", "tensorboard", "eval", "for", "export",
+)  # fmt: skip
 
 #: Languages of fenced blocks that hold commands.
 SHELLS = ("", "sh", "bash", "shell", "console")
@@ -40,7 +42,7 @@ class Command:
 
     @property
     def is_training(self) -> bool:
-        return re.search(r"\bpython train\.py\b", self.text) is not None
+        return re.search(r"\bpython train\.py\b(?! -sc)", self.text) is not None
 
     @property
     def words(self) -> list[str]:
@@ -57,6 +59,15 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Transcript:
+    """A command with its output below, where ``...`` stands for any text."""
+
+    page: str
+    text: str
+    output: str
+
+
+@dataclass(frozen=True)
 class Small:
     """How a command is run in the tests, in a copy of the checkout.
 
@@ -65,16 +76,19 @@ class Small:
         instead: the command that is run in its place, where words behind it cannot make it small.
         slow: whether it takes more than three seconds.
         real_data: whether it needs the files of ``DIFFUSION_DFL_DATA``.
-        weights: whether it reads the weights of ``model=diffusion grad=two_stage``, which untrained
-            ones stand in for.
+        before: what it needs to be there: ``weights`` of the two-stage diffusion (untrained ones), or
+            the ``run`` it names (a small one) and contexts for it.
     """
 
     more: str = ""
     instead: str = ""
     slow: bool = True
     real_data: bool = False
-    weights: bool = False
+    before: str = ""
 
+
+_SCORE_RUN = "results/runs/laptop/power/gaussian-score/seed-0"
+_REPARAM_RUN = "results/runs/laptop/power/gaussian-reparam/seed-0"
 
 #: Commands as printed -> how they are run. ``make X`` is run as printed unless it stands here.
 SMALL: dict[str, Small] = {
@@ -82,7 +96,7 @@ SMALL: dict[str, Small] = {
     "make figures": Small(instead="python scripts/make_figures.py figure4 figure6"),
     "python scripts/status.py --missing --own --each task=synthetic,power,portfolio seed=0-9 "
     "> commands.txt": Small(),
-    "python scripts/status.py --started": Small(slow=False),
+    "python scripts/status.py --started": Small(),
     "python scripts/status.py task=power seed=0-4": Small(),
     "python scripts/wandb_sync.py --dashboard --entity my-team": Small("--dry-run"),
     # Minutes at any size: their options are read, and no more.
@@ -100,19 +114,31 @@ SMALL: dict[str, Small] = {
     "python scripts/gradient_lab.py linear": Small("--quick"),
     "python scripts/gradient_lab.py synthetic": Small("--quick"),
     "python scripts/gradient_lab.py variance": Small(
-        "--draws 20 --days 1 --scenarios 2 --timesteps 2", real_data=True, weights=True
+        "--draws 20 --days 1 --scenarios 2 --timesteps 2", real_data=True, before="weights"
     ),
     "python scripts/gradient_lab.py power": Small(
-        "--draws 2 --truth 2 --days 2 --axes curvature", real_data=True, weights=True
+        "--draws 2 --truth 2 --days 2 --axes curvature", real_data=True, before="weights"
     ),
-    "python scripts/sampler_variance.py": Small(slow=False),
-    "python scripts/publish.py": Small(slow=False),
-    "python scripts/publish.py --task inventory --variants": Small(slow=False),
-    "python scripts/publish.py --task portfolio --variants": Small(slow=False),
-    "python scripts/make_sensitivity.py --task inventory": Small(slow=False),
-    "python scripts/make_ablations.py --commands": Small(slow=False),
-    "python scripts/make_figures.py --list": Small(slow=False),
-    "python scripts/make_search_table.py": Small(slow=False),
+    "python scripts/sampler_variance.py": Small(),
+    f"python scripts/predict.py {_SCORE_RUN} --columns": Small(before="run"),
+    f"python scripts/predict.py {_SCORE_RUN} --template contexts.csv": Small(before="run"),
+    f"python scripts/predict.py {_SCORE_RUN} contexts.csv --output decisions.csv": Small(
+        before="run"
+    ),
+    f"python scripts/predict.py {_REPARAM_RUN} --template contexts.csv": Small(before="run"),
+    f"python scripts/predict.py {_REPARAM_RUN} contexts.csv --output decisions.csv": Small(
+        before="run"
+    ),
+    "python examples/quickstart.py": Small(),
+    'eval "$(python train.py -sc install=bash)"': Small(),
+    "python train.py -sc install=fish | source": Small(instead="python train.py -sc install=fish"),
+    "python scripts/publish.py": Small(),
+    "python scripts/publish.py --task inventory --variants": Small(),
+    "python scripts/publish.py --task portfolio --variants": Small(),
+    "python scripts/make_sensitivity.py --task inventory": Small(),
+    "python scripts/make_ablations.py --commands": Small(),
+    "python scripts/make_figures.py --list": Small(),
+    "python scripts/make_search_table.py": Small(),
     "python scripts/make_search_table.py --task NAME --write": Small(
         instead="python scripts/make_search_table.py --task synthetic --write"
     ),
@@ -141,8 +167,8 @@ NOT_RUN: dict[str, str] = {
 
 def pages() -> list[str]:
     """README.md and the pages of docs/, from the repository's root."""
-    found = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
-    return ["README.md", *found]
+    found = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
+    return ["README.md", *(path.as_posix() for path in found if "templates" not in path.parts)]
 
 
 def blocks(page: str) -> list[Block]:
@@ -157,7 +183,8 @@ def blocks(page: str) -> list[Block]:
         if match["fenced"] is not None:
             found.append(Block(match["language"], match["fenced"]))
         elif not _in_a_list(text, match.start()):
-            found.append(Block("", re.sub(r"^    ", "", match["indented"], flags=re.MULTILINE)))
+            inner = re.sub(r"^    ", "", match["indented"], flags=re.MULTILINE)
+            found.append(Block("", inner.lstrip("\n")))
     return found
 
 
@@ -189,6 +216,17 @@ def commands(page: str) -> list[Command]:
         dict.fromkeys(re.findall(rf"`((?:{'|'.join(VERBS[:3])}|tensorboard) [^`]+)`", text))
     )
     return [Command(page, re.sub(r"\s+", " ", command)) for command in found]
+
+
+def transcripts(page: str) -> list[Transcript]:
+    """Commands behind ``$`` with the output that is printed below them."""
+    found = []
+    for block in blocks(page):
+        if block.language in SHELLS and block.text.startswith("$ "):
+            for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+                command, _, output = part.partition("\n")
+                found.append(Transcript(page, command, output.strip()))
+    return found
 
 
 def every_command() -> list[Command]:

@@ -13,7 +13,7 @@ from markdown.extensions.toc import slugify
 from tests.commands import ROOT, blocks, pages
 
 #: Pages whose Python a test of their own runs.
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE = {"docs/command_line.md": "tests/test_docs_commands.py"}
 
 PROGRAMS = [page for page in pages() if any(block.language == "python" for block in blocks(page))]
 
@@ -41,7 +41,10 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PROGRAMS if page not in ELSEWHERE])
-def test_python_blocks_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
     names: dict[str, Any] = {}
     for number, block in enumerate(block for block in blocks(page) if block.language == "python"):
@@ -51,7 +54,7 @@ def test_python_blocks_run(page: str, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(("page", "place"), ELSEWHERE.items())
 def test_python_that_runs_elsewhere_has_its_test(page: str, place: str) -> None:
     assert page in PROGRAMS
-    assert Path(page).name in (ROOT / place).read_text(encoding="utf-8")
+    assert page in (ROOT / place).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", [*pages(), "docs/templates/audit.md"])
@@ -90,3 +93,15 @@ def test_a_list_has_a_blank_line_before_it(page: str) -> None:
     text = re.sub(r"^```[\s\S]*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M)
     glued = re.findall(r"^(?![-*\s]|\d+\. ).*\S\n(?=[-*] )", text, re.MULTILINE)
     assert glued == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_test_that_is_named_is_there(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / page).read_text(encoding="utf-8")))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    there = {
+        name
+        for path in files
+        for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert sorted(named - there) == []

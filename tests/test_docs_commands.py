@@ -13,11 +13,25 @@ import torch
 from hydra.utils import instantiate
 
 from diffusion_dfl.config.compose import compose_config, identify, validate
-from tests.commands import NOT_RUN, ROOT, SMALL, Command, Small, every_command, jobs
+from diffusion_dfl.files import write_text
+from tests.commands import (
+    NOT_RUN,
+    ROOT,
+    SMALL,
+    Command,
+    Small,
+    Transcript,
+    blocks,
+    every_command,
+    jobs,
+    pages,
+    transcripts,
+)
 
 COMMANDS = every_command()
 TRAINING = [command for command in COMMANDS if command.is_training]
 OTHER = [command for command in COMMANDS if not command.is_training]
+TRANSCRIPTS = [one for page in pages() for one in transcripts(page)]
 INSTALLS = [command for command in OTHER if command.text.startswith("pip ")]
 
 #: What makes a training command small; the words as printed come behind.
@@ -146,22 +160,16 @@ def ways() -> list[object]:
     return found
 
 
-@pytest.mark.parametrize(("command", "how"), ways())
-def test_a_command_runs_in_small(command: Command, how: Small, checkout: Path) -> None:
-    if how.weights:
-        stand_in_weights(checkout / "results")
-    text = how.instead or command.text
-    if text.startswith("make "):
-        text += f" BIN={Path(sys.executable).parent} -o setup"  # with the environment that is there
-    printed, redirect = re.fullmatch(r"(.*?)( > \S+)?", text).groups(default="")  # type: ignore[union-attr]
+def shell(text: str, checkout: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a line of the shell in the copy of the checkout."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(checkout),  # before the installed package, which is the checkout's
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    done = subprocess.run(
-        ["bash", "-c", f"{printed} {how.more}{redirect}"],
+    return subprocess.run(
+        ["bash", "-c", text],
         cwd=checkout,
         env=environment,
         capture_output=True,
@@ -169,7 +177,58 @@ def test_a_command_runs_in_small(command: Command, how: Small, checkout: Path) -
         check=False,
         timeout=300,
     )
+
+
+@pytest.mark.parametrize(("command", "how"), ways())
+def test_a_command_runs_in_small(command: Command, how: Small, checkout: Path) -> None:
+    if how.before == "weights":
+        stand_in_weights(checkout / "results")
+    elif how.before == "run":
+        (run,) = re.findall(r"results/runs/\S+", command.text)
+        stand_in_run(checkout, run)
+    text = how.instead or command.text
+    if text.startswith("make "):
+        text += f" BIN={Path(sys.executable).parent} -o setup"  # with the environment that is there
+    printed, redirect = re.fullmatch(r"(.*?)( > \S+)?", text).groups(default="")  # type: ignore[union-attr]
+    done = shell(f"{printed} {how.more}{redirect}", checkout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("printed", TRANSCRIPTS, ids=lambda one: one.text)
+def test_a_command_says_what_is_printed_below_it(printed: Transcript, checkout: Path) -> None:
+    done = shell(printed.text, checkout)
+    said = (done.stdout + done.stderr).strip()
+    pattern = ".*".join(re.escape(part) for part in printed.output.split("..."))
+    assert re.fullmatch(pattern, said, re.DOTALL), said
+
+
+@pytest.mark.slow
+def test_python_that_needs_a_run_runs_beside_one(checkout: Path) -> None:
+    """Of docs/command_line.md, which takes contexts from its reader."""
+    (block,) = [block for block in blocks("docs/command_line.md") if block.language == "python"]
+    (run,) = re.findall(r"results/runs/[^\"]+", block.text)
+    stand_in_run(checkout, run)
+    code = (
+        f"import torch\ncontexts = torch.zeros(2, 30)\n{block.text}\nassert len(made.status) == 2"
+    )
+    write_text(checkout / "block.py", code)
+    done = shell("python block.py", checkout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def stand_in_run(checkout: Path, run: str) -> None:
+    """A small run where a command of the docs has one, and contexts.csv for it."""
+    if (checkout / run / "weights.pt").is_file():
+        return
+    model, grad = Path(run).parent.name.split("-")
+    cell = f"task=power model={model} grad={grad} seed=0 {' '.join((*TINY, *TINY_TASKS['power']))}"
+    done = shell(f"python train.py {cell} output.root=small", checkout)
+    assert done.returncode == 0, done.stderr
+    (made,) = (checkout / "small" / "runs").glob(f"smoke/power/{model}-{grad}-*/seed-0")
+    shutil.copytree(made, checkout / run)
+    done = shell(f"python scripts/predict.py {run} --template contexts.csv", checkout)
+    assert done.returncode == 0, done.stderr
 
 
 def stand_in_weights(results: Path) -> None:
