@@ -22,20 +22,36 @@ def told(arguments: Sequence[str]) -> Iterator[None]:
     Args:
         arguments: normalised; anything but a sweep over a grid passes untouched.
     """
-    words = planned_words(arguments)
+    typed, folder = _without_folder(arguments)
+    words = planned_words(typed)
     if words is None:
         yield
         return
     root = _root(words)
-    _keep(root, words)
+    if folder is None:  # Elsewhere these words would mean nothing.
+        _keep(root, words)
     try:
         yield
     finally:
         # Whatever goes wrong in the telling must not hide what went wrong in the sweep.
         try:
-            _view(root, words)
+            _view(root, words, folder)
         except Exception as error:
             logger.warning("the sweep's view could not be made: %s", error)
+
+
+def _without_folder(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments without ``--config-dir``, and its folder if there is one."""
+    words, folder = list(arguments), None
+    for flag in ("-cd", "--config-dir"):
+        if flag in words:
+            place = words.index(flag)
+            folder = Path(words[place + 1])
+            del words[place : place + 2]
+    for word in [word for word in words if word.startswith("--config-dir=")]:
+        words.remove(word)
+        folder = Path(word.partition("=")[2])
+    return words, folder
 
 
 def planned_words(arguments: Sequence[str]) -> list[str] | None:
@@ -84,16 +100,18 @@ def started(root: Path) -> list[list[str]]:
     return found
 
 
-def _view(root: Path, words: Sequence[str]) -> None:
+def _view(root: Path, words: Sequence[str], folder: Path | None) -> None:
     # Imported late: composing configurations takes longer than starting.
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
+    from diffusion_dfl.config.identities import searching
     from diffusion_dfl.reporting.status import overview, plan, state
 
     GlobalHydra.instance().clear()
     try:
-        runs = plan(words, every_pair=False)
+        with searching(folder):
+            runs = plan(words, every_pair=False)
     except (UserError, HydraException):
         return  # Words no run was made of; the error is told by itself.
     if len(runs) < 2:

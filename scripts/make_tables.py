@@ -14,6 +14,7 @@ from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.latex import latex
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.reporting.markdown import render
+from diffusion_dfl.reporting.own import own_runs, render_own
 from diffusion_dfl.reporting.selection import choices, of_table, selection
 from diffusion_dfl.reporting.summary import summary, with_block
 from diffusion_dfl.reporting.table1 import Table, build, tidy
@@ -22,7 +23,7 @@ from diffusion_dfl.reporting.table1 import Table, build, tidy
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--task", choices=choices("task"), help="one task's table; all that have records"
+        "--task", help="one task's table, a task of your own too; all that have records"
     )
     parser.add_argument(
         "--released", action="store_true", help="the tasks that repeat the authors' protocol, alone"
@@ -99,9 +100,23 @@ def main() -> int:
         return _into(arguments.readme, arguments.results)
     collection = collect(arguments.results, own=not arguments.published)
     runs = frame(collection)
+    known = choices("task")
+    mine = set(runs["task"]) - set(known) if len(runs) else set()
+    if arguments.task and arguments.task not in {*known, *mine}:
+        there = ", ".join([*known, *sorted(mine)])
+        return fail(
+            f"--task {arguments.task}: there is no such task and no run of one; there are {there}"
+        )
+    own = (
+        ""
+        if arguments.released
+        else render_own(own_runs(runs, known, arguments.scale, arguments.task))
+    )
     tables: list[Table] = []
-    tasks = [task for task in choices("task") if task.endswith("_released") == arguments.released]
-    for task in [arguments.task] if arguments.task else tasks:
+    tasks = [task for task in known if task.endswith("_released") == arguments.released]
+    if arguments.task:
+        tasks = [arguments.task] if arguments.task in known else []
+    for task in tasks:
         if not arguments.task and not (len(runs) and (runs["task"] == task).any()):
             continue
         try:
@@ -110,7 +125,7 @@ def main() -> int:
             return fail(explain(error))
         if arguments.task or len(of_table(runs, wanted)):
             tables.append(build(runs, wanted, collection.left_out, arguments.results))
-    if not tables:
+    if not tables and not own:
         print(
             f"error: no records of scale {arguments.scale} "
             + (f"and data={arguments.data} " if arguments.data else "and each task's own data ")
@@ -119,7 +134,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    text = "\n".join(render(table) for table in tables)
+    text = "\n".join([*(render(table) for table in tables), *([own] if own else [])])
     print(text)
     if arguments.published:
         return 0
@@ -132,9 +147,10 @@ def main() -> int:
     target = arguments.results / "tables" / f"{file_name(arguments)}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
-    numbers = target.with_suffix(".csv")
-    tidy(tables).to_csv(numbers, index=False, float_format="%.6g")
-    written = [target, numbers]
+    written = [target]
+    if tables:
+        written.append(target.with_suffix(".csv"))
+        tidy(tables).to_csv(written[-1], index=False, float_format="%.6g")
     typeset = "" if arguments.released else latex(tables)
     if typeset:
         written.append(target.with_suffix(".tex"))

@@ -5,7 +5,8 @@
 
 Without model= and grad= all pairs that make sense are planned; without anything, ten seeds of every
 pair on the four tasks. Committed records count as finished but with --own; --started asks about the
-sweeps that were started here.
+sweeps that were started here. Tasks, models and grads of your own are found by --config-dir, as for
+train.py.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from diffusion_dfl.cli import REFUSALS, explain, fail
+from diffusion_dfl.config.identities import searching
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.reporting.status import completing, overview, plan, state
 from diffusion_dfl.sweep import started
@@ -27,6 +29,7 @@ def main() -> int:
     parser.add_argument("--each", action="store_true", help="with --missing: a command a run")
     parser.add_argument("--own", action="store_true", help="do not count committed records")
     parser.add_argument("--started", action="store_true", help="the plans of sweeps started here")
+    parser.add_argument("--config-dir", type=Path, help="folder of your own YAML files")
     parser.add_argument("overrides", nargs="*", help="key=value or key=a,b, as train.py takes them")
     arguments = parser.parse_args()
     words = arguments.overrides or [f"task={','.join(LAYOUTS)}", "seed=0-9"]
@@ -36,11 +39,13 @@ def main() -> int:
     if arguments.started and arguments.overrides:
         parser.error("--started takes its plans from the results folder; leave the overrides out")
     try:
-        if arguments.started:
-            sweeps = started(arguments.results)
-            runs = list(dict.fromkeys(run for one in sweeps for run in plan(one, every_pair=False)))
-        else:
-            runs = plan(words)
+        with searching(arguments.config_dir):
+            if arguments.started:
+                sweeps = started(arguments.results)
+                every = (run for one in sweeps for run in plan(one, every_pair=False))
+                runs = list(dict.fromkeys(every))
+            else:
+                runs = plan(words)
     except REFUSALS as error:
         return fail(explain(error))
     states = {run: state(arguments.results, run, not arguments.own) for run in runs}
