@@ -11,7 +11,7 @@ from diffusion_dfl.reporting.markdown import number
 from diffusion_dfl.reporting.table1 import Table
 
 # Above this ratio of the largest to the smallest number the small ones are one dot on a linear axis.
-_LOGARITHMIC = 30.0
+_LOGARITHMIC = 5.0
 _AXIS = " (logarithmic; ends at or below zero are cut off)"
 _MARGIN = 4.0  # percent of the width, at either side
 
@@ -130,6 +130,13 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
+    """Powers of ten, over a short range their double and fivefold too."""
+    if high < 100 * low:
+        start = math.floor(math.log10(low))
+        steps = (
+            factor * 10.0**power for power in (start, start + 1, start + 2) for factor in (1, 2, 5)
+        )
+        return [round(step, 12) for step in steps if low <= step <= high]
     powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     step = max(1, math.ceil(len(powers) / 6))
     return [10.0**power for power in powers[::step]]

@@ -26,11 +26,13 @@ class Entry:
         text: what it says.
         value: what it is sorted by; None for what has no number and comes last.
         mark: ``best``, ``second``, ``better``, ``worse``, ``missing`` or empty.
+        beside: what the text is about, in small.
     """
 
     text: str
     value: float | None = None
     mark: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def difference_grid(table: Table) -> Grid:
                 entries += [Entry(NONE), Entry(NONE)]
                 continue
             estimate = estimates[name]
-            text = f"{spread(estimate, 3)} ({others[name]})"
-            entries += [Entry(text, estimate.mean), _interval(estimate, table)]
+            difference = Entry(spread(estimate, 3), estimate.mean, beside=str(others[name]))
+            entries += [difference, _interval(estimate, table)]
             counts.append(estimate.count)
         if counts:
             entries.append(Entry("/".join(dict.fromkeys(map(str, counts))), min(counts)))

@@ -123,7 +123,7 @@ def _linear(record: Mapping[str, Any]) -> _Charts:
                 lines.append(_line(name, at, of_shape, weights, f"{weights}_se"))
         charts.append(
             Lines(
-                f"Cosine of the ELBO's gradient with the true one, T = {length}, d = {largest}",
+                f"Cosine with the true gradient, T = {length}, d = {largest}",
                 "error of the model",
                 "cosine",
                 tuple(lines),

@@ -109,7 +109,7 @@ def test_differences_and_twins_say_on_which_side_of_zero_they_lie(tmp_path: Path
     make_results(tmp_path)
     table = gathered(tmp_path).tables[0].table
     rows = {row.title: row for row in difference_grid(table).rows}
-    assert "Gaussian TS" in rows["Gaussian reparameterization"].entries[0].text
+    assert rows["Gaussian reparameterization"].entries[0].beside == "Gaussian TS"
     assert rows["Gaussian reparameterization"].entries[1].mark == "better"
     assert rows["Diffusion score function"].entries[1].mark == "worse"
     (twin,) = twin_grid(table).rows
@@ -124,6 +124,8 @@ def test_dots_of_several_orders_of_magnitude_get_a_logarithmic_axis() -> None:
     assert wide is not None and "logarithmic" in wide.axis
     assert [text for _, text in wide.ticks] == ["1", "10", "100", "1000"]
     assert wide.rows[1].start is None
+    short = chart("t", "n", "cost", [Dot("a", 3.2, nan, nan, ""), Dot("b", 33.5, nan, nan, "")])
+    assert short is not None and [text for _, text in short.ticks] == ["5", "10", "20"]
     narrow = chart("t", "n", "cost", dots[:1])
     assert narrow is not None and narrow.axis == "cost"
     at, start, end = (

@@ -191,11 +191,13 @@
       moveTo(stops.includes(at) ? at : fullest(stops, shown));
     };
 
-    slider.addEventListener("pointermove", (event) => {
+    const follow = (event) => {
       if (!stops.length) return;
       const here = event.clientX - plot.getBoundingClientRect().left;
       moveTo(stops.reduce((best, stop) => (Math.abs(x(stop) - here) < Math.abs(x(best) - here) ? stop : best)));
-    });
+    };
+    slider.addEventListener("pointermove", follow);
+    slider.addEventListener("pointerdown", follow);
     slider.addEventListener("keydown", (event) => {
       const place = stops.indexOf(at), last = stops.length - 1;
       const next = { ArrowRight: place + 1, ArrowUp: place + 1, ArrowLeft: place - 1, ArrowDown: place - 1, PageUp: place + 10, PageDown: place - 10, Home: 0, End: last }[event.key];
