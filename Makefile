@@ -78,3 +78,4 @@ config-docs: setup ## docs/config.md from conf/ and the schemas
 
 docs: setup ## the documentation as a site, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html; search wants a server: python -m http.server --directory site"

@@ -1,4 +1,4 @@
-"""The README's commands and code work as written; `make demo` and `make test` are run by .ci/run."""
+"""The README's main command and its code work as written; tests/test_docs_commands.py has the rest."""
 
 import os
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_dfl.reporting.summary import BEGIN, END
+from tests.commands import ROOT, blocks, commands
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Appended to training commands: the same command line, on little data.
@@ -26,36 +26,8 @@ SMALL = [
 ]
 
 
-def blocks() -> list[str]:
-    return [
-        re.sub(r"^    ", "", match.group(0), flags=re.MULTILINE)
-        for match in re.finditer(r"(?:^    .*\n|^\n(?=    ))+", README, flags=re.MULTILINE)
-    ]
-
-
-def commands() -> list[str]:
-    found = [line for block in blocks() for line in block.splitlines()]
-    inline = re.findall(r"`((?:python|make) [^`]+)`", README)
-    return [line for line in [*found, *inline] if line.startswith(("python ", "make "))]
-
-
-def test_every_command_is_known_to_this_test() -> None:
-    assert set(commands()) == {
-        "make demo",
-        "make test",
-        "make table1",
-        "make help",
-        "make status",
-        "make figures",
-        "make report",
-        "make docs",
-        "python train.py --help",
-        "python train.py task=power model=diffusion grad=score -m seed=0-9",
-    }
-
-
 def test_python_block_runs_and_gives_a_gradient() -> None:
-    (block,) = [block for block in blocks() if "import torch" in block]
+    (block,) = [one.text for one in blocks("README.md") if "import torch" in one.text]
     names: dict[str, object] = {}
     exec(block, names)
     scenarios = names["scenarios"]
@@ -74,7 +46,7 @@ def test_help_names_the_choices() -> None:
 
 @pytest.mark.slow
 def test_ten_seed_command_as_typed_trains_ten_seeds(tmp_path: Path) -> None:
-    (line,) = [line for line in commands() if "seed=0-9" in line]
+    (line,) = [one.text for one in commands("README.md") if "seed=0-9" in one.text]
     words = line.split()[1:]
     # The words as typed; what makes it small goes before them.
     command = [sys.executable, words[0], *SMALL, f"output.root={tmp_path}", *words[1:]]
