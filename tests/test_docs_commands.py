@@ -22,6 +22,7 @@ from tests.commands import (
     Small,
     Transcript,
     blocks,
+    commands,
     every_command,
     jobs,
     pages,
@@ -70,15 +71,47 @@ def small(command: Command, root: Path) -> list[str]:
     return [*tiny, *first, "device=cpu", f"output.root={root}"]
 
 
-def test_every_command_has_a_test_or_a_reason() -> None:
-    unknown = [
+def unknown(found: list[Command]) -> list[str]:
+    """Commands that nothing says how to run."""
+    return [
         f"{command.page}: {command.text}"
-        for command in OTHER
-        if command.target is None
+        for command in found
+        if not command.is_training
+        and command.target is None
         and command.text not in {**SMALL, **NOT_RUN}
-        and command not in INSTALLS
+        and not command.text.startswith("pip ")
     ]
-    assert unknown == [], "add a line to SMALL in tests/commands.py"
+
+
+def test_every_command_has_a_test_or_a_reason() -> None:
+    assert unknown(COMMANDS) == [], "add a line to SMALL in tests/commands.py"
+
+
+def test_a_new_command_is_found_wherever_it_stands_and_is_not_known(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = "Try `python scripts/a.py`:\n\n    python scripts/b.py \\\n      --all  # slow\n\n"
+    page.write_text(f"{text}```sh\npython scripts/c.py\n```\n", encoding="utf-8")
+    found = unknown(commands(str(page)))
+    assert [one.partition("page.md: ")[2] for one in found] == [
+        "python scripts/b.py --all",
+        "python scripts/c.py",
+        "python scripts/a.py",
+    ]
+
+
+def test_a_line_that_is_no_command_among_commands_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Try\n\n    make demo\n    mkae test\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="'mkae test' stands between commands"):
+        commands(str(page))
+
+
+def test_a_sweep_is_its_runs_without_seeds_and_launchers() -> None:
+    words = ["hydra/launcher=joblib", "model=gaussian", "grad=reparam,score", "-m", "seed=0-9"]
+    assert jobs(words) == [
+        ["model=gaussian", "grad=reparam", "seed=0"],
+        ["model=gaussian", "grad=score", "seed=0"],
+    ]
 
 
 def test_no_line_is_kept_for_a_command_that_no_page_prints() -> None:
