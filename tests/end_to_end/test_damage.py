@@ -52,6 +52,7 @@ RECOVERED = (
     "checkpoint.pt",
     "checkpoint.previous.pt",
     "weights.pt",
+    "interface.json",
     "run.log",
 )
 
