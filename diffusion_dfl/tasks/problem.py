@@ -19,7 +19,7 @@ from diffusion_dfl.tasks.task import Task
 _ROWS = 32
 # How far a mean of two costs may lie below the cost at the middle, relative to both: rounding.
 _CHORD = 1e-9
-# Sides of the box of decisions, in sizes of the best ones, within which chords are drawn.
+# Half-sides of the boxes around the best decisions, in their size, within which chords are drawn.
 _SPREADS = (0.1, 1.0, 3.0)
 _HALVINGS = 30
 
@@ -116,7 +116,8 @@ def _refuse_concave(
     """Raise UserError where a cost lies above a chord between feasible decisions."""
     generator = torch.Generator().manual_seed(0)
     constraints = program.constraints(outcome, context)
-    size = decision.abs().amax(0).clamp_min(1e-3 * max(1.0, float(decision.abs().max())))
+    # Best decisions at 0 say nothing of the size of others; outcomes are the next best guess.
+    size = decision.abs().amax(0).clamp_min(float(outcome.abs().mean()))
     for spread in _SPREADS:
         ends = []
         for _ in range(2):

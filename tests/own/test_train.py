@@ -1,0 +1,244 @@
+"""`train` without any configuration: the same numbers as a run, no file, clear refusals."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import diffusion_dfl as ddfl
+from diffusion_dfl.config.arguments import CONFIG_DIRECTORY
+from diffusion_dfl.training import api
+
+torch.set_num_threads(1)
+SHORT = ddfl.TrainingSettings(epochs=2, batch_size=16, learning_rate=1e-2)
+SMALL = partial(ddfl.GaussianPredictor, width=8, layers=1)
+RULE = ddfl.DecisionRule(num_scenarios=6)
+
+
+def stock(limit: Any = 11.0, **parts: Any) -> ddfl.TorchProgram:
+    """Two goods in one store."""
+    given = {
+        "smooth": lambda y, z: 0.1 * (z**2).sum(),
+        "hinges": [ddfl.Hinge(4.0, lambda y, z: y - z), ddfl.Hinge(1.0, lambda y, z: z - y)],
+        "lower": 0.0,
+        "matrix": torch.ones(1, 2),
+        "limit": limit if callable(limit) else torch.tensor([limit]),
+        **parts,
+    }
+    return ddfl.TorchProgram(num_decisions=2, num_outcomes=2, **given)
+
+
+def frame(days: int = 80) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    heat = rng.random(days)
+    demand = 3.0 + 2.0 * heat[:, None] + rng.gamma(2.0, 0.5, (days, 2))
+    return pd.DataFrame({"heat": heat, "room": 6.0 + heat, "a": demand[:, 0], "b": demand[:, 1]})
+
+
+def task(program: ddfl.Program | None = None, data: pd.DataFrame | None = None) -> ddfl.FrameTask:
+    return ddfl.task_from_frame(
+        "stock",
+        stock() if program is None else program,
+        frame() if data is None else data,
+        context=["heat", "room"],
+        outcome=["a", "b"],
+    )
+
+
+def fitted(estimator: ddfl.Estimator | None = None, **options: Any) -> ddfl.Fitted:
+    given = {"decision": RULE, "fit": SHORT, "train": SHORT, "device": "cpu", **options}
+    return ddfl.train(task(), given.pop("predictor", SMALL), estimator, **given)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "estimator"),
+    [
+        (partial(ddfl.DeterministicPredictor, width=8), ddfl.Reparam(6)),
+        (SMALL, ddfl.Score(6, fit_weight=0.5)),
+        (
+            partial(
+                ddfl.DiffusionPredictor,
+                width=8,
+                num_diffusion_steps=8,
+                num_sampling_steps=3,
+                sampler="ancestral",
+                variance="beta",
+                final_noise=True,
+                outcome_scaling="residual",
+            ),
+            ddfl.ScorePath(6, fit_weight=1.0),
+        ),
+        (partial(ddfl.PolicyNetwork, width=8), ddfl.Policy()),
+    ],
+    ids=["deterministic", "gaussian", "diffusion", "policy"],
+)
+def test_every_predictor_is_trained_through_a_problem_of_torch_functions(
+    predictor: Any, estimator: ddfl.Estimator
+) -> None:
+    found = ddfl.train(
+        task(),
+        predictor,
+        estimator,
+        decision=RULE,
+        foundation=SHORT,
+        fit=SHORT,
+        train=SHORT,
+        device="cpu",
+    )
+    assert [epoch for epoch, _ in found.history["train"]] == [0, 1, 2]
+    assert found.history["train"][1][1]["gradient_norm"] > 0
+    result = found.evaluate(num_large=12)
+    assert math.isfinite(result.metrics["task"])
+    assert result.metrics["hindsight_cost"] < result.metrics["task"]
+    decisions = found.decide(task().dataset.contexts)
+    assert decisions.decision.shape == (80, 2)
+    assert set(decisions.sentences) == {"solved: the KKT residuals are within tolerance"}
+    assert (decisions.decision.sum(1) <= 11.0 + 1e-6).all()
+
+
+def test_the_same_seed_gives_the_same_decisions_and_another_seed_others() -> None:
+    first, again, other = (fitted(seed=seed).decide(frame()).decision for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_call_leaves_the_random_state_and_the_folder_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    fitted(ddfl.Reparam(6)).evaluate(num_large=6)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_directory_the_same_call_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
+    cut = ddfl.TrainingSettings(epochs=1, batch_size=16, learning_rate=1e-2)
+    whole = fitted(ddfl.Reparam(6), directory=tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.pt") if "previous" not in path.name) == [
+        "fit.pt",
+        "train.pt",
+    ]
+    again = fitted(ddfl.Reparam(6), directory=tmp_path)
+    assert np.array_equal(again.decide(frame()).decision, whole.decide(frame()).decision)
+    with pytest.raises(
+        ddfl.UserError, match="is the checkpoint of stock GaussianPredictor-Reparam"
+    ):
+        fitted(ddfl.Reparam(6), directory=tmp_path, train=cut)
+
+
+def test_a_fitted_predictor_is_taken_as_it_is_and_left_as_it_was() -> None:
+    two_stage = fitted()
+    state = {name: value.clone() for name, value in two_stage.predictor.state_dict().items()}
+    direct = fitted(ddfl.Reparam(6))
+    later = fitted(ddfl.Reparam(6), predictor=two_stage.predictor, fit=None)
+    assert later.fit is None and later.train is not None
+    assert np.array_equal(later.decide(frame()).decision, direct.decide(frame()).decision)
+    for name, value in two_stage.predictor.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_a_policy_has_as_many_outputs_as_there_are_decisions() -> None:
+    program = ddfl.TorchProgram(
+        num_decisions=3,
+        num_outcomes=2,
+        smooth=lambda y, z: ((z[:2] - y) ** 2).sum() + (z[2] - z[0]) ** 2,
+    )
+    found = ddfl.train(
+        task(program),
+        partial(ddfl.PolicyNetwork, width=8),
+        ddfl.Policy(),
+        train=SHORT,
+        device="cpu",
+    )
+    assert found.decide(frame()).decision.shape == (80, 3)
+
+
+def test_constraints_may_depend_on_the_context_the_network_sees_noisily() -> None:
+    program = stock(limit=lambda x: x[1:2])
+    noisy = ddfl.TrainingSettings(epochs=1, batch_size=16, learning_rate=1e-2, context_noise=0.5)
+    found = ddfl.train(
+        task(program),
+        SMALL,
+        ddfl.Score(6, fit_weight=0.5),
+        decision=RULE,
+        fit=SHORT,
+        train=noisy,
+        device="cpu",
+    )
+    data = frame()
+    total = found.decide(data).decision.sum(1)
+    assert (total <= data["room"] + 1e-6).all()
+    assert (total > data["room"] - 1e-3).any()
+    rows = found.task.dataset.test
+    saa = found.task.baselines()["saa"].sum(1)
+    assert (saa <= data["room"].to_numpy()[rows] + 1e-6).all()
+
+
+def test_the_defaults_are_those_of_the_configuration() -> None:
+    # A preset may move the others; the file itself is meant.
+    plain = yaml.safe_load((CONFIG_DIRECTORY / "config.yaml").read_text(encoding="utf-8"))
+    assert ddfl.TrainingSettings(**plain["train"]) == api.TRAIN
+    assert ddfl.TrainingSettings(**plain["fit"]) == api.FIT
+    assert ddfl.TrainingSettings(**plain["foundation"]) == api.FIT
+    assert ddfl.DecisionRule(**plain["decision"]) == ddfl.DecisionRule()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options", "message"),
+    [
+        (ddfl.Reparam(5), {}, "num_scenarios=6, but Reparam has num_scenarios=5"),
+        (ddfl.Policy(), {}, "Policy trains a PolicyNetwork, not a GaussianPredictor"),
+        (ddfl.ScorePath(6), {}, "needs a DiffusionPredictor"),
+        (
+            ddfl.Score(6),
+            {"predictor": ddfl.DeterministicPredictor},
+            "DeterministicPredictor says has_density = False",
+        ),
+        (
+            ddfl.Reparam(6),
+            {"predictor": ddfl.PolicyNetwork},
+            "PolicyNetwork says pathwise = False",
+        ),
+        (None, {"predictor": ddfl.PolicyNetwork}, "nothing to fit; use Policy"),
+        (
+            ddfl.Score(6),
+            {"decision": ddfl.DecisionRule(6, bandwidth_scale=0.0)},
+            "so its score gradient is zero",
+        ),
+        (ddfl.Score, {}, "is no estimator"),
+        (lambda *a: None, {}, "no attribute decision_focused"),
+        (None, {"predictor": ddfl.GaussianPredictor(3, 2)}, "context_size=3.*needs 2 and 2"),
+        (None, {"predictor": SMALL, "fit": None}, "fit=None takes a predictor that was fitted"),
+        (None, {"predictor": 3}, "expected a Predictor, or a class or function"),
+        (None, {"predictor": torch.nn.Linear}, "made a Linear; expected a subclass of Predictor"),
+        (None, {"device": "tpu"}, "device=tpu is no device"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_training(
+    estimator: Any, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.Steps, "fit", lambda *a: pytest.fail("trained"))
+    with pytest.raises(ddfl.UserError, match=message):
+        fitted(estimator, **options)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "message"),
+    [
+        (np.zeros((3, 5)), r"shape \(3, 5\); expected \(N, 2\), the columns heat, room"),
+        (np.array([[0.5, np.nan]]), "room is nan in row 0"),
+        (pd.DataFrame({"heat": [0.1]}), "expected the context columns heat, room; found no room"),
+        (pd.DataFrame({"heat": ["hot"], "room": [1.0]}), "heat is .*expected numbers"),
+    ],
+)
+def test_contexts_of_another_form_are_refused(contexts: Any, message: str) -> None:
+    found = fitted()
+    with pytest.raises(ddfl.UserError, match=message):
+        found.decide(contexts)
