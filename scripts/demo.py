@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Names its data source: tables never mix simulated and real load.
 COMMON = ["task=power", "data=simulated", "scale=smoke"]
 SWEEPS = (
-    ["model=deterministic,gaussian,diffusion", "grad=two_stage"],
+    ["model=deterministic,gaussian,diffusion,flow", "grad=two_stage"],
     ["model=deterministic", "grad=reparam"],
-    ["model=gaussian,diffusion", "grad=reparam,score"],
+    ["model=gaussian,diffusion,flow", "grad=reparam,score"],
     ["model=policy", "grad=policy"],
 )
 

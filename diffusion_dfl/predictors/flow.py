@@ -21,8 +21,8 @@ from diffusion_dfl.predictors.base import (
     refuse_partial,
 )
 
-# Smallest slope of a transformation, its inverse being the largest: a standard deviation given the
-# context stays within 0.01..100 of the outcome's own, and no spline gets steeper than 100.
+# Smallest slope of an affine map and of a spline's knots, its inverse being the largest: a standard
+# deviation given the context stays within 0.01..100 of the outcome's own.
 _SLOPE = 1e-2
 
 # Rows of scenarios transformed at once where no graph is kept.
