@@ -1,7 +1,8 @@
 """The commands that README.md and the pages of docs/ print, and how the tests run each of them.
 
 Another page, another command: `python train.py ...` and `make ...` need nothing here, every other
-command needs a line in :data:`SMALL` (or, if no test can run it, in :data:`NOT_RUN`).
+command needs a line in :data:`SMALL` (or, if no test can run it, in :data:`NOT_RUN`). A page whose
+blocks are files (:func:`is_of_files`) is left to its own test.
 """
 
 import re
@@ -109,13 +110,10 @@ SMALL: dict[str, Small] = {
     "python scripts/benchmark.py training --data real": Small(
         "--data simulated --scale smoke --repeats 1"
     ),
-    "python scripts/benchmark.py solvers": Small("--quick --no-scaling --cases newsvendor"),
     "python scripts/fetch_data.py": Small('--directory "$DIFFUSION_DFL_DATA"', real_data=True),
     "python scripts/fetch_data.py --prices": Small(
         '--directory "$DIFFUSION_DFL_DATA"', real_data=True
     ),
-    "python scripts/gradient_lab.py linear": Small("--quick"),
-    "python scripts/gradient_lab.py synthetic": Small("--quick"),
     "python scripts/gradient_lab.py variance": Small(
         "--draws 20 --days 1 --scenarios 2 --timesteps 2", real_data=True, before="weights"
     ),
@@ -161,6 +159,9 @@ NOT_RUN: dict[str, str] = {
     "make chaos": "tests/end_to_end/test_chaos.py",
     "make audit": "tests/reporting/test_audit.py",
     "make wandb-sync": "tests/test_scripts.py",
+    "python scripts/benchmark.py solvers": "tests/test_benchmark.py",
+    "python scripts/gradient_lab.py linear": "tests/laboratory/test_linear_gaussian.py",
+    "python scripts/gradient_lab.py synthetic": "tests/laboratory/test_synthetic.py",
     "sbatch --array=1-$(wc -l < commands.txt)%50 scripts/slurm_array.sh commands.txt": (
         "tests/end_to_end/test_launchers.py"
     ),
@@ -173,6 +174,14 @@ def pages() -> list[str]:
     """README.md and the pages of docs/, from the repository's root."""
     found = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
     return ["README.md", *(path.as_posix() for path in found if "templates" not in path.parts)]
+
+
+def is_of_files(page: str) -> bool:
+    """Whether the blocks of a page are files, named in their first line: ``# staffing.py``.
+
+    Such a page belongs together, commands and all, and has a test of its own that names it.
+    """
+    return any(re.match(r"# [\w/]+\.(py|yaml)\n", block.text) for block in blocks(page))
 
 
 def blocks(page: str) -> list[Block]:
@@ -234,9 +243,11 @@ def transcripts(page: str) -> list[Transcript]:
 
 
 def every_command() -> list[Command]:
-    """Commands of all pages, each where it is first printed."""
+    """Commands of all pages but those of files, each where it is first printed."""
     found: dict[str, Command] = {}
     for page in pages():
+        if is_of_files(page):
+            continue
         for command in commands(page):
             found.setdefault(command.text, command)
     return list(found.values())
