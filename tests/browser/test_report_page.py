@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from diffusion_dfl.reporting.page.gather import gather
 from diffusion_dfl.reporting.page.render import render
@@ -58,6 +58,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+    expect.set_options(timeout=30_000)  # A busy machine is no failure of the page.
     with sync_playwright() as driver:
         # The driver makes a new profile for every start.
         started = driver.chromium.launch(executable_path=executable, args=list(FLAGS))
@@ -227,7 +228,7 @@ def test_the_learning_curves_tell_values_under_the_pointer_and_by_arrow_keys(
     page.keyboard.press("Home")
     assert str(cursor.get_attribute("aria-valuetext")).startswith("epoch 0: ")
     plot.get_by_text("The same as a table").click()
-    assert plot.locator("table tbody tr").count() == 13
+    expect(plot.locator("table tbody tr")).to_have_count(13)
     lines = plot.locator(".plot polyline").count()
     plot.locator(".legend input:checked").first.uncheck()
     assert plot.locator(".plot polyline").count() == lines - 1
@@ -239,7 +240,7 @@ def test_a_link_opens_a_runs_configuration_as_text_and_closing_goes_back(
     seen = load(browser, small)
     page = seen.page
     page.locator("table[data-name=main] tbody a").first.click()
-    assert "6 of" in page.locator("#run-count").inner_text()
+    expect(page.locator("#run-count")).to_contain_text("6 of")
     link = page.locator("#run-list tbody a").first
     link.focus()
     page.keyboard.press("Enter")
@@ -250,8 +251,8 @@ def test_a_link_opens_a_runs_configuration_as_text_and_closing_goes_back(
     assert HOSTILE in text and '"python": "3.11.7"' in text
     assert "python train.py task=power" in text
     page.keyboard.press("Escape")
-    assert page.locator("dialog[open]").count() == 0
-    assert link.evaluate("(one) => one === document.activeElement")
+    expect(page.locator("dialog[open]")).to_have_count(0)
+    expect(link).to_be_focused()
     assert seen.complaints == []
 
 
@@ -266,10 +267,11 @@ def test_runs_are_found_by_text_and_state_and_what_is_left_out_has_its_reason(
     page = load(browser, small).page
     page.locator("#run-choice [name=state]").select_option("left out")
     rows = page.locator("#run-list tbody tr")
-    assert rows.count() == 1 and "is not JSON" in rows.inner_text()
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("is not JSON")
     page.locator("#run-choice [name=state]").select_option("")
     page.locator("#run-choice [name=text]").fill("diffusion seed-3")
-    assert rows.count() == 1
+    expect(rows).to_have_count(1)
     page.locator("#run-choice [name=text]").fill("")
     page.locator("#run-after").click()
     assert page.locator("#run-page").inner_text().startswith("page 2 of")
