@@ -95,7 +95,7 @@ def test_status_and_missing_account_for_every_run_of_the_tables() -> None:
         )
         for words in ([], ["--missing"])
     )
-    assert " of 400 runs are finished" in told.stdout
+    assert " of 520 runs are finished" in told.stdout
     assert all(line.startswith("python train.py task=") for line in left.stdout.splitlines())
 
 
