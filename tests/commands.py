@@ -130,7 +130,6 @@ SMALL: dict[str, Small] = {
     f"python scripts/predict.py {_REPARAM_RUN} contexts.csv --output decisions.csv": Small(
         before="run"
     ),
-    "python examples/quickstart.py": Small(),
     'eval "$(python train.py -sc install=bash)"': Small(),
     "python train.py -sc install=fish | source": Small(instead="python train.py -sc install=fish"),
     "python scripts/publish.py": Small(),
@@ -159,6 +158,7 @@ NOT_RUN: dict[str, str] = {
     "make chaos": "tests/end_to_end/test_chaos.py",
     "make audit": "tests/reporting/test_audit.py",
     "make wandb-sync": "tests/test_scripts.py",
+    "python examples/quickstart.py": "tests/test_examples.py",
     "python scripts/benchmark.py solvers": "tests/test_benchmark.py",
     "python scripts/gradient_lab.py linear": "tests/laboratory/test_linear_gaussian.py",
     "python scripts/gradient_lab.py synthetic": "tests/laboratory/test_synthetic.py",

@@ -23,7 +23,10 @@ from diffusion_dfl.solvers.simplex import solve_portfolio
 from diffusion_dfl.solvers.solution import Solution
 
 SolverName = Literal["auto", "structured", "interior_point", "cvxpy"]
+"""Name of a solver, as :func:`solve` takes it."""
+
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
+"""Every solver's name."""
 
 
 def solve(
