@@ -124,8 +124,9 @@ class RunDirectory:
             assert isinstance(loaded, DictConfig)
             theirs = NEUTRAL | deciding_values(loaded)
         except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{stored} cannot be read ({error}); move it away or add force=true, "
+                f"{stored} cannot be read ({reason}); move it away or add force=true, "
                 "which keeps the old run aside and starts over"
             ) from error
         changed = [

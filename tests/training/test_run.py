@@ -168,6 +168,7 @@ def test_the_directory_holds_what_the_design_names(root: Path) -> None:
         "checkpoint.pt",
         "checkpoint.previous.pt",
         "weights.pt",
+        "interface.json",
         "rows.csv",
         "run.log",
     }
@@ -175,7 +176,14 @@ def test_the_directory_holds_what_the_design_names(root: Path) -> None:
     assert status["status"] == "finished"
     assert status["sha256"] == {
         name: hashlib.sha256((path / name).read_bytes()).hexdigest()
-        for name in ("config.yaml", "summary.json", "metrics.jsonl", "rows.csv", "weights.pt")
+        for name in (
+            "config.yaml",
+            "summary.json",
+            "metrics.jsonl",
+            "rows.csv",
+            "weights.pt",
+            "interface.json",
+        )
     }
     epochs = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["epoch"]) for line in epochs] == [("train", 0), ("train", 1)]
