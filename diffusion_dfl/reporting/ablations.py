@@ -170,9 +170,9 @@ def table(
         lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
         presets = {}
         for cell in axis.cells:
-            own = wanted.presets[cell].config_hash
-            control = _of(beside, cell, own)
-            presets[cell] = control if len(control) else _of(found, cell, own)
+            current = wanted.presets[cell].config_hash
+            control = _of(beside, cell, current)
+            presets[cell] = control if len(control) else _of(found, cell, current)
         for name, changes in axis.changes.items():
             row = [name]
             for cell in axis.cells:

@@ -42,7 +42,8 @@ def audit_tables(results: Path) -> dict[str, Table]:
     Committed records only: the audit is of this project's numbers.
     """
     runs = frame(collect(results, own=False))
-    wanted = {task: (task, ()) for task in LAYOUTS} | RELEASED
+    wanted: dict[str, tuple[str, tuple[str, ...]]] = {task: (task, ()) for task in LAYOUTS}
+    wanted.update(RELEASED)
     return {
         prefix: build(runs, selection(task, "laptop", None, overrides), results=results)
         for prefix, (task, overrides) in wanted.items()

@@ -44,7 +44,7 @@ def figure2(source: "FigureSource") -> Figure:
     epochs = pd.DataFrame(record["epochs"])
     largest = epochs["M"].max()
     for index, (k, found) in enumerate(epochs[epochs["M"] == largest].groupby("k", dropna=False)):
-        label = "all timesteps" if pd.isna(k) else f"k = {k:.0f}"
+        label = "path score" if pd.isna(k) else f"k = {k:.0f}"
         axes[0, 1].plot(found["epoch"], found["one"], label=label, **curve(index))
     axes[0, 1].set(
         title=f"(b) in training, d = {record['settings']['followed_dimension']}, M = {largest}",
