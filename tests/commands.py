@@ -1,8 +1,7 @@
 """The commands that README.md and the pages of docs/ print, and how the tests run each of them.
 
 Another page, another command: `python train.py ...` and `make ...` need nothing here, every other
-command needs a line in :data:`SMALL` (or, if no test can run it, in :data:`NOT_RUN`). A page whose
-blocks are files (:func:`is_of_files`) is left to its own test.
+command needs a line in :data:`SMALL` (or, if no test can run it, in :data:`NOT_RUN`).
 """
 
 import re
@@ -145,6 +144,8 @@ SMALL: dict[str, Small] = {
     ),
 }
 
+_OWN = "tests/own/test_extend_page.py"
+
 #: Commands that no test of the docs runs -> the test that runs what they stand for, or why none can.
 NOT_RUN: dict[str, str] = {
     "make setup": ".ci/run",
@@ -166,6 +167,13 @@ NOT_RUN: dict[str, str] = {
         "tests/end_to_end/test_launchers.py"
     ),
     "tensorboard --logdir results/runs": "a server that runs until it is stopped",
+    "python ~/diffusion-dfl/train.py --config-dir my_conf task=staffing "
+    "model=gaussian grad=reparam": _OWN,
+    "python ~/diffusion-dfl/train.py --config-dir my_conf task=staffing "
+    "model=log_normal grad=set_score -m seed=0-9": _OWN,
+    "python ~/diffusion-dfl/scripts/status.py --config-dir my_conf --own "
+    "task=staffing model=log_normal grad=set_score seed=0-9": _OWN,
+    "python ~/diffusion-dfl/scripts/make_tables.py --task staffing": _OWN,
     "source .venv/bin/activate": "every command here runs with that environment",
 }
 
@@ -179,7 +187,7 @@ def pages() -> list[str]:
 def is_of_files(page: str) -> bool:
     """Whether the blocks of a page are files, named in their first line: ``# staffing.py``.
 
-    Such a page belongs together, commands and all, and has a test of its own that names it.
+    Its Python belongs together, and has a test of its own that names the page.
     """
     return any(re.match(r"# [\w/]+\.(py|yaml)\n", block.text) for block in blocks(page))
 
@@ -243,11 +251,9 @@ def transcripts(page: str) -> list[Transcript]:
 
 
 def every_command() -> list[Command]:
-    """Commands of all pages but those of files, each where it is first printed."""
+    """Commands of all pages, each where it is first printed."""
     found: dict[str, Command] = {}
     for page in pages():
-        if is_of_files(page):
-            continue
         for command in commands(page):
             found.setdefault(command.text, command)
     return list(found.values())
