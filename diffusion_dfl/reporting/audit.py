@@ -2,7 +2,8 @@
 
 The text (docs/templates/audit.md) names a number as ``{key:format}``. Keys of runs are
 ``<task>.<model>-<grad>`` for a mean, with ``.error``, ``.low``, ``.high``, ``.against`` (the paired
-difference to a two-stage or policy row), ``.twin`` (to the twin) behind, and ``.days`` of these for the
+difference to the best row that is not decision-focused), ``.own`` (to the same model's two-stage fit),
+``.twin`` (to the twin) behind, and ``.days`` of these for the
 interval over seeds and days; the others come from
 results/audit/demonstrations.json and results/gradient_lab. A key that is not there is an error, so no
 number in the audit is typed by hand.
@@ -95,10 +96,12 @@ def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
     blocks = {
         "against": table.estimates("against_two_stage"),
         "plain": table.estimates("against_baseline"),
+        "own": table.estimates("against_own"),
         "twin": table.estimates("against_twin"),
     }
     over_days = {
         "against": table.over_days("against_two_stage"),
+        "own": table.over_days("against_own"),
         "twin": table.over_days("against_twin"),
     }
     for _, name, model, grad in ROWS:

@@ -114,7 +114,28 @@ def _differences(table: Table) -> list[str]:
             row += [f"{spread(estimate, 3)} ({others[name]})", verdict(estimate, table), *extra]
             counts.append(str(estimate.count))
         lines.append(_line([*row, "/".join(dict.fromkeys(counts))]))
-    return [*lines, "", difference_note(table), ""]
+    return [*lines, "", difference_note(table), "", *_own(table)]
+
+
+def _own(table: Table) -> list[str]:
+    """What decision-focused training gains on the fit that it starts from."""
+    differences, days = table.estimates("against_own"), table.over_days("against_own")
+    if not differences:
+        return []
+    head = [
+        "Method",
+        "To the same model's two-stage fit",
+        "95 %",
+        *(_DAYS if days else []),
+        "Seeds",
+    ]
+    lines = _head(head)
+    for name, difference in differences.items():
+        row = [name, spread(difference, 3), verdict(difference, table)]
+        if days:
+            row.append(verdict(days[name], table) if name in days else _NONE)
+        lines.append(_line([*row, difference.count]))
+    return [*lines, ""]
 
 
 def difference_note(table: Table) -> str:

@@ -40,7 +40,8 @@ class Table:
         numbers: long frame with the columns ``block``, ``section``, ``name``, ``model``, ``grad``,
             ``against``, ``metric``, ``paper_mean``, ``paper_error``, ``mean``, ``error``, ``low``,
             ``high``, ``count``. Blocks: ``method`` (every metric), ``baseline`` and ``bound`` (the
-            headline number), the paired differences in it, ``against_two_stage``,
+            headline number), the paired differences in it, ``against_two_stage`` (the best method
+            that is not decision-focused), ``against_own`` (the same model's two-stage fit),
             ``against_baseline``, ``against_twin``, and the two sides of the last, ``with_twin`` and
             ``twin``, over the seeds both have. ``low`` and ``high`` are the 95 % bootstrap interval
             over seeds, ``count`` the seeds; ``days_low`` and ``days_high`` of a difference between
@@ -256,6 +257,7 @@ def _differences(
         return pd.DataFrame() if results is None else costs_by_day(results, runs)
 
     cells = {name: (model, grad) for _, name, model, grad in ROWS}
+    titles = {cell: name for name, cell in cells.items()}
     values = {
         name: _by_seed(_of_cell(chosen.runs, model, grad))
         for _, name, model, grad in ROWS
@@ -279,6 +281,10 @@ def _differences(
             other = _best(candidates, ours, higher)
             if other is not None:
                 estimates.append((block, other, paired(ours, candidates[other])))
+        own = titles.get((model, "two_stage"), "")
+        if section == DECISION_FOCUSED and own in values:
+            difference = paired(ours, values[own])
+            estimates += [("against_own", own, difference)] if difference.count else []
         twin = _by_seed(_of_cell(chosen.twins, model, grad))
         shared = ours.index.intersection(twin.index)
         if len(shared):
@@ -291,7 +297,7 @@ def _differences(
             head = {"block": block, "section": section, "name": name, "model": model}
             head |= {"grad": grad, "against": against, "metric": HEADLINE}
             ends = {}
-            if block in ("against_two_stage", "against_twin"):
+            if block in ("against_two_stage", "against_own", "against_twin"):
                 theirs = (
                     by_day(True, model, grad)
                     if against == "twin"

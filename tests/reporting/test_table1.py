@@ -143,6 +143,19 @@ def test_a_rival_with_more_of_the_seeds_goes_before_one_that_is_better_on_fewer(
     )
 
 
+def test_a_decision_focused_row_is_held_against_its_own_models_fit(tmp_path: Path) -> None:
+    records = [
+        *seeds("gaussian", "two_stage", [4.0, 4.5]),
+        *seeds("flow", "two_stage", [1.0, 1.0]),
+        *seeds("gaussian", "score", [3.0, 3.7]),
+    ]
+    table = build(frame_of(tmp_path, records), wanted())
+    (own,) = table.block("against_own").to_dict("records")
+    assert (own["against"], own["count"]) == ("Gaussian TS", 2)
+    assert own["mean"] == pytest.approx(-0.9)
+    assert "| Gaussian score function | -0.900 ± 0.100 | – | 2 |" in render(table)
+
+
 def test_where_more_is_better_the_best_rival_is_the_highest(tmp_path: Path) -> None:
     records = [
         portfolio(model, grad, seed, value)
@@ -235,7 +248,13 @@ def test_the_csv_holds_every_number_of_the_table(tmp_path: Path) -> None:
     target = tmp_path / "table.csv"
     numbers.to_csv(target, index=False)
     read = pd.read_csv(target)
-    assert set(read["block"]) == {"method", "baseline", "against_two_stage", "against_baseline"}
+    assert set(read["block"]) == {
+        "method",
+        "baseline",
+        "against_two_stage",
+        "against_own",
+        "against_baseline",
+    }
     (task,) = read[
         (read["block"] == "method")
         & (read["metric"] == "test.task")
