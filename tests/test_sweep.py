@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.sweep import planned_words, started, told
+from diffusion_dfl.sweep import _without_folder, planned_words, started, told
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -125,3 +125,14 @@ def test_ten_seeds_interrupted_and_repeated_finish_only_what_is_missing(
     assert again.stderr.count("is finished; add force=true") == len(summaries)
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in summaries.items())
     assert len(list((tmp_path / "runs").rglob("seed-*/summary.json"))) == 10
+
+
+@pytest.mark.parametrize(
+    "flags", [["--config-dir", "mine"], ["-cd", "mine"], ["--config-dir=mine"]], ids=" ".join
+)
+def test_a_folder_of_ones_own_is_no_part_of_the_words_of_a_plan(flags: list[str]) -> None:
+    typed = ["task=shop", "seed=range(0,2)", *flags, "-m"]
+    words, folder = _without_folder(typed)
+    assert words == ["task=shop", "seed=range(0,2)", "-m"]
+    assert folder == Path("mine")
+    assert planned_words(words) == words[:2]

@@ -38,7 +38,15 @@ def test_by_script(fault: str) -> None:
     assert re.search(FAULTS[fault][1], str(refusal.value))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        fault
+        if fault in ("concave", "contradiction of rows")
+        else pytest.param(fault, marks=pytest.mark.slow)
+        for fault in FAULTS
+    ],
+)
 def test_by_task(tmp_path: Path, fault: str) -> None:
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "stock.yaml").write_text(YAML.format(fault=fault), encoding="utf-8")

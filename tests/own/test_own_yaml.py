@@ -148,6 +148,7 @@ def test_a_run_and_the_function_train_give_the_same_numbers(write: Callable[...,
     assert fitted.baselines() == summary["test"]["baselines"]
 
 
+@pytest.mark.slow
 def test_another_version_of_the_code_is_neither_skipped_nor_mixed_in(
     write: Callable[..., Path],
 ) -> None:
