@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from diffusion_dfl.reporting.statistics import FEWEST
+from diffusion_dfl.reporting.statistics import FEWEST, bootstrap_interval, moved_out
 
 #: Days of a block: two weeks hold the weekly pattern and most of the weather's memory.
 BLOCK = 14
@@ -44,7 +44,10 @@ def interval(ours: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95) -> t
     """Bootstrap interval of the mean of ``ours - theirs`` over seeds and days.
 
     Seeds and blocks of `BLOCK` days (circular; Politis and Romano, 1992) are drawn with replacement
-    and crossed: the same days for all seeds of a resample. Always the same resamples.
+    and crossed: the same days for all seeds of a resample. Always the same resamples. Levels are
+    moved out for few seeds or blocks as in :func:`~diffusion_dfl.reporting.statistics.bootstrap_interval`,
+    and the interval over seeds alone is within this one. Days that depend on others more than two
+    weeks away make it too short.
 
     Args:
         ours, theirs: :func:`costs_by_day`; seeds and days that only one of them has are left out.
@@ -62,8 +65,10 @@ def interval(ours: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95) -> t
     starts = rng.integers(days, size=(_RESAMPLES, -(-days // BLOCK), 1))
     blocks = (starts + np.arange(BLOCK)).reshape(_RESAMPLES, -1)[:, :days] % days
     means = ((drawn @ difference.to_numpy()) * _counts(blocks, days)).sum(axis=1) / (seeds * days)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    tail = moved_out(level, min(seeds, days // BLOCK))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    alone = bootstrap_interval(difference.mean(axis=1).tolist(), level)
+    return min(float(low), alone[0]), max(float(high), alone[1])
 
 
 def _counts(drawn: np.ndarray, size: int) -> np.ndarray:

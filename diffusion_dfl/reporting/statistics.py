@@ -57,6 +57,13 @@ def _draws(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(count, size=size, dtype=np.uint16)
 
 
+def moved_out(level: float, count: int) -> float:
+    """Lower level of a percentile interval of ``count`` values: ``Phi(-sqrt(n/(n-1)) t)``, ``t`` the
+    quantile of Student's distribution with n - 1 degrees of freedom (Hesterberg, 2015, section 5.3)."""
+    quantile = float(t.ppf((1 + level) / 2, count - 1))
+    return float(norm.cdf(-math.sqrt(count / (count - 1)) * quantile))
+
+
 def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval of the mean for few values, always with the same resamples.
 
@@ -77,9 +84,8 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[fl
         return math.nan, math.nan
     numbers = np.asarray(values, dtype=float)
     means = numbers[_draws(len(numbers))].mean(axis=1)
-    count = len(numbers)
-    quantile = float(t.ppf((1 + level) / 2, count - 1))
-    tail = float(norm.cdf(-math.sqrt(count / (count - 1)) * quantile))
+    quantile = float(t.ppf((1 + level) / 2, len(numbers) - 1))
+    tail = moved_out(level, len(numbers))
     low, high = np.quantile(means, [tail, 1 - tail])
     mean, error = mean_and_error(values)
     return min(float(low), mean - quantile * error), max(float(high), mean + quantile * error)

@@ -93,7 +93,9 @@ def _panel(axis: Any, table: Table, rows: Sequence[_Row]) -> None:
         colour = PALETTE[1] if section == DECISION_FOCUSED else PALETTE[0]
         if name in found:
             one = found[name]
-            ends = [[one.mean - max(one.low, low)], [one.high - one.mean]]
+            # An interval that reaches zero has no place on a logarithmic axis.
+            left = max(one.low, low) if one.mean >= low else one.mean
+            ends = [[one.mean - left], [one.high - one.mean]]
             axis.errorbar(
                 [one.mean], [place], xerr=None if math.isnan(one.low) else ends, fmt="o",
                 color=colour, markersize=5, capsize=2, lw=1.2,
@@ -125,7 +127,8 @@ def _limits(
     found: Sequence[Estimate], line: float | None, logarithmic: bool
 ) -> tuple[float, float]:
     """Ends of an axis that shows most intervals, and has no outlier's scale."""
-    means = np.array([one.mean for one in found])
+    means = np.array([one.mean for one in found if one.mean > 0 or not logarithmic])
+    found = [one for one in found if one.mean > 0 or not logarithmic]
     scaled = np.log(means) if logarithmic else means
     first, middle, last = np.quantile(scaled, [0.25, 0.5, 0.75])
     near = abs(scaled - middle) <= _REACH * max(last - first, 1e-3 * abs(middle))
