@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diffusion_dfl.predictors import (
         DeterministicPredictor,
         DiffusionPredictor,
+        FlowPredictor,
         GaussianPredictor,
         LogDensity,
         PolicyNetwork,
@@ -87,6 +88,7 @@ _HOMES = {
     "diffusion_dfl.predictors": (
         "DeterministicPredictor",
         "DiffusionPredictor",
+        "FlowPredictor",
         "GaussianPredictor",
         "LogDensity",
         "PolicyNetwork",
@@ -131,6 +133,7 @@ __all__ = [
     "Estimator",
     "Evaluation",
     "Fitted",
+    "FlowPredictor",
     "FrameTask",
     "GaussianPredictor",
     "Hinge",
