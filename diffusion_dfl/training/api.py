@@ -9,10 +9,9 @@ the same numbers.
 """
 
 import copy
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from diffusion_dfl.tasks import Evaluation, Task, project
 from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.environment import resolve_device
+from diffusion_dfl.training.fingerprint import fingerprint
 from diffusion_dfl.training.loop import Progress, TrainingSettings
 from diffusion_dfl.training.steps import DecisionRule, Part, StageName, Steps
 from diffusion_dfl.training.streams import torch_stream
@@ -55,9 +55,6 @@ TRAIN = TrainingSettings(
 
 # Scenarios held at once when decisions are made.
 _CHUNK_ROWS = 16384
-
-# Options of an estimator that say by themselves what they are.
-_PLAIN = (bool, int, float, str, type(None))
 
 #: Of a predictor: a class or function of ``(d_x, d_y)``, or one that exists.
 PredictorLike = Predictor | Callable[[int, int], Predictor]
@@ -240,7 +237,8 @@ def train(
         seed: of everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         directory: where checkpoints are kept, so that the same call goes on where it was stopped;
-            None writes no file.
+            None writes no file. Another call is refused, whatever differs: the data or its split,
+            an option, the code or a constant of a function of the program.
 
     Raises:
         UserError: parts that do not fit each other, or a problem that cannot be trained on; nothing
@@ -270,7 +268,8 @@ def train(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         trained = _start(predictor, steps, fitted=fit is None)
         _check(trained, estimator, steps.layer)
-        owner = _owner(trained, estimator, rule, settings, steps)
+        if directory is not None:
+            owner = _owner(trained, estimator, rule, settings, steps)
         progress = None
         if fit is not None and not isinstance(trained, PolicyNetwork):
             progress = steps.fit(trained)
@@ -352,16 +351,24 @@ def _owner(
     settings: Mapping[StageName, TrainingSettings],
     steps: Steps,
 ) -> str:
-    """What checkpoints belong to: everything that decides the numbers."""
-    state = hashlib.sha256()
-    options = {
-        name: value if is_dataclass(value) or isinstance(value, _PLAIN) else type(value).__name__
-        for name, value in sorted(vars(estimator).items())
-    }
-    state.update(repr([options, rule, dict(settings)]).encode())
-    for value in predictor.state_dict().values():
-        state.update(value.cpu().numpy().tobytes())
-    for array in (steps.task.dataset.contexts, steps.task.dataset.outcomes):
-        state.update(array.tobytes())
+    """What checkpoints belong to: everything that decides the numbers.
+
+    Raises:
+        UserError: a part that cannot be told from another one in another process.
+    """
+    task = steps.task
+    told = fingerprint(
+        predictor=predictor,
+        estimator=estimator,
+        rule=rule,
+        settings=dict(settings),
+        program=task.program,
+        data=[
+            (data.contexts, data.outcomes, data.train, data.validation, data.test)
+            for data in (task.dataset, task.fit_dataset)
+            if data is not None
+        ],
+        task=(task.pooled, task.all_rows_scale),
+    )
     pair = f"{type(predictor).__name__}-{type(estimator).__name__}"
-    return f"{steps.task.name} {pair} seed {steps.seed} {state.hexdigest()[:16]}"
+    return f"{task.name} {pair} seed {steps.seed} {told[:16]}"

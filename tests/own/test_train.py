@@ -133,6 +133,66 @@ def test_with_a_directory_the_same_call_goes_on_and_another_one_is_refused(tmp_p
         fitted(ddfl.Reparam(6), directory=tmp_path, train=cut)
 
 
+def _in_folder(folder: Path, **parts: Any) -> ddfl.Fitted:
+    given: dict[str, Any] = {"task": task(), "predictor": SMALL, **parts}
+    return ddfl.train(
+        given["task"],
+        given["predictor"],
+        ddfl.Reparam(6),
+        decision=RULE,
+        fit=SHORT,
+        train=SHORT,
+        device="cpu",
+        directory=folder,
+    )
+
+
+def _costs(over: float, under: float) -> list[ddfl.Hinge]:
+    return [ddfl.Hinge(under, lambda y, z: y - z), ddfl.Hinge(over, lambda y, z: z - y)]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"task": task(stock(hinges=_costs(4.0, 1.0)))},
+        {"task": task(stock(smooth=lambda y, z: 0.2 * (z**2).sum()))},
+        {"task": task(stock(limit=12.0))},
+        {
+            "task": ddfl.task_from_frame(
+                "stock",
+                stock(),
+                frame(),
+                context=["heat", "room"],
+                outcome=["a", "b"],
+                shares=(0.5, 0.3, 0.2),
+            )
+        },
+        {"predictor": partial(ddfl.GaussianPredictor, width=8, layers=1, dropout=0.3)},
+        {"predictor": partial(ddfl.GaussianPredictor, width=8, layers=1, max_log_variance=2.0)},
+    ],
+    ids=["costs", "smooth", "limit", "split", "dropout", "option"],
+)
+def test_checkpoints_of_another_problem_are_refused(parts: dict[str, Any], tmp_path: Path) -> None:
+    _in_folder(tmp_path)
+    _in_folder(tmp_path, task=task())
+    with pytest.raises(ddfl.UserError, match="is the checkpoint of stock"):
+        _in_folder(tmp_path, **parts)
+
+
+def test_a_folder_is_refused_for_a_cost_that_cannot_be_compared(tmp_path: Path) -> None:
+    noise = torch.Generator()
+
+    def smooth(y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        assert noise is not None
+        return (z**2).sum()
+
+    with pytest.raises(
+        ddfl.UserError, match=r"noise in program\.smooth is a .*Generator.*leave out"
+    ):
+        _in_folder(tmp_path, task=task(stock(smooth=smooth)))
+    assert list(tmp_path.glob("*.pt")) == []
+
+
 def test_a_fitted_predictor_is_taken_as_it_is_and_left_as_it_was() -> None:
     two_stage = fitted()
     state = {name: value.clone() for name, value in two_stage.predictor.state_dict().items()}

@@ -14,7 +14,7 @@ exact where a_k is affine in y, and its linearisation in y where it is not; conv
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,9 @@ class TorchProgram(Program):
         ... )
         >>> solve(program, torch.rand(8, 50, 24, dtype=torch.float64)).decision
     """
+
+    #: Attributes that follow from the others and may change with use.
+    _CACHES: ClassVar[tuple[str, ...]] = ("_forms", "_num_arguments", "_inequality_tried")
 
     def __init__(
         self,
