@@ -32,8 +32,11 @@ RELEASED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "power_released": ("power_released", ()),
     "power_measured": ("power_released", ("task.temperatures=false",)),
     "synthetic_released": ("synthetic_released", ()),
-    "portfolio_released": ("portfolio_released", ()),
-    "portfolio_ordered": ("portfolio_released", ("task.symbol_major=false",)),
+    "synthetic_pooled": (
+        "synthetic_released",
+        ("task.context_size=0", "decision.num_scenarios=960", "evaluation.num_large=960"),
+    ),
+    "portfolio_same": ("portfolio_released", ("task.subset_mismatch=false",)),
 }
 
 
