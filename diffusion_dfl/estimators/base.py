@@ -20,8 +20,8 @@ class Batch:
         outcome: what happened.
         pooled: whether all rows share one context and one decision; then one set of scenarios is
             drawn, for the first row.
-        exact_context: the contexts without the noise that training may add to ``context``, for
-            constraints that depend on them; None where ``context`` has none.
+        exact_context: the contexts in float64, without the noise that training may add to
+            ``context``, for constraints that depend on them; None for ``context``.
     """
 
     context: Tensor

@@ -44,22 +44,25 @@ def decision_score(
     num_scenarios: int,
     generator: torch.Generator,
     pooled: bool = False,
+    exact_contexts: Tensor | None = None,
 ) -> float:
     """Mean cost of the decisions on ``contexts`` under the layer's rule: the validation score.
 
-    With ``pooled`` one decision, made for the first context, is judged by all outcomes.
+    With ``pooled`` one decision, made for the first context, is judged by all outcomes;
+    ``exact_contexts`` as in :func:`evaluate`.
     """
     made_for = contexts[:1] if pooled else contexts
+    limits = _chunks(
+        (contexts if exact_contexts is None else exact_contexts)[: len(made_for)], num_scenarios
+    )
     decisions = []
-    for context in _chunks(made_for, num_scenarios):
+    for context, exact in zip(_chunks(made_for, num_scenarios), limits, strict=True):
         with torch.no_grad():
             if isinstance(predictor, PolicyNetwork):
-                decisions.append(
-                    project(layer.program, predictor.decide(context), context.double())
-                )
+                decisions.append(project(layer.program, predictor.decide(context), exact.double()))
             else:
                 scenarios = predictor.sample(context, num_scenarios, generator)
-                decisions.append(layer(scenarios, context=context))
+                decisions.append(layer(scenarios, context=exact))
     decision = torch.cat(decisions).expand(len(outcomes), -1)
     return float(layer.program.cost(outcomes.double(), decision).nanmean())
 
@@ -74,6 +77,7 @@ def evaluate(
     judge: Judge,
     num_large: int = 500,
     pooled: bool = False,
+    exact_contexts: Tensor | None = None,
 ) -> Evaluation:
     """All metrics of a predictor on a set of rows.
 
@@ -95,9 +99,12 @@ def evaluate(
         judge: what decisions are worth; its further metrics are reported for ``task`` only.
         num_large: scenarios of the large evaluation; the first M of them serve for ``task``.
         pooled: whether one decision, made for the first context, serves all rows.
+        exact_contexts: ``contexts`` in float64, for constraints that depend on them: rounded to the
+            networks' float32, limits that fit each other may contradict. None for ``contexts``.
     """
+    exact_contexts = contexts if exact_contexts is None else exact_contexts
     if isinstance(predictor, PolicyNetwork):
-        return _evaluate_policy(predictor, layer, contexts, judge)
+        return _evaluate_policy(predictor, layer, contexts, exact_contexts, judge)
     decisions: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
     failures = 0
@@ -110,11 +117,12 @@ def evaluate(
     rows = len(outcomes)
     made_for = contexts[:1] if pooled else contexts
     wanted = [outcomes] if pooled else outcomes.split(_chunk_size(num_large))
-    for context, outcome in zip(_chunks(made_for, num_large), wanted, strict=True):
+    limits = _chunks(exact_contexts[: len(made_for)], num_large)
+    for context, limit, outcome in zip(_chunks(made_for, num_large), limits, wanted, strict=True):
         with torch.no_grad():
             large = predictor.sample(context, num_large, generator)
             for name, count, exact in rules:
-                solution = layer.solve(large[:, :count], exact, context)
+                solution = layer.solve(large[:, :count], exact, limit)
                 failures += int((~solution.solved).sum())
                 good = solution.solved.unsqueeze(1)
                 decision = torch.where(good, solution.decision, math.nan)
@@ -138,11 +146,15 @@ def evaluate(
 
 
 def _evaluate_policy(
-    predictor: PolicyNetwork, layer: DecisionLayer, contexts: Tensor, judge: Judge
+    predictor: PolicyNetwork,
+    layer: DecisionLayer,
+    contexts: Tensor,
+    exact_contexts: Tensor,
+    judge: Judge,
 ) -> Evaluation:
     with torch.no_grad():
         raw = predictor.decide(contexts).double()
-    projected = project(layer.program, raw, contexts.double())
+    projected = project(layer.program, raw, exact_contexts.double())
     judgement = judge(projected.cpu().numpy())
     names = (
         "task_exact",

@@ -27,9 +27,10 @@ from diffusion_dfl.estimators.pairs import check_estimator, check_pair
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
 from diffusion_dfl.solvers import Status
-from diffusion_dfl.tasks import Evaluation, Task, project
+from diffusion_dfl.tasks import Evaluation, Task
 from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.training.checkpoint import Checkpoint
+from diffusion_dfl.training.decisions import decided, rows_at_once
 from diffusion_dfl.training.environment import resolve_device
 from diffusion_dfl.training.fingerprint import fingerprint
 from diffusion_dfl.training.loop import Progress, TrainingSettings
@@ -52,9 +53,6 @@ TRAIN = TrainingSettings(
     context_noise=0.2,
     divergence_factor=2.0,
 )
-
-# Scenarios held at once when decisions are made.
-_CHUNK_ROWS = 16384
 
 #: Of a predictor: a class or function of ``(d_x, d_y)``, or one that exists.
 PredictorLike = Predictor | Callable[[int, int], Predictor]
@@ -140,18 +138,8 @@ class Fitted:
         generator = torch_stream(self.seed, "test", self.device)
         count = self.rule.num_scenarios if self.predictor.stochastic else 1
         layer, parts, statuses = self.layer, [], []
-        for part in values.split(max(1, _CHUNK_ROWS // count)):
-            with torch.no_grad():
-                if isinstance(self.predictor, PolicyNetwork):
-                    raw = self.predictor.decide(part)
-                    decision = project(layer.program, raw, part.double())
-                    found = decision.isfinite().all(1)
-                    status = torch.where(found, int(Status.SOLVED), int(Status.NOT_CONVERGED))
-                else:
-                    scenarios = self.predictor.sample(part, count, generator)
-                    solution = layer.solve(scenarios, context=part)
-                    status = solution.status
-                    decision = solution.decision
+        for part in values.split(rows_at_once(count)):
+            decision, status = decided(self.predictor, layer, part, count, generator, fill=False)
             solved = (status == int(Status.SOLVED)).unsqueeze(1)
             parts.append(torch.where(solved, decision, torch.nan).cpu().numpy())
             statuses.append(status.cpu().numpy())
@@ -169,7 +157,7 @@ class Fitted:
         values = self._contexts(contexts)
         generator = torch_stream(self.seed, "test", self.device)
         with torch.no_grad():
-            found = self.predictor.sample(values, num_scenarios, generator)
+            found = self.predictor.sample(values.float(), num_scenarios, generator)
         return found.double().cpu().numpy()
 
     def evaluate(self, part: Part = "test", num_large: int = 500) -> Evaluation:
@@ -189,6 +177,7 @@ class Fitted:
         return Steps(self.task, self.rule, {}, self.seed, self.device, _nowhere)
 
     def _contexts(self, contexts: ArrayLike | Tensor | pd.DataFrame) -> Tensor:
+        """``(N, d_x)`` float64."""
         names = self.task.dataset.feature_names
         if isinstance(contexts, pd.DataFrame):
             values = numbers(self.task.name, contexts, names, "context")
@@ -206,7 +195,7 @@ class Fitted:
                 f"contexts: {names[column]} is {values[row, column]} in row {row} ({len(bad)} such "
                 "values in all); every value must be a finite number"
             )
-        return torch.as_tensor(values, dtype=torch.float32).to(self.device)
+        return torch.as_tensor(values).to(self.device)
 
 
 def train(

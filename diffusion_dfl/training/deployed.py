@@ -25,10 +25,10 @@ from diffusion_dfl.config.own import CODE, GROUPS, is_own, source_file
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import DamagedFile, read_json, read_object, sha256_of
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.predictors import Predictor
 from diffusion_dfl.solvers import Status
-from diffusion_dfl.tasks import project
 from diffusion_dfl.training.checkpoint import read_tensors
+from diffusion_dfl.training.decisions import decided, rows_at_once
 from diffusion_dfl.training.execution import decision_rule, make_predictor, make_task
 from diffusion_dfl.training.interface import NAME, Interface, read_interface
 from diffusion_dfl.training.loop import refuse_other_architecture
@@ -37,9 +37,6 @@ from diffusion_dfl.training.streams import torch_stream
 
 Array = NDArray[np.float64]
 
-# Scenarios held at once, as in an evaluation: the rows that are decided together, whatever batches
-# they come in, so that neither noise nor rounding depends on these.
-_CHUNK_ROWS = 16384
 # Keys of `data` that say where it is; a record does not keep them.
 _PLACES = ("root", "url", "directory", "file")
 
@@ -107,12 +104,13 @@ class DeployedRun:
         """
         generator = torch_stream(self.config.seed, "test", torch.device("cpu"))
         pooled: tuple[Tensor, Tensor] | None = None
-        size = max(1, _CHUNK_ROWS // self.num_scenarios)
+        # So many, whatever batches they come in, that neither noise nor rounding depends on these.
+        size = rows_at_once(self.num_scenarios)
         for rows in _regrouped(batches, size, len(self.interface.features)):
-            context = torch.tensor(rows, dtype=torch.float32)
-            good = torch.as_tensor(rows).isfinite().all(1)
+            context = torch.tensor(rows, dtype=torch.float64)
+            good = context.isfinite().all(1)
             # A row in place of a refused one: the noise of the others stays as it is.
-            context[~good] = self.predictor.contexts.mean
+            context[~good] = self.predictor.contexts.mean.double()
             if not self.interface.pooled:
                 decision, status = self._decided(context, generator)
             elif good.any() or pooled is not None:
@@ -128,20 +126,11 @@ class DeployedRun:
                 (~good).numpy(),
             )
 
-    @torch.no_grad()
     def _decided(self, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Decisions ``(B, n)`` and statuses ``(B,)`` for contexts ``(B, d_x)``."""
-        if isinstance(self.predictor, PolicyNetwork):
-            raw = self.predictor.decide(context).double()
-            decision = project(self.layer.program, raw, context.double())
-            found = decision.isfinite().all(1)
-            missed = torch.where(
-                raw.isfinite().all(1), int(Status.NOT_CONVERGED), int(Status.INVALID_INPUT)
-            )
-            return decision, torch.where(found, int(Status.SOLVED), missed)
-        scenarios = self.predictor.sample(context, self.num_scenarios, generator)
-        solution = self.layer.solve(scenarios, context=context)
-        return solution.decision, solution.status
+        """Decisions ``(B, n)`` and statuses ``(B,)`` for contexts ``(B, d_x)`` float64."""
+        return decided(
+            self.predictor, self.layer, context, self.num_scenarios, generator, fill=False
+        )
 
 
 def load_run(path: Path, places: Mapping[str, str] | None = None) -> DeployedRun:

@@ -117,6 +117,8 @@ class Stage:
         checkpoint: where the state is kept; None keeps none.
         log: told every epoch.
         pooled: whether all rows share one decision.
+        exact_contexts: ``contexts`` in float64, for constraints that depend on them; None for
+            ``contexts``.
     """
 
     def __init__(
@@ -133,9 +135,11 @@ class Stage:
         checkpoint: Checkpoint | None,
         log: Log,
         pooled: bool = False,
+        exact_contexts: Tensor | None = None,
     ) -> None:
         self.name, self.predictor, self.estimator, self.layer = name, predictor, estimator, layer
         self.contexts, self.outcomes = contexts, outcomes
+        self.exact_contexts = contexts if exact_contexts is None else exact_contexts
         self.settings, self.score, self.generator = settings, score, generator
         self.checkpoint, self.log, self.pooled = checkpoint, log, pooled
         self.optimizer = torch.optim.AdamW(
@@ -217,8 +221,8 @@ class Stage:
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()
         self.predictor.train(self.settings.dropout)
-        known = self.contexts[index]
-        batch = Batch(self._noisy(known), self.outcomes[index], self.pooled, known)
+        noisy = self._noisy(self.contexts[index])
+        batch = Batch(noisy, self.outcomes[index], self.pooled, self.exact_contexts[index])
         loss = self._loss(batch, step)
         middle = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)

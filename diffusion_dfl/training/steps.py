@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion_dfl.data import Dataset
 from diffusion_dfl.estimators import Estimator, TwoStage
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.layers.decision import LayerSolver
@@ -103,14 +104,21 @@ class Steps:
 
         ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``.
         """
-        data = self.task.dataset
-        if stage != "train" and self.task.fit_dataset is not None:
-            data = self.task.fit_dataset
+        data = self._data(stage)
         index = getattr(data, part)
         return (
             torch.as_tensor(data.contexts[index], dtype=torch.float32).to(self.device),
             torch.as_tensor(data.outcomes[index], dtype=torch.float32).to(self.device),
         )
+
+    def exact_contexts(self, part: Part, stage: StageName = "train") -> Tensor:
+        """The contexts of :meth:`rows` in float64: what constraints that depend on them see."""
+        data = self._data(stage)
+        return torch.as_tensor(data.contexts[getattr(data, part)]).double().to(self.device)
+
+    def _data(self, stage: StageName) -> Dataset:
+        own = self.task.fit_dataset
+        return self.task.dataset if stage == "train" or own is None else own
 
     def num_scenarios(self, predictor: Predictor) -> int:
         """M, or 1 for a predictor that is not stochastic."""
@@ -132,14 +140,14 @@ class Steps:
         if self.task.all_rows_scale:
             contexts = contexts.new_tensor(data.contexts)
         if isinstance(predictor, PolicyNetwork):
-            outcomes = self._hindsight(contexts, outcomes)
+            outcomes = self._hindsight(outcomes)
         predictor.fit_scaling(contexts, outcomes)
         return predictor.to(self.device)
 
-    def _hindsight(self, contexts: Tensor, outcomes: Tensor) -> Tensor:
+    def _hindsight(self, outcomes: Tensor) -> Tensor:
         """The decisions that would have been best for training outcomes: a policy's scale."""
         scenarios = outcomes.cpu().double().unsqueeze(1)
-        context = contexts.cpu().double() if self.task.program.contextual else None
+        context = self.exact_contexts("train").cpu() if self.task.program.contextual else None
         solution = solve(self.task.program, scenarios, context=context)
         return solution.decision[solution.solved].to(outcomes)
 
@@ -183,6 +191,7 @@ class Steps:
             lambda decisions: self.task.judge(rows, decisions),
             num_large,
             self.task.pooled,
+            self.exact_contexts(part),
         )
 
     def baselines(self) -> dict[str, float | None]:
@@ -211,6 +220,7 @@ class Steps:
             self.num_scenarios(predictor),
             torch_stream(self.seed, "validation", self.device),
             self.task.pooled,
+            self.exact_contexts("validation"),
         )
 
     def _stage(
@@ -234,4 +244,5 @@ class Steps:
             checkpoint,
             log,
             self.task.pooled,
+            self.exact_contexts("train", name),
         )

@@ -164,7 +164,7 @@ def _costs(over: float, under: float) -> list[ddfl.Hinge]:
                 frame(),
                 context=["heat", "room"],
                 outcome=["a", "b"],
-                shares=(0.5, 0.3, 0.2),
+                shares=(0.6, 0.3, 0.1),
             )
         },
         {"predictor": partial(ddfl.GaussianPredictor, width=8, layers=1, dropout=0.3)},
@@ -239,6 +239,40 @@ def test_constraints_may_depend_on_the_context_the_network_sees_noisily() -> Non
     rows = found.task.dataset.test
     saa = found.task.baselines()["saa"].sum(1)
     assert (saa <= data["room"].to_numpy()[rows] + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("predictor", "estimator"),
+    [
+        (SMALL, ddfl.Score(6, fit_weight=0.5)),
+        (partial(ddfl.PolicyNetwork, width=8), ddfl.Policy()),
+    ],
+    ids=["gaussian", "policy"],
+)
+def test_limits_that_leave_one_decision_are_those_of_the_contexts_to_their_last_bit(
+    predictor: Any, estimator: ddfl.Estimator
+) -> None:
+    # z <= (room / 3, 2 room / 3) and z_1 + z_2 = room: of room in float32 too much or too little.
+    data = frame()
+    data["third"], data["rest"] = data["room"] / 3, data["room"] - data["room"] / 3
+    program = ddfl.TorchProgram(
+        num_decisions=2,
+        num_outcomes=2,
+        smooth=lambda y, z: ((z - y) ** 2).sum(),
+        upper=lambda x: x[1:3],
+        equality_matrix=torch.ones(1, 2, dtype=torch.float64),
+        equality_value=lambda x: x[:1],
+    )
+    exact = ddfl.task_from_frame(
+        "stock", program, data, context=["room", "third", "rest"], outcome=["a", "b"]
+    )
+    found = ddfl.train(
+        exact, predictor, estimator, decision=RULE, fit=SHORT, train=SHORT, device="cpu"
+    )
+    made = found.decide(data)
+    assert np.isfinite(made.decision).all()
+    np.testing.assert_allclose(made.decision, data[["third", "rest"]].to_numpy(), atol=1e-7)
+    assert found.evaluate(num_large=6).metrics["solver_failures"] == 0
 
 
 def test_the_defaults_are_those_of_the_configuration() -> None:
