@@ -127,6 +127,9 @@ class Fitted:
     def decide(self, contexts: ArrayLike | Tensor | pd.DataFrame) -> Decisions:
         """Decisions for new contexts, by the rule that was trained; the same every time.
 
+        That of a row depends on its place, not on the rows after it. A task that is ``pooled`` has
+        one decision, made for the first row.
+
         Args:
             contexts: ``(N, d_x)`` in raw units; of a data frame, the task's context columns by name.
 
@@ -138,12 +141,17 @@ class Fitted:
         generator = torch_stream(self.seed, "test", self.device)
         count = self.rule.num_scenarios if self.predictor.stochastic else 1
         layer, parts, statuses = self.layer, [], []
-        for part in values.split(rows_at_once(count)):
-            decision, status = decided(self.predictor, layer, part, count, generator, fill=False)
+        pooled = self.task.pooled
+        rows = values[:1] if pooled else values
+        for part in rows.split(rows_at_once(count)):
+            decision, status = decided(self.predictor, layer, part, count, generator, not pooled)
             solved = (status == int(Status.SOLVED)).unsqueeze(1)
             parts.append(torch.where(solved, decision, torch.nan).cpu().numpy())
             statuses.append(status.cpu().numpy())
-        return Decisions(np.concatenate(parts), np.concatenate(statuses))
+        times = len(values) if pooled else 1
+        return Decisions(
+            np.concatenate(parts).repeat(times, axis=0), np.concatenate(statuses).repeat(times)
+        )
 
     def sample(
         self, contexts: ArrayLike | Tensor | pd.DataFrame, num_scenarios: int
@@ -182,7 +190,10 @@ class Fitted:
         if isinstance(contexts, pd.DataFrame):
             values = numbers(self.task.name, contexts, names, "context")
         else:
-            values = np.asarray(torch.as_tensor(contexts).detach().cpu(), dtype=np.float64)
+            if isinstance(contexts, Tensor):
+                contexts = contexts.detach().cpu().numpy()
+            # A copy: pandas hands out memory that is not to be written, which torch warns of.
+            values = np.array(contexts, dtype=np.float64)
         if values.ndim != 2 or values.shape[1] != len(names):
             raise UserError(
                 f"contexts have shape {values.shape}; expected (N, {len(names)}), the columns "

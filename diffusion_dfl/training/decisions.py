@@ -24,7 +24,7 @@ def decided(
     contexts: Tensor,
     num_scenarios: int,
     generator: torch.Generator,
-    fill: bool = True,
+    fill: bool,
 ) -> tuple[Tensor, Tensor]:
     """Decisions ``(B, n)`` float64 and statuses ``(B,)``; a policy's is whether it was projected.
 
@@ -49,7 +49,7 @@ def decided(
         )
         return decision, torch.where(decision.isfinite().all(1), int(Status.SOLVED), missed)
     missing = rows_at_once(num_scenarios) - len(known)
-    if fill and predictor.stochastic and missing > 0:
+    if fill and predictor.stochastic and missing > 0 and len(known):
         known = torch.cat([known, known[-1:].expand(missing, -1)])
     scenarios = predictor.sample(known, num_scenarios, generator)[: len(contexts)]
     solution = layer.solve(scenarios, context=contexts)

@@ -4,9 +4,10 @@
     made = run.decide(contexts)              # (N, d_x) -> decisions (N, n), a status a row
 
 Decisions are made as the run's own evaluation makes them: by the rule it was trained with, on M
-scenarios of the stream of its seed that judged it. So they are the same at every call, and those of
-its test rows, in their order, are the ones it was judged by where ``evaluation.num_large`` is M, which
-draws no further scenarios between them.
+scenarios of the stream of its seed that judged it. They are the same at every call; that of a row
+depends on its place, not on the rows after it. With ``as_judged=True`` those of its test rows, in their
+order, are the ones it was judged by where ``evaluation.num_large`` is M, which draws no further
+scenarios between them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,15 +90,21 @@ class DeployedRun:
     layer: DecisionLayer
     num_scenarios: int
 
-    def decide(self, contexts: Array) -> Decisions:
+    def decide(self, contexts: Array, as_judged: bool = False) -> Decisions:
         """Decisions for contexts ``(N, d_x)`` in raw units, columns as ``interface.features``.
+
+        Args:
+            contexts: the rows.
+            as_judged: whether the last rows, which are fewer than are decided at once, get the noise
+                that an evaluation of exactly these N rows draws for them. It depends on N.
 
         Raises:
             ValueError: another number of columns.
         """
-        return _joined(list(self.stream([contexts])), len(self.interface.decisions))
+        made = list(self.stream([contexts], as_judged))
+        return _joined(made, len(self.interface.decisions))
 
-    def stream(self, batches: Iterable[Array]) -> Iterator[Decisions]:
+    def stream(self, batches: Iterable[Array], as_judged: bool = False) -> Iterator[Decisions]:
         """The decisions of :meth:`decide` for contexts that come in batches, in constant memory.
 
         How the rows are cut into batches changes nothing; what comes out is cut otherwise.
@@ -112,9 +119,9 @@ class DeployedRun:
             # A row in place of a refused one: the noise of the others stays as it is.
             context[~good] = self.predictor.contexts.mean.double()
             if not self.interface.pooled:
-                decision, status = self._decided(context, generator)
+                decision, status = self._decided(context, generator, not as_judged)
             elif good.any() or pooled is not None:
-                pooled = pooled or self._decided(context[good][:1], generator)
+                pooled = pooled or self._decided(context[good][:1], generator, fill=False)
                 decision, status = (value.expand(len(rows), *value.shape[1:]) for value in pooled)
             else:
                 decision = torch.full((len(rows), len(self.interface.decisions)), torch.nan)
@@ -126,11 +133,12 @@ class DeployedRun:
                 (~good).numpy(),
             )
 
-    def _decided(self, context: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _decided(
+        self, context: Tensor, generator: torch.Generator, fill: bool
+    ) -> tuple[Tensor, Tensor]:
         """Decisions ``(B, n)`` and statuses ``(B,)`` for contexts ``(B, d_x)`` float64."""
-        return decided(
-            self.predictor, self.layer, context, self.num_scenarios, generator, fill=False
-        )
+        count = self.num_scenarios
+        return decided(self.predictor, self.layer, context, count, generator, fill)
 
 
 def load_run(path: Path, places: Mapping[str, str] | None = None) -> DeployedRun:

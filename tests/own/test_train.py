@@ -13,7 +13,9 @@ import yaml
 
 import diffusion_dfl as ddfl
 from diffusion_dfl.config.arguments import CONFIG_DIRECTORY
+from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.training import api
+from diffusion_dfl.training.execution import make_task
 
 torch.set_num_threads(1)
 SHORT = ddfl.TrainingSettings(epochs=2, batch_size=16, learning_rate=1e-2)
@@ -273,6 +275,44 @@ def test_limits_that_leave_one_decision_are_those_of_the_contexts_to_their_last_
     assert np.isfinite(made.decision).all()
     np.testing.assert_allclose(made.decision, data[["third", "rest"]].to_numpy(), atol=1e-7)
     assert found.evaluate(num_large=6).metrics["solver_failures"] == 0
+
+
+def test_a_frame_s_numbers_that_are_not_to_be_written_are_taken_without_a_warning() -> None:
+    found = fitted()
+    values = frame()[["heat", "room"]]
+    fixed = values.to_numpy()
+    fixed.setflags(write=False)
+    tensor = torch.as_tensor(values.to_numpy(copy=True))
+    expected = found.decide(values).decision
+    for given in (fixed, fixed.tolist(), tensor):
+        assert np.array_equal(found.decide(given).decision, expected)
+
+
+@pytest.mark.parametrize(
+    "predictor",
+    [SMALL, partial(ddfl.DiffusionPredictor, width=8, num_diffusion_steps=8, num_sampling_steps=3)],
+    ids=["gaussian", "diffusion"],
+)
+def test_the_decision_of_a_row_does_not_depend_on_the_rows_after_it(predictor: Any) -> None:
+    found = fitted(predictor=predictor)
+    whole = found.decide(frame())
+    assert np.array_equal(found.decide(frame()[:39]).decision, whole.decision[:39])
+    assert np.array_equal(found.decide(frame()[:1]).decision, whole.decision[:1])
+
+
+def test_a_pooled_task_has_one_decision_which_is_the_one_that_is_evaluated() -> None:
+    pooled = make_task(compose_config(["task=synthetic", "model=gaussian", "scale=smoke"]))
+    assert pooled.pooled
+    found = ddfl.train(
+        pooled, SMALL, decision=ddfl.DecisionRule(num_scenarios=6), fit=SHORT, device="cpu"
+    )
+    rows = pooled.dataset.test
+    made = found.decide(pooled.dataset.contexts[rows])
+    assert made.decision.shape == (len(rows), pooled.program.num_decisions)
+    assert len(made.status) == len(rows)
+    assert (made.decision == made.decision[0]).all()
+    judged = found.evaluate(num_large=6).metrics["task"]
+    assert pooled.judge(rows, made.decision).task == pytest.approx(judged, rel=1e-12)
 
 
 def test_the_defaults_are_those_of_the_configuration() -> None:

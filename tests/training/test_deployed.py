@@ -53,7 +53,7 @@ def _judged(config: DictConfig, path: Path, deployed: DeployedRun) -> None:
     """The decisions on the test rows cost what the run's rows.csv says."""
     task = make_task(config)
     rows = task.dataset.test
-    made = deployed.decide(task.dataset.contexts[rows])
+    made = deployed.decide(task.dataset.contexts[rows], as_judged=True)
     assert made.made.all()
     found = task.judge(rows, made.decision).per_row
     recorded = pd.read_csv(path / "rows.csv")["task"].to_numpy()
@@ -117,6 +117,23 @@ def test_batches_change_no_bit_of_a_decision(size: int, gaussian: Made) -> None:
     parts = list(deployed.stream(contexts[i : i + size] for i in range(0, 190, size)))
     assert np.array_equal(np.concatenate([part.decision for part in parts]), whole.decision)
     assert max(map(len, parts)) <= 16384 // 200
+
+
+def _same_beginning(deployed: DeployedRun, contexts: np.ndarray) -> None:
+    whole = deployed.decide(contexts)
+    for rows in (1, len(contexts) - 1):
+        assert np.array_equal(deployed.decide(contexts[:rows]).decision, whole.decision[:rows])
+
+
+def test_the_decision_of_a_row_does_not_depend_on_the_rows_after_it(gaussian: Made) -> None:
+    _same_beginning(load_run(gaussian[1]), _contexts(gaussian, 40))
+    _same_beginning(load_run(gaussian[1]), _contexts(gaussian, 90))
+
+
+@pytest.mark.slow
+def test_nor_does_it_where_a_chain_of_draws_makes_it(tmp_path: Path) -> None:
+    config, path = _made(tmp_path, "model=diffusion", "grad=two_stage")
+    _same_beginning(load_run(path), contexts_of_test(config, {})[:40])
 
 
 def test_a_row_that_is_missing_a_value_is_refused_and_changes_no_other(gaussian: Made) -> None:
