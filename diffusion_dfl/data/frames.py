@@ -1,7 +1,9 @@
 """A data set from a data frame: which columns are known beforehand, which come later, and a split."""
 
+import warnings
 from collections.abc import Sequence
-from typing import Literal, get_args
+from numbers import Number
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -40,7 +42,9 @@ def frame_dataset(
         order: ``time``: the last rows are the test rows, those before them validation, the first
             ones training; ``shuffled``: rows at random, for independent draws.
         shares: of training, validation and test rows, with sum 1.
-        date: column of dates, in which rows are sorted and named; None keeps their order.
+        date: column of dates, in which rows are sorted and named; None keeps their order. Of pandas'
+            or Python's dates, or of strings as ISO 8601 writes them; dates of a time zone are
+            named by its local time.
         source: whether the data were observed or drawn, for the record.
 
     Raises:
@@ -55,7 +59,7 @@ def frame_dataset(
         raise DataError(f"order={order!r}: choose one of {', '.join(get_args(Order))}.")
     dates = None
     if date is not None:
-        frame, dates = _in_order(name, frame, date)
+        frame, dates = _in_order(name, frame, date, unique=order == "time")
     contexts = numbers(name, frame, context, "context")
     outcomes = numbers(name, frame, outcome, "outcome")
     shared = [column for column in outcome if column in context]
@@ -153,24 +157,52 @@ def split_rows(
 
 
 def _in_order(
-    name: str, frame: pd.DataFrame, date: str
+    name: str, frame: pd.DataFrame, date: str, unique: bool
 ) -> tuple[pd.DataFrame, NDArray[np.datetime64]]:
-    """The frame sorted by its dates, and these."""
+    """The frame sorted by its dates, and these; ``unique`` refuses one that repeats."""
     if date not in frame.columns:
         raise DataError(
             f"data set {name}: expected the date column {date}; the frame has: "
             f"{', '.join(map(str, frame.columns))}."
         )
-    try:
-        parsed = pd.to_datetime(frame[date])
-    except (ValueError, TypeError) as error:
+    parsed = _dates(name, frame[date])
+    again = parsed.duplicated().to_numpy()
+    if unique and again.any():
+        first = int(np.argmax(again))
         raise DataError(
-            f"data set {name}: date column {date} holds no dates ({error}); expected values such as "
-            "2024-01-31."
-        ) from error
-    if parsed.isna().any():
-        row = frame.index[int(np.argmax(parsed.isna().to_numpy()))]
-        raise DataError(f"data set {name}: date column {date} has no value in row {row}.")
-    order = np.argsort(parsed.to_numpy(), kind="stable")
-    days = parsed.to_numpy()[order].astype("datetime64[D]")
+            f"data set {name}: date column {date} has {frame[date].iloc[first]} more than once (row "
+            f"{frame.index[first]}; {int(again.sum())} such rows in all), so that rows of one date "
+            "could be trained and tested on; make one row of them, or take order='shuffled'."
+        )
+    order = np.argsort(parsed.to_numpy(dtype="datetime64[ns]"), kind="stable")
+    local = parsed if parsed.dt.tz is None else parsed.dt.tz_localize(None)
+    days = local.to_numpy()[order].astype("datetime64[D]")
     return frame.iloc[order], days
+
+
+def _dates(name: str, column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """The column as pandas' dates; nothing about their form is guessed."""
+    missing = column.isna().to_numpy()
+    if missing.any():
+        row = column.index[int(np.argmax(missing))]
+        raise DataError(f"data set {name}: date column {column.name} has no value in row {row}.")
+    for row, value in column.items():
+        if isinstance(value, Number):
+            raise DataError(
+                f"data set {name}: date column {column.name} is the number {value!r} in row {row}, "
+                "which may mean days, seconds or digits of a date; make dates of the column first, "
+                "e.g. pandas.to_datetime(frame[column], format='%Y%m%d')."
+            )
+    try:
+        with warnings.catch_warnings():
+            # Time zones that differ from row to row.
+            warnings.simplefilter("error", FutureWarning)
+            parsed = pd.to_datetime(column, format="ISO8601")
+    except (ValueError, TypeError, FutureWarning) as error:
+        told = str(error).splitlines()[0].partition(". ")[0]
+        raise DataError(
+            f"data set {name}: date column {column.name} holds no dates in ISO form, such as "
+            f"2024-01-31 ({told}); say how they are written, e.g. "
+            "pandas.to_datetime(frame[column], format='%d.%m.%Y')."
+        ) from error
+    return parsed
