@@ -15,6 +15,7 @@ from diffusion_dfl.programs import Program
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
 from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
 from diffusion_dfl.solvers.devices import require_float64
+from diffusion_dfl.solvers.dispatch import refuse_context
 
 LayerSolver = SolverName | Literal["cvxpylayers"]
 LAYER_SOLVERS: tuple[LayerSolver, ...] = (*SOLVERS, "cvxpylayers")
@@ -170,6 +171,7 @@ class DecisionLayer(nn.Module):
         require_float64(scenarios.device)
         scenarios = scenarios.double()
         if self.solver == "cvxpylayers":
+            refuse_context(self.program, scenarios, context, "cvxpylayers")
             return self._forward_cvxpylayers(scenarios, weights)
         if weights is None:
             weights = scenarios.new_full(scenarios.shape[:2], 1.0 / max(scenarios.shape[1], 1))

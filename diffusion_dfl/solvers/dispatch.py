@@ -138,6 +138,32 @@ def _checked(
     return weights, bandwidth
 
 
+def refuse_context(
+    program: Program, scenarios: Tensor, context: Tensor | None, solver: str
+) -> None:
+    """Raise unless constraints are the same without a context: a cvxpy statement knows none.
+
+    Raises:
+        ValueError: limits that are functions of the context.
+        TypeError: an ``inequality`` that depends on it.
+    """
+    if context is None or not program.contextual:
+        return
+    plain = program.constraints(scenarios)
+    steps = torch.arange(1, program.num_decisions + 1).to(scenarios)
+    z = (1.5 + torch.cos(steps * steps)).expand(len(scenarios), -1)
+    told = program.constraints(scenarios, context).inequality_values(z)
+    try:
+        same = torch.equal(plain.inequality_values(z).nan_to_num(), told.nan_to_num())
+    except Exception:  # The user's function, of a context that is None.
+        same = False
+    if not same:
+        raise TypeError(
+            f"solver={solver!r} states the program in cvxpy, which knows no context, and "
+            "inequality(x, z) depends on it; use solver='auto'"
+        )
+
+
 def _run(
     solver: SolverName,
     program: Program,
@@ -151,6 +177,7 @@ def _run(
         # Here, so that training never imports cvxpy.
         from diffusion_dfl.solvers.reference import solve_reference
 
+        refuse_context(program, scenarios, context, "cvxpy")
         return solve_reference(program, scenarios, weights, bandwidth)
     if solver == "interior_point":
         return solve_interior_point(program, scenarios, weights, bandwidth, context, start)

@@ -1,11 +1,17 @@
 """The Clarabel reference itself: its duals, its kinks and what it refuses."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import cvxpy as cp
 import pytest
 import torch
+from torch import Tensor
 
-from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.layers.decision import LayerSolver
+from diffusion_dfl.programs import PowerProgram, TorchProgram
 from diffusion_dfl.solvers import Status, solve
 from diffusion_dfl.solvers.reference import solve_reference
 
@@ -71,3 +77,43 @@ def test_reference_refuses_wrong_types_and_shapes() -> None:
         solve_reference(PowerProgram(), _scenarios())
     with pytest.raises(ValueError, match="weights"):
         solve_reference(program, _scenarios(), torch.ones(3, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("solver", ["cvxpy", "cvxpylayers"])
+def test_a_statement_that_knows_no_context_is_not_solved_where_a_constraint_depends_on_it(
+    solver: LayerSolver,
+) -> None:
+    scenarios = torch.full((2, 3, 2), 2.0, dtype=torch.float64)
+    context = torch.ones(2, 1, dtype=torch.float64)
+
+    def reference(values: Any, weights: Any) -> tuple[Any, Any, list[Any]]:
+        z = cp.Variable(2)
+        limits = [cp.sum(z) <= 100.0]
+        cost = sum(cp.sum_squares(z - values[m]) for m in range(3)) / 3
+        return cp.Problem(cp.Minimize(cost), limits), z, limits
+
+    def program(
+        inequality: Callable[[Tensor | None, Tensor], Tensor], **parts: Any
+    ) -> TorchProgram:
+        return TorchProgram(
+            2,
+            2,
+            smooth=lambda y, z: ((z - y) ** 2).sum(),
+            inequality=inequality,
+            num_inequalities=1,
+            reference=reference,
+            **parts,
+        )
+
+    def decide(stated: TorchProgram) -> Tensor:
+        return DecisionLayer(stated, solver=solver)(scenarios, context=context)
+
+    for depends in (
+        lambda x, z: z.sum() - x[0],
+        lambda x, z: z.sum() - (100.0 if x is None else x[0]),
+    ):
+        with pytest.raises(TypeError, match=f"solver='{solver}'.*no context.*use solver='auto'"):
+            decide(program(depends))
+    with pytest.raises(ValueError, match="context"):
+        decide(program(lambda x, z: z.sum() - 100.0, upper=lambda x: x[0]))
+    assert torch.allclose(decide(program(lambda x, z: z.sum() - 100.0)), scenarios[:, 0])
