@@ -32,15 +32,15 @@ def announce(summary: dict[str, Any], results: Path | None = None) -> None:
         layout = layout_of(identity["task"])
         higher = bool(test.get("higher_is_better"))
         # None: no decision at all, or one of infinite expected cost.
-        value = "not finite" if test["task"] is None else f"{test['task']:.3f}{layout.unit}"
+        value = "not finite" if test["task"] is None else f"{_shown(test['task'])}{layout.unit}"
         direction = " (higher is better)" if higher else ""
         numbers.append(f"test {layout.quantity} {value}{direction}")
         exact = test.get("task_exact")
         if exact is not None and exact != test["task"]:
-            numbers.append(f"with the exact rule {exact:.3f}")
+            numbers.append(f"with the exact rule {_shown(exact)}")
         best = best_baseline(test.get("baselines") or {}, higher)
         if best is not None:
-            numbers.append(f"best plain baseline: {best[0]} {best[1]:.3f}")
+            numbers.append(f"best plain baseline: {best[0]} {_shown(best[1])}")
     numbers.append(f"{summary['timing']['total']:.0f} s")
     lines = [f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}"]
     if results is not None:
@@ -88,10 +88,21 @@ def _read_by_two_stage(differs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _against(value: float, other: float, higher: bool, layout: Layout) -> str:
-    """``3.335, this run 0.097 better``."""
+    """``3.335, this run 0.097 better``; level where three digits of the larger show nothing."""
     gain = value - other if higher else other - value
-    told = f"{abs(gain):.3f} {'better' if gain > 0 else 'worse'}"
-    return f"{other:.3f}{layout.unit}, this run is {told if abs(gain) >= 5e-4 else 'level'}"
+    digits = _digits(max(abs(value), abs(other)))
+    told = f"{abs(gain):.{digits}f} {'better' if gain > 0 else 'worse'}"
+    level = abs(gain) < 0.5 * 10**-digits
+    return f"{other:.{digits}f}{layout.unit}, this run is {'level' if level else told}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.{_digits(abs(value))}f}"
+
+
+def _digits(size: float) -> int:
+    """Decimals that show three digits of a number, three at least."""
+    return 3 if size == 0 else max(3, 2 - math.floor(math.log10(size)))
 
 
 def _number_of(twin: Identity, runs: Path) -> float | None:

@@ -26,8 +26,8 @@ def test_a_portfolio_says_its_return_its_direction_and_the_best_baseline(
     baselines = {"equal_weight": 0.0512, "ridge": -0.2, "saa_train": None}
     announce(record("portfolio", 0.0493, higher_is_better=True, baselines=baselines))
     line = capsys.readouterr().out
-    assert "test return 0.049 % a day (higher is better)" in line
-    assert "best plain baseline: equal_weight 0.051" in line
+    assert "test return 0.0493 % a day (higher is better)" in line
+    assert "best plain baseline: equal_weight 0.0512" in line
     assert "validation cost 0.00021 (start 1435)" in line
 
 
@@ -100,7 +100,25 @@ def test_where_more_is_better_a_higher_number_is_better(
 ) -> None:
     found = record("portfolio", 0.05, higher_is_better=True, baselines={"equal_weight": 0.04})
     announce(found, tmp_path)
-    assert "equal_weight: 0.040 % a day, this run is 0.010 better" in capsys.readouterr().out
+    assert "equal_weight: 0.0400 % a day, this run is 0.0100 better" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "told"),
+    [
+        (1e-4, 4e-4, "0.000400, this run is 0.000300 better"),
+        (4e-4, 1e-4, "0.000100, this run is 0.000300 worse"),
+        (4e-4, 4.000001e-4, "0.000400, this run is level"),
+        (3.0001, 3.0002, "3.000, this run is level"),
+        (0.0, 0.0, "0.000, this run is level"),
+        (1434.0, 1435.25, "1435.250, this run is 1.250 better"),
+    ],
+)
+def test_small_numbers_are_compared_by_their_own_size(
+    value: float, other: float, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    announce(record("power", value, baselines={"ols_offsets": other}), tmp_path)
+    assert f"plain ols_offsets: {told}" in capsys.readouterr().out
 
 
 def test_a_two_stage_run_of_other_settings_or_unfinished_is_not_taken(
