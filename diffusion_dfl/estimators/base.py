@@ -57,6 +57,9 @@ class Estimator(Protocol):
 
     Attributes:
         decision_focused: whether the loss involves the decision layer.
+
+    One that weights log-densities may say ``needs_density = True``; it is then refused before training
+    with a predictor that has none.
     """
 
     decision_focused: bool

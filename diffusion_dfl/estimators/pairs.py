@@ -41,7 +41,8 @@ def check_pair(predictor: Predictor, estimator: Any) -> None:
         raise TypeError(
             f"{name} needs a DiffusionPredictor, whose sampler has a path, not a {kind}"
         )
-    if isinstance(estimator, Score) and not predictor.has_density:
+    needs_density = getattr(estimator, "needs_density", isinstance(estimator, Score))
+    if needs_density and not predictor.has_density:
         raise TypeError(f"{name} needs a log-density, and {kind} says has_density = False")
     if policy and not estimator.decision_focused:
         raise TypeError(f"{kind} predicts no outcome, so {name} has nothing to fit; use Policy")

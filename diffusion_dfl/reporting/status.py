@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
 
 from diffusion_dfl.config.arguments import CELLS, normalise
+from diffusion_dfl.config.commands import start
 from diffusion_dfl.config.identities import identity_of
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object
@@ -186,8 +187,8 @@ def completing(states: Mapping[Planned, State], each: bool = False) -> Iterator[
             force = ("force=true",) if found.name == "stale" else ()
             seeds.setdefault((*run.words, *force), []).append(run.seed)
     for words, open_ in seeds.items():
-        start = f"python train.py {shlex.join(words)}"
+        line = f"{start()} {shlex.join(words)}"
         if each:
-            yield from (f"{start} seed={seed}" for seed in sorted(open_))
+            yield from (f"{line} seed={seed}" for seed in sorted(open_))
         else:
-            yield f"{start} -m seed={','.join(map(str, sorted(open_)))}"
+            yield f"{line} -m seed={','.join(map(str, sorted(open_)))}"

@@ -78,7 +78,8 @@ def _decided(
     if not bool(single.solved.any()):
         raise UserError(
             f"task={task.name}: no decision was found for any training outcome "
-            f"({single.report()}); the cost or the constraints may be badly scaled: state both in "
+            f"({single.report()}). A kink inside smooth= (abs, relu, maximum, where) is not seen there: "
+            "declare it in hinges=. Or the cost or the constraints are badly scaled: state both in "
             "units in which decisions and costs are near 1"
         )
     return single.decision[single.solved], single.solved

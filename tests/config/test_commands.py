@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from diffusion_dfl.config.commands import command
+from diffusion_dfl.config.commands import command, start
 from diffusion_dfl.config.compose import compose_config, identify
 
 
@@ -28,3 +28,21 @@ from diffusion_dfl.config.compose import compose_config, identify
 def test_the_command_makes_the_run_it_is_of(words: list[str]) -> None:
     identity = identify(compose_config(words))
     assert identify(compose_config(shlex.split(command(identity))[2:])) == identity
+
+
+def test_a_command_starts_as_this_process_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    for argv, expected in (
+        (["train.py", "task=power"], "python train.py"),
+        (["scripts/status.py", "--missing"], "python train.py"),
+        (["/opt/pytest"], "python train.py"),
+        (
+            ["../suite/train.py", "task=mine", "--config-dir", "my_conf"],
+            "python ../suite/train.py --config-dir my_conf",
+        ),
+        (
+            ["../suite/scripts/status.py", "--config-dir", "my_conf", "--own"],
+            "python ../suite/train.py --config-dir my_conf",
+        ),
+    ):
+        monkeypatch.setattr("sys.argv", argv)
+        assert start() == expected
