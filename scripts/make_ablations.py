@@ -28,13 +28,16 @@ def main() -> int:
     if arguments.commands:
         print("\n".join(commands(arguments.task, arguments.seeds)))
         return 0
-    runs = frame(collect(arguments.results, own=not arguments.published))
+    collection = collect(arguments.results, own=not arguments.published)
+    runs = frame(collection)
     # A preset the user has run is on the user's processor already.
     controls = frame(collect(arguments.results / "controls", own=False))
     text = table(runs, arguments.task, arguments.scale, controls=controls)
     print(text)
     if not arguments.published:
-        path = arguments.results / "tables" / "ablations.md"
+        # The committed table is of committed records, and git's.
+        own = any(not record.published for record in collection.records)
+        path = arguments.results / "tables" / ("ablations-own.md" if own else "ablations.md")
         write_text(path, text + "\n")
         print(f"written to {path}")
     return 0

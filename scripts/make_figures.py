@@ -20,7 +20,9 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="figureN", help="; ".join(FIGURES))
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--output", type=Path, help="folder; <results>/figures")
+    parser.add_argument(
+        "--output", type=Path, help="folder; <results>/figures, with own runs its own/"
+    )
     parser.add_argument("--published", action="store_true", help="committed records only")
     parser.add_argument("--collect", action="store_true", help="make the data of figures 1 and 11")
     parser.add_argument("--list", action="store_true", help="what each shows and reads")
@@ -39,10 +41,13 @@ def main() -> int:
             for path in collect(arguments.results):
                 print(path)
         source = FigureSource(arguments.results, own=not arguments.published)
+        folder = arguments.results / "figures"
+        if len(source.runs) and not source.runs["published"].all():
+            folder /= "own"  # The committed figures are of committed records, and git's.
         missing = 0
         for name in arguments.names or FIGURES:
             try:
-                paths = draw(name, source, arguments.output or arguments.results / "figures")
+                paths = draw(name, source, arguments.output or folder)
             except MissingRuns as error:
                 missing += 1
                 print(f"{name}: {error}", file=sys.stderr)

@@ -19,6 +19,9 @@ from diffusion_dfl.reporting.selection import choices, of_table, selection
 from diffusion_dfl.reporting.summary import summary, with_block
 from diffusion_dfl.reporting.table1 import Table, build, tidy
 
+#: Tables that git keeps, made of committed records alone.
+COMMITTED = ("table1", "released")
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,7 +147,10 @@ def main() -> int:
         print(f"{len(collection.left_out)} runs left out:")
         for line in collection.left_out[:20]:
             print(f"  {line}")
-    target = arguments.results / "tables" / f"{file_name(arguments)}.md"
+    name = file_name(arguments)
+    if name in COMMITTED and any(not record.published for record in collection.records):
+        name += "-own"  # The committed table is of committed records, and git's.
+    target = arguments.results / "tables" / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     written = [target]

@@ -42,6 +42,8 @@ def start() -> str:
         script = called
     elif called.parent.name == "scripts":
         script = called.parent.parent / "train.py"
+    if script.resolve() == Path("train.py").resolve():
+        script = Path("train.py")
     parts = ["python", str(script)]
     for place, word in enumerate(words[:-1]):
         if word in ("--config-dir", "-cd"):
