@@ -68,6 +68,11 @@ def small(command: Command, root: Path) -> list[str]:
     tiny = [*TINY, *TINY_TASKS.get(value(first, "task", "power"), ())]
     if value(first, "model", "diffusion") == "diffusion":
         tiny += TINY_DIFFUSION
+    count = int(value(first, "decision.num_scenarios", "8"))
+    if count > 16 and value(first, "evaluation.num_large", "") == "":
+        tiny.append(f"evaluation.num_large={count}")
+    # The simulated prices are of a hundred tickers.
+    first = [word.replace("task.num_assets=392", "task.num_assets=100") for word in first]
     return [*tiny, *first, "device=cpu", f"output.root={root}"]
 
 

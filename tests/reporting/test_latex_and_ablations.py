@@ -15,6 +15,7 @@ from diffusion_dfl.reporting.figures import FIGURES, FigureSource, MissingRuns, 
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.latex import latex
 from diffusion_dfl.reporting.layout import LAYOUTS
+from diffusion_dfl.reporting.paper import ROWS
 from diffusion_dfl.reporting.selection import selection
 from diffusion_dfl.reporting.table1 import build
 from tests.reporting.records import frame_of, summary
@@ -37,7 +38,7 @@ def test_the_committed_latex_is_that_of_the_committed_records(typeset: str) -> N
 
 def test_every_row_has_all_columns_and_each_column_one_best_and_one_second(typeset: str) -> None:
     rows = [line for line in typeset.splitlines() if line.count("&") == 12]
-    assert len(rows) == 1 + 10  # the heading and the methods
+    assert len(rows) == 1 + len(ROWS)  # the heading and the methods
     for column in (3, 4, 7, 8, 11, 12):
         cells = [row.removesuffix(r" \\").split("&")[column].strip() for row in rows[1:]]
         assert sum(cell.startswith(r"\textbf{") for cell in cells) == 1, column
