@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
     from diffusion_dfl.training.api import Decisions, Fitted, train
     from diffusion_dfl.training.loop import TrainingSettings
-    from diffusion_dfl.training.steps import DecisionRule
+    from diffusion_dfl.training.rule import DecisionRule
 
 #: Where the public names live.
 _HOMES = {
@@ -117,7 +117,7 @@ _HOMES = {
     ),
     "diffusion_dfl.training.api": ("Decisions", "Fitted", "train"),
     "diffusion_dfl.training.loop": ("TrainingSettings",),
-    "diffusion_dfl.training.steps": ("DecisionRule",),
+    "diffusion_dfl.training.rule": ("DecisionRule",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

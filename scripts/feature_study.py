@@ -19,7 +19,7 @@ from diffusion_dfl.estimators import TwoStage
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import GaussianPredictor, Predictor
 from diffusion_dfl.programs import PowerProgram
-from diffusion_dfl.tasks.evaluation import decision_score
+from diffusion_dfl.tasks.evaluation import decision_scores
 from diffusion_dfl.training.loop import Stage, TrainingSettings
 from diffusion_dfl.training.streams import numpy_stream, stream_seed, torch_stream
 
@@ -97,7 +97,7 @@ def cost(data: Dataset, x: np.ndarray, train: np.ndarray, judge: np.ndarray, see
             torch_stream(seed, "fit", CPU), Path(folder) / "checkpoint.pt", lambda *_: None,
         ).run()  # fmt: skip
     noise = torch_stream(seed, "validation", CPU)
-    return decision_score(predictor, layer, *rows(judge), NUM_SCENARIOS, noise)
+    return decision_scores(predictor, layer, *rows(judge), NUM_SCENARIOS, noise)
 
 
 def main() -> int:

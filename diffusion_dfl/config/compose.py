@@ -250,8 +250,8 @@ def check_names(config: DictConfig) -> None:
     own.check_names({group: config[group] for group in own.GROUPS}, choices)
 
 
-def fit_path(config: DictConfig) -> Path:
-    """Where the two-stage weights live: a function of what their fit reads, and of nothing else.
+def fit_values(config: DictConfig) -> dict[str, Any]:
+    """What the two-stage fit reads, flat, without the seed.
 
     What a user's own task or model reads of its keys is not known: each of them counts.
     """
@@ -260,14 +260,18 @@ def fit_path(config: DictConfig) -> Path:
     parts = ["task", "data", "model", "fit", "threads", "matmul_precision"]
     if values.get("model.outcome_scaling") == "residual":
         parts.append("foundation")
-    read = {
+    return {
         key: value
         for key, value in values.items()
         if key.split(".")[0] in parts
         and (key not in _NOT_FITTED or key.startswith(own_groups))
         and NEUTRAL.get(key) != value
     }
-    name = f"{config.model.name}-{digest(read, 8)}"
+
+
+def fit_path(config: DictConfig) -> Path:
+    """Where the two-stage weights live: a function of :func:`fit_values`, and of nothing else."""
+    name = f"{config.model.name}-{digest(fit_values(config), 8)}"
     return Path(config.scale, config.task.name, "_fits", name, f"seed-{config.seed}")
 
 

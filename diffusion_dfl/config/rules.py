@@ -16,11 +16,6 @@ def check_path(config: DictConfig) -> None:
         UserError: naming the key, the value and the mend.
     """
     model = config.model
-    if config.train.dropout and model.dropout > 0 and config.grad.decision_weight > 0:
-        raise UserError(
-            "grad=score_path with train.dropout=true: a path is drawn under one dropout mask and would "
-            "be judged under another; set train.dropout=false or model.dropout=0"
-        )
     for key, noisy, mend in (
         ("model.sampler", model.sampler != "dpm_solver", "model.sampler=ancestral"),
         ("model.eta", model.sampler != "ddim" or model.eta > 0, "model.eta=1"),

@@ -49,6 +49,11 @@ class TrainingConfig:
 
 
 @dataclass
+class FitConfig(TrainingConfig):
+    refit: bool = MISSING
+
+
+@dataclass
 class EvaluationConfig:
     test: bool = MISSING
     num_large: int = MISSING
@@ -85,7 +90,7 @@ class RunConfig:
     grad: Any = MISSING
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     foundation: TrainingConfig = field(default_factory=TrainingConfig)
-    fit: TrainingConfig = field(default_factory=TrainingConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
     train: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -211,23 +216,36 @@ class NetworkModel:
     width: int = MISSING
     layers: int = MISSING
     dropout: float = MISSING
+    activation: str = MISSING
 
 
 @dataclass
-class GaussianModel(NetworkModel):
+class ResidualModel(NetworkModel):
+    """Keys of a predictor that may stand on a base."""
+
+    outcome_scaling: str = MISSING
+    base_folds: int = MISSING
+    base_width: int = MISSING
+    base_layers: int = MISSING
+    base_dropout: float = MISSING
+    base_activation: str = MISSING
+
+
+@dataclass
+class GaussianModel(ResidualModel):
     min_log_variance: float = MISSING
     max_log_variance: float = MISSING
 
 
 @dataclass
-class FlowModel(NetworkModel):
+class FlowModel(ResidualModel):
     couplings: int = MISSING
     coupling_width: int = MISSING
     bins: int = MISSING
 
 
 @dataclass
-class DiffusionModel(NetworkModel):
+class DiffusionModel(ResidualModel):
     num_diffusion_steps: int = MISSING
     num_sampling_steps: int = MISSING
     schedule: str = MISSING
@@ -246,8 +264,6 @@ class DiffusionModel(NetworkModel):
     antithetic: bool = MISSING
     common_noise: bool = MISSING
     chunk_rows: int = MISSING
-    outcome_scaling: str = MISSING
-    base_dropout: float = MISSING
 
 
 @dataclass
@@ -264,6 +280,7 @@ class MixedGrad(PlainGrad):
 
     decision_weight: float = MISSING
     fit_weight: float = MISSING
+    balance: str = MISSING
 
 
 @dataclass

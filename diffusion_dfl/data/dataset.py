@@ -6,7 +6,7 @@ and on splits that do not overlap.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,10 @@ class Dataset:
         feature_names: d_x names, in the order of the columns of `contexts`.
         train: sorted integer rows to fit on.
         validation: sorted integer rows to choose with.
-        test: sorted integer rows to report.
+        test: sorted integer rows to report; none where they are kept out of sight.
+        block_rows: consecutive rows that stand or fall together where rows are dealt out to folds:
+            1 for independent draws, a fortnight of a series of days.
+        gap_rows: rows next to a fold that are not fitted on with the others.
 
     Raises DataError from `check` when any of this does not hold.
     """
@@ -54,9 +57,17 @@ class Dataset:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
+    block_rows: int = field(default=1, kw_only=True)
+    gap_rows: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         self.check()
+
+    @property
+    def known(self) -> NDArray[np.int64]:
+        """Sorted rows that are no test rows: training, validation and the gaps between."""
+        rows: NDArray[np.int64] = np.setdiff1d(np.arange(len(self.contexts)), self.test)
+        return rows
 
     @property
     def row_names(self) -> NDArray[np.str_]:
@@ -70,6 +81,11 @@ class Dataset:
         if self.source not in SOURCES:
             raise DataError(
                 f"data set {self.name}: source is {self.source!r}; use one of {', '.join(SOURCES)}."
+            )
+        if self.block_rows < 1 or self.gap_rows < 0:
+            raise DataError(
+                f"data set {self.name}: block_rows={self.block_rows} must be at least 1 and gap_rows="
+                f"{self.gap_rows} at least 0."
             )
         self._check_shapes()
         self._check_finite("feature", self.contexts, self.feature_names)
@@ -126,6 +142,8 @@ class Dataset:
                     f"data set {self.name}: {label} must be a vector of integer rows; it is "
                     f"{rows.dtype} of shape {rows.shape}."
                 )
+            if len(rows) == 0 and label == "test":
+                continue
             if len(rows) == 0:
                 raise DataError(f"data set {self.name}: the {label} split has no row.")
             if rows.min() < 0 or rows.max() >= total:

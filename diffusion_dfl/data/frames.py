@@ -18,6 +18,9 @@ Shares = tuple[float, float, float]
 
 _FEWEST = 10
 
+#: Rows of ``order="time"`` that are of one fold (:mod:`.folds`).
+BLOCK_ROWS = 14
+
 
 def frame_dataset(
     name: str,
@@ -81,6 +84,8 @@ def frame_dataset(
         train=train,
         validation=validation,
         test=test,
+        block_rows=BLOCK_ROWS if order == "time" else 1,
+        gap_rows=1 if order == "time" else 0,
     )
 
 

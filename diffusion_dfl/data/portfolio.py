@@ -44,6 +44,9 @@ PRICE_SOURCES = ("sp500", "skfolio", "csv", "quandl", "simulated")
 # The paper's shares; simulated days have no calendar to split by.
 SIMULATED_VALIDATION, SIMULATED_TEST = 0.1, 0.2
 
+#: Trading days that are of one fold (:mod:`.folds`): a month.
+BLOCK_DAYS = 21
+
 
 @dataclass(frozen=True, eq=False)
 class PortfolioDataset(Dataset):
@@ -131,6 +134,8 @@ def portfolio_dataset(
         test=split.test,
         price_source=source,
         assets=panel.tickers,
+        block_rows=BLOCK_DAYS,
+        gap_rows=1,
     )
 
 

@@ -30,11 +30,16 @@ DAYS_A_WEEK = 7
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Sorted, disjoint rows; days in the gap around validation blocks are in none of them."""
+    """Sorted, disjoint rows; days in the gap around validation blocks are in none of them.
+
+    ``block_days`` and ``gap_days`` are those of folds (:class:`~diffusion_dfl.data.dataset.Dataset`).
+    """
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
+    block_days: int = 1
+    gap_days: int = 0
 
 
 def daily_dataset(
@@ -55,6 +60,8 @@ def daily_dataset(
         train=split.train,
         validation=split.validation,
         test=split.test,
+        block_rows=split.block_days,
+        gap_rows=split.gap_days,
     )
 
 
@@ -122,4 +129,5 @@ def split_days(
             f"task.validation_fraction={validation_fraction} with task.gap_days={gap_days}: no "
             "training day is left; lower either, or take more days."
         )
-    return Split(train, rows[is_validation], np.arange(first_test, num_days, dtype=np.int64))
+    test = np.arange(first_test, num_days, dtype=np.int64)
+    return Split(train, rows[is_validation], test, block_days, gap_days)

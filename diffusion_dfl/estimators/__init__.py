@@ -1,6 +1,6 @@
 """Gradient estimators: how a batch becomes a gradient of the predictor's weights."""
 
-from diffusion_dfl.estimators.base import Batch, Estimator, Loss, decision_cost
+from diffusion_dfl.estimators.base import Batch, Estimator, Loss, Mixture, Parts, decision_cost
 from diffusion_dfl.estimators.policy import Policy
 from diffusion_dfl.estimators.reparam import Reparam
 from diffusion_dfl.estimators.score import Score, ScorePath, score_weights
@@ -10,6 +10,8 @@ __all__ = [
     "Batch",
     "Estimator",
     "Loss",
+    "Mixture",
+    "Parts",
     "Policy",
     "Reparam",
     "Score",

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -44,12 +44,34 @@ class Batch:
         return exact[:1] if self.pooled else exact
 
 
+class Parts(NamedTuple):
+    """The two scalars of a loss whose gradients are brought to like size before they are added.
+
+    Attributes:
+        decision, fit: of separate graphs.
+        decision_weight, fit_weight: relative norms of their gradients.
+    """
+
+    decision: Tensor
+    fit: Tensor
+    decision_weight: float
+    fit_weight: float
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to differentiate, and detached scalars worth logging."""
+    """A scalar to differentiate, and detached scalars worth logging.
+
+    Attributes:
+        value: the scalar.
+        metrics: name -> detached scalar.
+        parts: where not None, training differentiates these in place of ``value``
+            (:mod:`diffusion_dfl.training.balance`).
+    """
 
     value: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    parts: Parts | None = None
 
 
 class Estimator(Protocol):
@@ -90,22 +112,46 @@ def decision_cost(layer: DecisionLayer, outcome: Tensor, decision: Tensor) -> Te
     return torch.where(good, cost, 0.0).sum() / good.sum().clamp_min(1)
 
 
-def mix(
-    decision: Tensor | None, fit: Tensor | None, decision_weight: float, fit_weight: float
-) -> Tensor:
-    """``decision_weight * decision + fit_weight * fit``; a term with weight 0 may be None."""
-    total = torch.zeros(())
-    for term, weight in ((decision, decision_weight), (fit, fit_weight)):
-        if term is not None and weight != 0:
-            total = total.to(term.device) + weight * term
-    return total
+Balance = Literal["gradient_norms", "none"]
 
 
-def check_weights(decision_weight: float, fit_weight: float) -> None:
-    """Raise ValueError unless both are >= 0 and one is positive."""
-    total = decision_weight + fit_weight
-    if not (decision_weight >= 0 and fit_weight >= 0 and 0 < total < math.inf):
-        raise ValueError(
-            f"decision_weight={decision_weight} and fit_weight={fit_weight} must be finite and "
-            ">= 0, and one of them positive"
-        )
+@dataclass(frozen=True)
+class Mixture:
+    """How the decision's loss and the predictor's own become one.
+
+    Attributes:
+        decision_weight: weight of the decision; 0 is the twin that only fits on.
+        fit_weight: weight of the predictor's own loss.
+        balance: ``gradient_norms``: weights are relative norms of the two gradients in training, so
+            that they mean the same for every estimator and task; ``none``: of the losses themselves.
+
+    Raises:
+        ValueError: an unknown balance, a weight below 0 or not finite, or none positive.
+    """
+
+    decision_weight: float = 1.0
+    fit_weight: float = 1.0
+    balance: Balance = "gradient_norms"
+
+    def __post_init__(self) -> None:
+        total = self.decision_weight + self.fit_weight
+        if not (self.decision_weight >= 0 and self.fit_weight >= 0 and 0 < total < math.inf):
+            raise ValueError(
+                f"decision_weight={self.decision_weight} and fit_weight={self.fit_weight} must be "
+                "finite and >= 0, and one of them positive"
+            )
+        if self.balance not in get_args(Balance):
+            raise ValueError(
+                f"balance={self.balance!r} is unknown; choose {' or '.join(get_args(Balance))}"
+            )
+
+    def loss(self, decision: Tensor | None, fit: Tensor | None, metrics: dict[str, Tensor]) -> Loss:
+        """The loss of both; a term with weight 0 may be None."""
+        total = torch.zeros(())
+        for term, weight in ((decision, self.decision_weight), (fit, self.fit_weight)):
+            if term is not None and weight != 0:
+                total = total.to(term.device) + weight * term
+        if decision is None or fit is None or self.balance == "none":
+            return Loss(total, metrics)
+        parts = Parts(decision, fit, self.decision_weight, self.fit_weight)
+        return Loss(total, metrics, parts)

@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion_dfl.estimators.base import Batch, Loss, check_weights, decision_cost, mix
+from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Backpropagation, Predictor
 from diffusion_dfl.predictors.base import BackpropagationName
@@ -13,8 +13,8 @@ class Reparam:
 
     Args:
         num_scenarios: M a context (a deterministic predictor has one).
-        decision_weight: weight of the decision cost; 0 is the twin that only fits on.
-        fit_weight: weight of the predictor's own loss.
+        decision_weight, fit_weight, balance: of the decision cost and the predictor's own loss
+            (:class:`~diffusion_dfl.estimators.Mixture`).
         backpropagation: through a sampler of many steps: ``full``, ``checkpoint`` (the same
             gradient, activations recomputed) or ``last`` (``last_steps`` steps only, biased).
         last_steps: K of ``last``.
@@ -30,13 +30,13 @@ class Reparam:
         self,
         num_scenarios: int,
         decision_weight: float = 1.0,
-        fit_weight: float = 0.0,
+        fit_weight: float = 1.0,
         backpropagation: BackpropagationName = "full",
         last_steps: int = 0,
+        balance: Balance = "gradient_norms",
     ) -> None:
-        check_weights(decision_weight, fit_weight)
+        self.mixture = Mixture(decision_weight, fit_weight, balance)
         self.num_scenarios = num_scenarios
-        self.decision_weight, self.fit_weight = decision_weight, fit_weight
         self.backpropagation = Backpropagation(backpropagation, last_steps)
 
     def __call__(
@@ -46,7 +46,7 @@ class Reparam:
             raise TypeError(f"grad=reparam: {type(predictor).__name__} has no pathwise gradient")
         cost = fit = None
         metrics = {}
-        if self.decision_weight:
+        if self.mixture.decision_weight:
             scenarios = predictor.sample(
                 batch.decision_context,
                 self.num_scenarios,
@@ -57,7 +57,7 @@ class Reparam:
             decision = layer(scenarios, context=batch.constraint_context)
             cost = decision_cost(layer, batch.outcome, decision)
             metrics["decision_cost"] = cost.detach()
-        if self.fit_weight:
+        if self.mixture.fit_weight:
             fit = predictor.loss(batch.context, batch.outcome, generator)
             metrics["fit_loss"] = fit.detach()
-        return Loss(mix(cost, fit, self.decision_weight, self.fit_weight), metrics)
+        return self.mixture.loss(cost, fit, metrics)

@@ -1,11 +1,13 @@
 """Score function (Eq. 9 and 10): scenarios without a graph, weighted log-densities with one."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion_dfl.estimators.base import Batch, Loss, check_weights, decision_cost, mix
+from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, LogDensity, Predictor
 from diffusion_dfl.predictors.diffusion import ScenarioPath
@@ -63,8 +65,8 @@ class Score:
 
     Args:
         num_scenarios: M a context; take at least 100 (docs/method.md).
-        decision_weight: weight of the decision cost; 0 is the twin that only fits on.
-        fit_weight: weight of the predictor's own loss, which anchors the density: negative weights
+        decision_weight, fit_weight, balance: of the decision cost and the predictor's own loss
+            (:class:`~diffusion_dfl.estimators.Mixture`), which anchors the density: negative weights
             alone would raise the denoising loss without bound.
         num_gradient_scenarios: fresh scenarios a context for the gradient, which the decision does
             not know, with the mean weight of the others as baseline of each (leave-one-out; Kool et
@@ -86,12 +88,13 @@ class Score:
         self,
         num_scenarios: int,
         decision_weight: float = 1.0,
-        fit_weight: float = 0.0,
+        fit_weight: float = 1.0,
         num_gradient_scenarios: int = 0,
         weight_clip: float = 0.0,
         trust_region: float = 0.0,
+        balance: Balance = "gradient_norms",
     ) -> None:
-        check_weights(decision_weight, fit_weight)
+        self.mixture = Mixture(decision_weight, fit_weight, balance)
         for name, value in (("weight_clip", weight_clip), ("trust_region", trust_region)):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must be a number >= 0")
@@ -101,7 +104,6 @@ class Score:
                 "or at least 2: the baseline of a scenario is the mean of the others"
             )
         self.num_scenarios = num_scenarios
-        self.decision_weight, self.fit_weight = decision_weight, fit_weight
         self.num_gradient_scenarios = num_gradient_scenarios
         self.weight_clip, self.trust_region = weight_clip, trust_region
 
@@ -110,12 +112,12 @@ class Score:
     ) -> Loss:
         surrogate = fit = None
         metrics: dict[str, Tensor] = {}
-        if self.decision_weight:
+        if self.mixture.decision_weight:
             surrogate = self._surrogate(predictor, layer, batch, generator, metrics)
-        if self.fit_weight:
+        if self.mixture.fit_weight:
             fit = predictor.loss(batch.context, batch.outcome, generator)
             metrics["fit_loss"] = fit.detach()
-        return Loss(mix(surrogate, fit, self.decision_weight, self.fit_weight), metrics)
+        return self.mixture.loss(surrogate, fit, metrics)
 
     def check_layer(self, layer: DecisionLayer) -> None:
         """Raise ValueError where every weight is zero by construction: it would look like convergence."""
@@ -204,16 +206,19 @@ class ScorePath(Score):
     given y_0, so the estimate of ``grad E f(y, z)`` at fixed z is unbiased. Arguments are those of
     :class:`Score`.
 
+    The density of a path must be that of the network that drew it, so paths are drawn and judged
+    without dropout, in training too; the predictor's own loss keeps it.
+
     Raises:
         TypeError: at the first call, a predictor that is no diffusion.
-        ValueError: at the first call, a sampler with a step that adds no noise, or dropout: the
-            density of a path must be that of the network that drew it.
+        ValueError: at the first call, a sampler with a step that adds no noise.
     """
 
     def _draw(
         self, predictor: Predictor, context: Tensor, count: int, generator: torch.Generator
     ) -> Tensor | ScenarioPath:
-        return _diffusion(predictor).sample_path(context, count, generator)
+        with _without_dropout(predictor) as diffusion:
+            return diffusion.sample_path(context, count, generator)
 
     def _density(
         self,
@@ -224,22 +229,22 @@ class ScorePath(Score):
         generator: torch.Generator,
     ) -> LogDensity:
         assert isinstance(drawn, ScenarioPath)
-        return _diffusion(predictor).weighted_path_density(
-            context, drawn, weights, self.trust_region
-        )
+        with _without_dropout(predictor) as diffusion:
+            return diffusion.weighted_path_density(context, drawn, weights, self.trust_region)
 
 
-def _diffusion(predictor: Predictor) -> DiffusionPredictor:
+@contextmanager
+def _without_dropout(predictor: Predictor) -> Iterator[DiffusionPredictor]:
+    """The diffusion, its denoiser in evaluation mode."""
     if not isinstance(predictor, DiffusionPredictor):
         raise TypeError(f"grad=score_path needs model=diffusion, not {type(predictor).__name__}")
     predictor.check_path_density()
-    for module in predictor.denoiser.modules():
-        if isinstance(module, nn.Dropout) and module.training and module.p > 0:
-            raise ValueError(
-                f"grad=score_path with dropout={module.p}: a path is drawn with other hidden units "
-                "than its density is taken with; use train.dropout=false or model.dropout=0"
-            )
-    return predictor
+    training = predictor.denoiser.training
+    predictor.denoiser.eval()
+    try:
+        yield predictor
+    finally:
+        predictor.denoiser.train(training)
 
 
 def _scenarios(drawn: Tensor | ScenarioPath) -> Tensor:

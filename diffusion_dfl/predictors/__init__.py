@@ -1,11 +1,18 @@
 """Predictors: networks that turn a context into scenarios of the outcome. They know no program."""
 
-from diffusion_dfl.predictors.base import Backpropagation, LogDensity, Predictor, Standardiser
+from diffusion_dfl.predictors.base import (
+    Backpropagation,
+    LogDensity,
+    Predictor,
+    Scaling,
+    Standardiser,
+)
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.diffusion import DiffusionPredictor
 from diffusion_dfl.predictors.flow import FlowPredictor
-from diffusion_dfl.predictors.gaussian import GaussianPredictor
+from diffusion_dfl.predictors.gaussian import GaussianPredictor, gaussian_base
 from diffusion_dfl.predictors.policy import PolicyNetwork
+from diffusion_dfl.predictors.residual import ResidualBase
 
 __all__ = [
     "Backpropagation",
@@ -16,5 +23,8 @@ __all__ = [
     "LogDensity",
     "PolicyNetwork",
     "Predictor",
+    "ResidualBase",
+    "Scaling",
     "Standardiser",
+    "gaussian_base",
 ]

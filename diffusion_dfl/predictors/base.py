@@ -1,15 +1,20 @@
 """What every predictor offers: its own loss, scenarios, and a weighted log-density.
 
-Contexts and outcomes come and go in raw units; a predictor standardises both with statistics of the
-training days, kept as buffers beside its weights.
+Contexts and outcomes come and go in raw units; a predictor standardises contexts with statistics of the
+training days, kept as buffers beside its weights, and outcomes with those or by its ``base``
+(:mod:`.residual`).
 """
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusion_dfl.predictors.residual import ResidualBase
 
 BackpropagationName = Literal["full", "checkpoint", "last"]
 
@@ -55,6 +60,22 @@ class LogDensity(NamedTuple):
     outside: Tensor
 
 
+class Scaling(NamedTuple):
+    """What outcomes are standardised with, in raw units.
+
+    Attributes:
+        location: ``(B, d_y)``, or ``(1, d_y)`` for all contexts.
+        scale: of the same shape, positive.
+    """
+
+    location: Tensor
+    scale: Tensor
+
+    def rows(self, index: Tensor | slice) -> "Scaling":
+        """That of some contexts."""
+        return Scaling(self.location[index], self.scale[index])
+
+
 class Standardiser(nn.Module):
     """Column-wise ``(value - mean) / scale``; a constant column gets scale 1."""
 
@@ -88,26 +109,70 @@ class Predictor(nn.Module, ABC):
         pathwise: whether scenarios are differentiable functions of the weights and of noise.
         has_density: whether :meth:`weighted_log_density` exists.
         stochastic: whether more than one scenario makes sense.
+        base: what gives outcomes their location and scale, fitted before everything else and then
+            fixed, so that the predictor learns the law of what is left; None for the training days'
+            mean and standard deviation.
+
+    A predictor of the user's own is residual where it passes ``base`` on and turns outcomes into the
+    network's units and back by :meth:`standardised` and :meth:`raw`; training gives it out-of-fold
+    scalings (:meth:`under`) without its doing.
+
+    Args:
+        context_size: d_x.
+        outcome_size: d_y.
+        base: see above.
     """
 
     pathwise = True
     has_density = True
     stochastic = True
 
-    def __init__(self, context_size: int, outcome_size: int) -> None:
+    def __init__(
+        self, context_size: int, outcome_size: int, base: "ResidualBase | None" = None
+    ) -> None:
         super().__init__()
         self.context_size, self.outcome_size = context_size, outcome_size
         self.contexts = Standardiser(context_size)
         self.outcomes = Standardiser(outcome_size)
+        self.base = base
+        self._scaling: Scaling | None = None
 
     def fit_scaling(self, contexts: Tensor, outcomes: Tensor) -> None:
         """Set the standardisation from training rows, ``(N, d_x)`` and ``(N, d_y)``, raw units."""
         self.contexts.fit(contexts)
         self.outcomes.fit(outcomes)
 
-    def foundation(self) -> "Predictor | None":
-        """A predictor this one is built on, to be fitted first and then fixed; None for most."""
-        return None
+    def scaling(self, context: Tensor) -> Scaling:
+        """What outcomes of contexts ``(B, d_x)`` are standardised with."""
+        if self._scaling is not None:
+            return self._scaling.rows(slice(len(context)))
+        if self.base is not None:
+            return self.base(context)
+        return Scaling(self.outcomes.mean.unsqueeze(0), self.outcomes.scale.unsqueeze(0))
+
+    def under(self, scaling: Scaling) -> Self:
+        """The same predictor, with the same weights, for rows whose scaling is known.
+
+        Training rows have the scaling of the base that did not see them, at their true contexts,
+        whatever noise is added to those that networks see. Methods of the result take these rows,
+        in their order, or the first of them.
+
+        Args:
+            scaling: of the rows, ``(B, d_y)``.
+        """
+        view = copy.copy(self)
+        view._scaling = scaling
+        return view
+
+    def standardised(self, context: Tensor, outcomes: Tensor) -> Tensor:
+        """Outcomes ``(B, M, d_y)`` of contexts ``(B, d_x)`` in the network's units, float32."""
+        location, scale = self.scaling(context)
+        return (outcomes.to(scale.dtype) - location.unsqueeze(1)) / scale.unsqueeze(1)
+
+    def raw(self, context: Tensor, values: Tensor) -> Tensor:
+        """The inverse: the network's units ``(B, M, d_y)`` -> outcomes in raw units."""
+        location, scale = self.scaling(context)
+        return values * scale.unsqueeze(1) + location.unsqueeze(1)
 
     @abstractmethod
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
@@ -159,15 +224,3 @@ def refuse_partial(predictor: Predictor, backpropagation: Backpropagation) -> No
             f"backpropagation={backpropagation.kind} is for samplers of many steps, not for "
             f"{type(predictor).__name__}; use backpropagation=full"
         )
-
-
-def mlp(
-    inputs: int, width: int, layers: int, outputs: int, dropout: float, activation: type[nn.Module]
-) -> nn.Sequential:
-    """``layers`` hidden layers of ``width`` units with dropout after each, and a linear head."""
-    modules: list[nn.Module] = []
-    size = inputs
-    for _ in range(layers):
-        modules += [nn.Linear(size, width), activation(), nn.Dropout(dropout)]
-        size = width
-    return nn.Sequential(*modules, nn.Linear(size, outputs))

@@ -1,14 +1,14 @@
 """Point prediction by a multilayer perceptron (Table 2, column 1): one scenario, no noise."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffusion_dfl.predictors.backbone import ActivationName, backbone
 from diffusion_dfl.predictors.base import (
     FULL,
     Backpropagation,
     LogDensity,
     Predictor,
-    mlp,
     refuse_partial,
 )
 
@@ -22,6 +22,7 @@ class DeterministicPredictor(Predictor):
         width: units a hidden layer.
         layers: hidden layers.
         dropout: share of hidden units dropped in training.
+        activation: ``silu``, ``relu`` or ``gelu``.
     """
 
     has_density = False
@@ -34,9 +35,10 @@ class DeterministicPredictor(Predictor):
         width: int = 256,
         layers: int = 2,
         dropout: float = 0.0,
+        activation: ActivationName = "silu",
     ) -> None:
         super().__init__(context_size, outcome_size)
-        self.network = mlp(context_size, width, layers, outcome_size, dropout, nn.ReLU)
+        self.network = backbone(context_size, outcome_size, width, layers, activation, dropout)
 
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error in standardised units."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.predictors.backbone import ActivationName, hidden_layer
 from diffusion_dfl.predictors.base import (
     FULL,
     Backpropagation,
@@ -20,6 +21,8 @@ from diffusion_dfl.predictors.base import (
     Predictor,
     refuse_partial,
 )
+from diffusion_dfl.predictors.gaussian import base_of
+from diffusion_dfl.predictors.residual import OutcomeScaling
 
 # Smallest slope of an affine map and of a spline's knots, its inverse being the largest: a standard
 # deviation given the context stays within 0.01..100 of the outcome's own.
@@ -47,6 +50,11 @@ class FlowPredictor(Predictor):
         couplings: layers of T.
         coupling_width: units a hidden layer of a coupling's network.
         bins: pieces of a spline.
+        activation: of every network, ``silu``, ``relu`` or ``gelu``.
+        outcome_scaling: ``global``, or ``residual`` for a flow of the standardised residuals of a base
+            (:mod:`.residual`).
+        base_folds, base_width, base_layers, base_dropout, base_activation: of the base
+            (:func:`~diffusion_dfl.predictors.gaussian.gaussian_base`).
 
     Raises:
         UserError: zuko is not installed.
@@ -63,8 +71,25 @@ class FlowPredictor(Predictor):
         couplings: int = 4,
         coupling_width: int = 64,
         bins: int = 8,
+        activation: ActivationName = "silu",
+        outcome_scaling: OutcomeScaling = "global",
+        base_folds: int = 4,
+        base_width: int = 256,
+        base_layers: int = 2,
+        base_dropout: float = 0.1,
+        base_activation: ActivationName = "silu",
     ) -> None:
-        super().__init__(context_size, outcome_size)
+        base = base_of(
+            outcome_scaling,
+            context_size,
+            outcome_size,
+            base_folds,
+            base_width,
+            base_layers,
+            base_dropout,
+            base_activation,
+        )
+        super().__init__(context_size, outcome_size, base)
         for name, value, least in (
             ("context_size", context_size, 1),
             ("width", width, 1),
@@ -84,13 +109,13 @@ class FlowPredictor(Predictor):
             raise UserError(
                 "the flow needs the package zuko: pip install 'diffusion-dfl[flow]'"
             ) from error
-        activation = partial(_activation, dropout)
+        between = partial(_between_layers, activation, dropout)
         location_scale = ElementWiseTransform(
             outcome_size,
             context_size,
             univariate=partial(MonotonicAffineTransform, slope=_SLOPE),
             hidden_features=[width] * layers,
-            activation=activation,
+            activation=between,
         )
         stack = [
             GeneralCouplingTransform(
@@ -100,7 +125,7 @@ class FlowPredictor(Predictor):
                 univariate=partial(MonotonicRQSTransform, slope=_SLOPE),
                 shapes=[(bins,), (bins,), (bins - 1,)],
                 hidden_features=[coupling_width] * layers,
-                activation=activation,
+                activation=between,
             )
             for number in range(couplings)
         ]
@@ -119,7 +144,7 @@ class FlowPredictor(Predictor):
         Returns:
             ``log p``, ``(B, M)``, and z, ``(B, M, d_y)``.
         """
-        noise, determinant = self._given(context).call_and_ladj(self.outcomes(outcome))
+        noise, determinant = self._given(context).call_and_ladj(self.standardised(context, outcome))
         constant = self.outcome_size * math.log(2 * math.pi)
         return determinant - 0.5 * (noise.square().sum(-1) + constant), noise
 
@@ -152,7 +177,7 @@ class FlowPredictor(Predictor):
                 self._given(rows).inv(part)
                 for rows, part in zip(context.split(size), noise.split(size), strict=True)
             ]
-            return self.outcomes.inverse(torch.cat(parts))
+            return self.raw(context, torch.cat(parts))
 
     def weighted_log_density(
         self,
@@ -181,8 +206,8 @@ class FlowPredictor(Predictor):
         return self.transform(self.contexts(context).unsqueeze(1))
 
 
-def _activation(dropout: float) -> nn.Module:
-    return nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
+def _between_layers(activation: ActivationName, dropout: float) -> nn.Module:
+    return nn.Sequential(*hidden_layer(activation, dropout))
 
 
 def _make_identity(transform: nn.Module) -> None:

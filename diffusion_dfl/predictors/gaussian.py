@@ -1,23 +1,29 @@
 """Gaussian prediction with diagonal covariance (appendix A.6; Table 2, column 2)."""
 
 import math
+from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from diffusion_dfl.predictors.backbone import ActivationName, backbone
 from diffusion_dfl.predictors.base import (
     FULL,
     Backpropagation,
     LogDensity,
     Predictor,
-    mlp,
+    Scaling,
     refuse_partial,
 )
+from diffusion_dfl.predictors.residual import OutcomeScaling, ResidualBase
 
 
 class GaussianPredictor(Predictor):
     """``N(mu(x), diag sigma(x)^2)`` with a bounded log-variance.
+
+    With ``outcome_scaling="residual"`` it is the law of the standardised residuals of a base
+    (:mod:`.residual`), and starts as N(0, 1) whatever the context.
 
     Args:
         context_size: d_x.
@@ -27,6 +33,13 @@ class GaussianPredictor(Predictor):
         dropout: share of hidden units dropped in training.
         min_log_variance: lower bound of log sigma^2, standardised units.
         max_log_variance: upper bound.
+        activation: ``silu``, ``relu`` or ``gelu``.
+        outcome_scaling: ``global`` or ``residual``.
+        base_folds, base_width, base_layers, base_dropout, base_activation: of the Gaussians of
+            ``residual`` (:func:`gaussian_base`).
+
+    Raises:
+        ValueError: an unknown name or a value out of range; the message names both.
     """
 
     def __init__(
@@ -38,10 +51,36 @@ class GaussianPredictor(Predictor):
         dropout: float = 0.0,
         min_log_variance: float = -9.0,
         max_log_variance: float = 3.0,
+        activation: ActivationName = "silu",
+        outcome_scaling: OutcomeScaling = "global",
+        base_folds: int = 4,
+        base_width: int = 256,
+        base_layers: int = 2,
+        base_dropout: float = 0.1,
+        base_activation: ActivationName = "silu",
     ) -> None:
-        super().__init__(context_size, outcome_size)
-        self.network = mlp(context_size, width, layers, 2 * outcome_size, dropout, nn.ReLU)
+        base = base_of(
+            outcome_scaling,
+            context_size,
+            outcome_size,
+            base_folds,
+            base_width,
+            base_layers,
+            base_dropout,
+            base_activation,
+        )
+        super().__init__(context_size, outcome_size, base)
+        self.network = backbone(context_size, 2 * outcome_size, width, layers, activation, dropout)
+        if base is not None:
+            for parameter in self.network[-1].parameters():
+                torch.nn.init.zeros_(parameter)
         self.min_log_variance, self.max_log_variance = min_log_variance, max_log_variance
+
+    def location_and_scale(self, context: Tensor) -> Scaling:
+        """Mean and standard deviation in raw units, ``(B, d_y)`` each."""
+        mean, log_variance = self.moments(context)
+        location, scale = self.scaling(context)
+        return Scaling(mean * scale + location, scale * (0.5 * log_variance).exp())
 
     def moments(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance in standardised units, ``(B, d_y)`` each."""
@@ -52,7 +91,8 @@ class GaussianPredictor(Predictor):
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         """Negative log-likelihood a dimension, standardised units."""
         mean, log_variance = self.moments(context)
-        return -_log_density(self.outcomes(outcome), mean, log_variance).mean() / self.outcome_size
+        value = self.standardised(context, outcome.unsqueeze(1)).squeeze(1)
+        return -_log_density(value, mean, log_variance).mean() / self.outcome_size
 
     def sample(
         self,
@@ -70,7 +110,7 @@ class GaussianPredictor(Predictor):
                 len(mean), num_scenarios, self.outcome_size, generator=generator, device=mean.device
             )
             values = mean.unsqueeze(1) + (0.5 * log_variance).exp().unsqueeze(1) * noise
-            return self.outcomes.inverse(values)
+            return self.raw(context, values)
 
     def weighted_log_density(
         self,
@@ -88,7 +128,7 @@ class GaussianPredictor(Predictor):
         mean, log_variance = self.moments(context)
         with torch.no_grad():
             centre = mean.detach().unsqueeze(1)
-            offsets = self.outcomes(scenarios) - centre
+            offsets = self.standardised(context, scenarios) - centre
             share = weights.to(offsets.dtype)
             outside = torch.zeros((), device=offsets.device)
             if trust_region:
@@ -104,6 +144,48 @@ class GaussianPredictor(Predictor):
         constant = log_variance + math.log(2 * math.pi)
         value = -0.5 * (square * (-log_variance).exp() + total * constant).sum()
         return LogDensity(value, outside)
+
+
+def gaussian_base(
+    context_size: int,
+    outcome_size: int,
+    folds: int = 4,
+    width: int = 256,
+    layers: int = 2,
+    dropout: float = 0.1,
+    activation: ActivationName = "silu",
+) -> ResidualBase:
+    """A base of Gaussians for a residual predictor.
+
+    Args:
+        context_size, outcome_size: d_x, d_y.
+        folds: K, Gaussians, each fitted without one fold of the training rows; 1 is a single one,
+            fitted to all of them, whose residuals on these rows are smaller than on new ones.
+        width, layers, dropout, activation: of each.
+
+    Raises:
+        ValueError: an unknown name or a value out of range.
+    """
+    if folds < 1:
+        raise ValueError(f"base_folds={folds} must be an integer >= 1")
+    return ResidualBase(
+        GaussianPredictor(context_size, outcome_size, width, layers, dropout, activation=activation)
+        for _ in range(folds)
+    )
+
+
+def base_of(outcome_scaling: OutcomeScaling, *arguments: Any) -> ResidualBase | None:
+    """:func:`gaussian_base` of ``residual``; None for ``global``.
+
+    Raises:
+        ValueError: neither of them, or as there.
+    """
+    if outcome_scaling not in get_args(OutcomeScaling):
+        raise ValueError(
+            f"outcome_scaling={outcome_scaling!r} is unknown; choose "
+            f"{' or '.join(get_args(OutcomeScaling))}"
+        )
+    return None if outcome_scaling == "global" else gaussian_base(*arguments)
 
 
 def _log_density(value: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

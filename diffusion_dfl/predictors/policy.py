@@ -1,15 +1,10 @@
 """The bandit baseline (appendix A.7): a network that maps the context to a decision."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion_dfl.predictors.base import (
-    FULL,
-    Backpropagation,
-    LogDensity,
-    Predictor,
-    mlp,
-)
+from diffusion_dfl.predictors.backbone import ActivationName, backbone
+from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity, Predictor
 
 
 class PolicyNetwork(Predictor):
@@ -22,6 +17,7 @@ class PolicyNetwork(Predictor):
         width: units a hidden layer.
         layers: hidden layers.
         dropout: share of hidden units dropped in training.
+        activation: ``silu``, ``relu`` or ``gelu``.
     """
 
     pathwise = False
@@ -35,9 +31,10 @@ class PolicyNetwork(Predictor):
         width: int = 256,
         layers: int = 2,
         dropout: float = 0.0,
+        activation: ActivationName = "silu",
     ) -> None:
         super().__init__(context_size, outcome_size)
-        self.network = mlp(context_size, width, layers, outcome_size, dropout, nn.ReLU)
+        self.network = backbone(context_size, outcome_size, width, layers, activation, dropout)
 
     def decide(self, context: Tensor) -> Tensor:
         """Decisions ``(B, n)`` in raw units, before any projection on the feasible set."""

@@ -1,7 +1,7 @@
 """Judging a trained predictor by the decisions it leads to, and by its forecasts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,35 +36,42 @@ class Evaluation:
     per_row: NDArray[np.float64]
 
 
-def decision_score(
+def decision_scores(
     predictor: Predictor,
-    layer: DecisionLayer,
+    layers: Sequence[DecisionLayer],
     contexts: Tensor,
     outcomes: Tensor,
     num_scenarios: int,
     generator: torch.Generator,
     pooled: bool = False,
     exact_contexts: Tensor | None = None,
-) -> float:
-    """Mean cost of the decisions on ``contexts`` under the layer's rule: the validation score.
+) -> list[float]:
+    """Mean cost of the decisions on ``contexts`` under each layer's rule: validation scores.
 
-    With ``pooled`` one decision, made for the first context, is judged by all outcomes;
-    ``exact_contexts`` as in :func:`evaluate`.
+    All rules decide on the same scenarios. With ``pooled`` one decision, made for the first context, is
+    judged by all outcomes; ``exact_contexts`` as in :func:`evaluate`. NaN for a rule that decides
+    nothing.
     """
     made_for = contexts[:1] if pooled else contexts
     limits = _chunks(
         (contexts if exact_contexts is None else exact_contexts)[: len(made_for)], num_scenarios
     )
-    decisions = []
+    decisions: list[list[Tensor]] = [[] for _ in layers]
     for context, exact in zip(_chunks(made_for, num_scenarios), limits, strict=True):
         with torch.no_grad():
             if isinstance(predictor, PolicyNetwork):
-                decisions.append(project(layer.program, predictor.decide(context), exact.double()))
+                raw = predictor.decide(context)
+                for made, layer in zip(decisions, layers, strict=True):
+                    made.append(project(layer.program, raw, exact.double()))
             else:
                 scenarios = predictor.sample(context, num_scenarios, generator)
-                decisions.append(layer(scenarios, context=exact))
-    decision = torch.cat(decisions).expand(len(outcomes), -1)
-    return float(layer.program.cost(outcomes.double(), decision).nanmean())
+                for made, layer in zip(decisions, layers, strict=True):
+                    made.append(layer(scenarios, context=exact))
+    costs = []
+    for made, layer in zip(decisions, layers, strict=True):
+        decision = torch.cat(made).expand(len(outcomes), -1)
+        costs.append(float(layer.program.cost(outcomes.double(), decision).nanmean()))
+    return costs
 
 
 def evaluate(

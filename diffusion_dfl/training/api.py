@@ -33,8 +33,10 @@ from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.decisions import decided, rows_at_once
 from diffusion_dfl.training.environment import resolve_device
 from diffusion_dfl.training.fingerprint import fingerprint
+from diffusion_dfl.training.learning import Maker, learn
 from diffusion_dfl.training.loop import Progress, TrainingSettings
-from diffusion_dfl.training.steps import DecisionRule, Part, StageName, Steps
+from diffusion_dfl.training.rule import DecisionRule
+from diffusion_dfl.training.steps import Part, StageName, Steps
 from diffusion_dfl.training.streams import torch_stream
 
 logger = logging.getLogger(__name__)
@@ -44,13 +46,12 @@ FIT = TrainingSettings(
     epochs=200, batch_size=64, learning_rate=1e-3, ema_decay=0.99, patience=40, dropout=True
 )
 TRAIN = TrainingSettings(
-    epochs=6,
+    epochs=10,
     batch_size=64,
     learning_rate=1e-4,
     gradient_clip=10.0,
     ema_decay=0.98,
-    dropout=False,
-    context_noise=0.2,
+    dropout=True,
     divergence_factor=2.0,
 )
 
@@ -104,7 +105,8 @@ class Fitted:
         predictor: in evaluation mode, with the best weights.
         rule: how decisions are made.
         seed, device: of the training.
-        validation_cost: mean decision cost on the validation rows.
+        validation_cost: mean decision cost on the validation rows, of the training that held them out;
+            None where none did (``refit`` with epochs that were all given).
         fit, train: how the stages went; None for one that was not made.
         history: of the epochs of every stage.
     """
@@ -114,7 +116,7 @@ class Fitted:
     rule: DecisionRule
     seed: int
     device: torch.device
-    validation_cost: float
+    validation_cost: float | None
     fit: Progress | None
     train: Progress | None
     history: History
@@ -221,6 +223,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     directory: Path | str | None = None,
+    refit: bool = False,
 ) -> Fitted:
     """Fit a predictor to a task's data, then train it for its decisions.
 
@@ -231,14 +234,15 @@ def train(
         estimator: of the decision's gradient; None (or ``TwoStage()``) leaves it at the fit.
         decision: how decisions are made; None takes the estimator's ``num_scenarios`` if it has
             one, and else the defaults of :class:`DecisionRule`.
-        foundation, fit, train: knobs of the stages: the Gaussian of ``outcome_scaling="residual"``,
-            the predictor's own loss, the decision cost. ``fit=None`` takes an existing predictor as
+        foundation, fit, train: knobs of the stages: a residual predictor's base, the predictor's own
+            loss, the decision cost. ``fit=None`` takes an existing predictor as
             it is, with the scales it has: it was fitted before.
         seed: of everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         directory: where checkpoints are kept, so that the same call goes on where it was stopped;
             None writes no file. Another call is refused, whatever differs: the data or its split,
             an option, the code or a constant of a function of the program.
+        refit: train again, for as many epochs as validated best, on all rows before the test.
 
     Raises:
         UserError: parts that do not fit each other, or a problem that cannot be trained on; nothing
@@ -257,29 +261,42 @@ def train(
     }
     owner = ""
 
-    def where(stage: StageName, epochs: int) -> tuple[Checkpoint | None, _Memory]:
-        histories[stage] = _Memory()
+    def where(stage: StageName, label: str, epochs: int) -> tuple[Checkpoint | None, _Memory]:
+        histories[label] = _Memory()
         if directory is None:
-            return None, histories[stage]
+            return None, histories[label]
         Path(directory).mkdir(parents=True, exist_ok=True)
-        return Checkpoint(Path(directory, f"{stage}.pt"), owner), histories[stage]
+        return Checkpoint(Path(directory, f"{label}.pt"), owner), histories[label]
 
     steps = Steps(task, rule, settings, seed, place, where)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        trained = _start(predictor, steps, fitted=fit is None)
-        _check(trained, estimator, steps.layer)
+        make = _maker(predictor, steps, fitted=fit is None)
+        start = make(0, 0).to(place) if fit is None else steps.prepare(make)
+        _check(start, estimator, steps.layer)
         if directory is not None:
-            owner = _owner(trained, estimator, rule, settings, steps)
-        progress = None
-        if fit is not None and not isinstance(trained, PolicyNetwork):
-            progress = steps.fit(trained)
-        decided = steps.train(trained, estimator)
-        validation = steps.validation_cost(trained.eval())
+            owner = _owner(start, estimator, rule, settings, steps, refit)
+        trained = learn(
+            steps,
+            make,
+            lambda: estimator,
+            refit=refit,
+            fitted=start if fit is None else None,
+        )
     history = {stage: tuple(memory.epochs) for stage, memory in histories.items()}
-    return Fitted(task, trained, rule, seed, place, validation, progress, decided, history)
+    return Fitted(
+        task,
+        trained.predictor,
+        rule,
+        seed,
+        place,
+        trained.validation_cost,
+        trained.fit,
+        trained.train,
+        history,
+    )
 
 
-def _nowhere(stage: StageName, epochs: int) -> tuple[None, _Memory]:
+def _nowhere(stage: StageName, label: str, epochs: int) -> tuple[None, _Memory]:
     return None, _Memory()
 
 
@@ -296,8 +313,8 @@ def _rule(decision: DecisionRule | None, estimator: Estimator) -> DecisionRule:
     return decision
 
 
-def _start(predictor: PredictorLike, steps: Steps, fitted: bool) -> Predictor:
-    """The predictor that training begins with, on its device."""
+def _maker(predictor: PredictorLike, steps: Steps, fitted: bool) -> Maker:
+    """What makes the predictor that training begins with: of one that exists, copies."""
     data = steps.task.dataset
     if not isinstance(predictor, Predictor):
         if fitted:
@@ -305,7 +322,7 @@ def _start(predictor: PredictorLike, steps: Steps, fitted: bool) -> Predictor:
                 "fit=None takes a predictor that was fitted before; pass one that exists, such as "
                 "fitted.predictor"
             )
-        return steps.prepare(lambda *sizes: _made(predictor, *sizes))
+        return lambda *sizes: _made(predictor, *sizes)
     policy = isinstance(predictor, PolicyNetwork)
     size = steps.task.program.num_decisions if policy else data.outcomes.shape[1]
     wanted = (data.contexts.shape[1], size)
@@ -315,8 +332,7 @@ def _start(predictor: PredictorLike, steps: Steps, fitted: bool) -> Predictor:
             f"outcome_size={predictor.outcome_size}; task={steps.task.name} needs {wanted[0]} and "
             f"{wanted[1]}"
         )
-    own = copy.deepcopy(predictor)
-    return own.to(steps.device) if fitted else steps.prepare(lambda *_: own)
+    return lambda *_: copy.deepcopy(predictor)
 
 
 def _made(make: Callable[[int, int], Predictor], context_size: int, outcome_size: int) -> Predictor:
@@ -338,7 +354,7 @@ def _check(predictor: Predictor, estimator: Estimator, layer: DecisionLayer) -> 
     try:
         check_estimator(estimator)
         check_pair(predictor, estimator)
-        if isinstance(estimator, Score) and estimator.decision_weight:
+        if isinstance(estimator, Score) and estimator.mixture.decision_weight:
             estimator.check_layer(layer)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
@@ -350,6 +366,7 @@ def _owner(
     rule: DecisionRule,
     settings: Mapping[StageName, TrainingSettings],
     steps: Steps,
+    refit: bool,
 ) -> str:
     """What checkpoints belong to: everything that decides the numbers.
 
@@ -369,6 +386,7 @@ def _owner(
             if data is not None
         ],
         task=(task.pooled, task.all_rows_scale),
+        refit=refit,
     )
     pair = f"{type(predictor).__name__}-{type(estimator).__name__}"
     return f"{task.name} {pair} seed {steps.seed} {told[:16]}"

@@ -22,7 +22,7 @@ from diffusion_dfl.estimators.pairs import check_estimator, check_pair
 from diffusion_dfl.files import write_json
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.loggers import Mirror, Mirrors, RunFacts
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.predictors import Predictor
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.training.checkpoint import Checkpoint, write_tensors
@@ -31,15 +31,13 @@ from diffusion_dfl.training.environment import (
     peak_memory_bytes,
 )
 from diffusion_dfl.training.interface import Interface, write_interface
-from diffusion_dfl.training.loop import (
-    Progress,
-    TrainingSettings,
-    refuse_other_architecture,
-)
+from diffusion_dfl.training.learning import learn
+from diffusion_dfl.training.loop import TrainingSettings, refuse_other_architecture
 from diffusion_dfl.training.progress import EpochLog
 from diffusion_dfl.training.record import make_record, write_rows
+from diffusion_dfl.training.rule import DecisionRule
 from diffusion_dfl.training.run_directory import RunDirectory, without_places
-from diffusion_dfl.training.steps import DecisionRule, StageName, Steps
+from diffusion_dfl.training.steps import StageName, Steps
 from diffusion_dfl.training.streams import numpy_stream
 
 logger = logging.getLogger(__name__)
@@ -170,6 +168,7 @@ def stage_settings(config: DictConfig) -> dict[StageName, TrainingSettings]:
     for stage in get_args(StageName):
         values = OmegaConf.to_container(config[stage])
         assert isinstance(values, dict)
+        values.pop("refit", None)  # Of the training as a whole.
         found[stage] = TrainingSettings(**{str(key): value for key, value in values.items()})
     return found
 
@@ -222,24 +221,28 @@ class Execution:
         )
         logger.info("%s", self.directory.path)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            predictor, fit_progress = self._fitted_predictor()
-            train_progress = self.steps.train(predictor, make_estimator(config))
+            self._refuse_other_architecture()
+            trained = learn(
+                self.steps,
+                partial(make_predictor, config),
+                partial(make_estimator, config),
+                refit=config.fit.refit,
+                fitting=partial(self.shared.locked, wait=True),
+            )
+        predictor = trained.predictor
         self.directory.check_held()
         write_tensors(self.directory.weights, predictor.state_dict())
         write_interface(self.directory.path, Interface.of(self.task))
         started = time.perf_counter()
-        validation = self.steps.validation_cost(predictor)
         result = None
         if config.evaluation.test:
             result = self.steps.evaluate(predictor, "test", config.evaluation.num_large)
         evaluated = time.perf_counter() - started
         summary = make_record(
             self.identity,
-            validation,
+            trained,
             result,
             self.steps.baselines() if result is not None else {},
-            fit_progress,
-            train_progress,
             higher_is_better=self.task.higher_is_better,
             solver=self.steps.layer.statistics.counts(),
             seconds={
@@ -262,32 +265,29 @@ class Execution:
         self.mirrors.record(summary, [file for file in files if file.exists()])
         return summary
 
-    def _fitted_predictor(self) -> tuple[Predictor, Progress | None]:
-        """The two-stage weights, made once for all runs that share them, under a lock."""
-        predictor = self.steps.prepare(partial(make_predictor, self.config))
-        if self.directory.checkpoint.exists():
-            # Of the last stage; read first, so that the fit is not made for nothing.
-            saved = self.directory.checkpoint.load(torch.device("cpu"))
-            path = self.directory.checkpoint.path
-            refuse_other_architecture(path, saved["predictor"], predictor)
-        if isinstance(predictor, PolicyNetwork):
-            return predictor, None
-        with self.shared.locked(wait=True):
-            return predictor, self.steps.fit(predictor)
+    def _refuse_other_architecture(self) -> None:
+        """Read a checkpoint of the last stage first, so that the fit is not made for nothing."""
+        checkpoint = self.directory.checkpoint
+        if checkpoint.exists():
+            saved = checkpoint.load(torch.device("cpu"))
+            predictor = self.steps.prepare(partial(make_predictor, self.config))
+            refuse_other_architecture(checkpoint.path, saved["predictor"], predictor)
 
-    def _place(self, name: StageName, epochs: int) -> tuple[Checkpoint, EpochLog]:
+    def _place(self, name: StageName, label: str, epochs: int) -> tuple[Checkpoint, EpochLog]:
         """The fit's files are shared by runs; those of ``train`` are the run's own."""
         directory = self.directory if name == "train" else self.shared
         log = EpochLog(
             directory.metrics,
             self.mirrors,
             epochs,
-            f"{self.identity.model}-{self.identity.grad} seed {self.config.seed} {name}",
+            f"{self.identity.model}-{self.identity.grad} seed {self.config.seed} {label}",
         )
-        # The fit's directory holds two stages.
         checkpoint = directory.checkpoint
-        if name == "foundation":
-            checkpoint = Checkpoint(checkpoint.path.with_name("foundation.pt"), directory.owner)
+        if label not in (
+            "fit",
+            "train",
+        ):  # Of several stages in a directory one has the plain name.
+            checkpoint = Checkpoint(checkpoint.path.with_name(f"{label}.pt"), directory.owner)
         return checkpoint, log
 
 

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.estimators import Batch, Estimator, Loss
 from diffusion_dfl.layers import DecisionLayer, LayerStatistics, SolverFailure
-from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.predictors import Predictor, Scaling
+from diffusion_dfl.training.balance import GradientBalance
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.memory import SavedBytes
 
@@ -40,8 +41,9 @@ class TrainingSettings:
         validate_every: epochs between validations.
         dropout: whether the stage trains with the predictor's dropout. A decision-focused stage that
             samples with dropout trains a wider distribution than the one it is judged by.
-        context_noise: standard deviation of the noise added to training contexts, in standard
-            deviations of each feature; it keeps the network from memorising days.
+        context_noise: standard deviation of the noise added to the contexts the network sees in
+            training, in standard deviations of each feature; it keeps the network from memorising
+            days. Its base, if it has one, and constraints see the true ones.
         divergence_factor: a validation score above this multiple of the first one stops the stage;
             0 for none.
         keep: which weights the stage ends with, those with the ``best`` validation score or the
@@ -112,13 +114,17 @@ class Stage:
         layer: decision layer handed to the estimator.
         contexts, outcomes: training rows ``(N, d_x)``, ``(N, d_y)``, on the predictor's device.
         settings: knobs.
-        score: validation score of a predictor in evaluation mode, lower is better.
+        score: validation score of a predictor in evaluation mode, lower is better; None validates
+            nothing, and the stage ends with its last weights.
         generator: noise of batches and estimators.
         checkpoint: where the state is kept; None keeps none.
         log: told every epoch.
         pooled: whether all rows share one decision.
         exact_contexts: ``contexts`` in float64, for constraints that depend on them; None for
             ``contexts``.
+        scaling: of the rows, for a predictor with a base: that of a base that did not see them.
+        stop: epoch after which the stage ends, whatever its patience; None for ``settings.epochs``, of
+            which a schedule of learning rates is in any case.
     """
 
     def __init__(
@@ -130,20 +136,29 @@ class Stage:
         contexts: Tensor,
         outcomes: Tensor,
         settings: TrainingSettings,
-        score: Callable[[Predictor], float],
+        score: Callable[[Predictor], float] | None,
         generator: torch.Generator,
         checkpoint: Checkpoint | None,
         log: Log,
         pooled: bool = False,
         exact_contexts: Tensor | None = None,
+        scaling: Scaling | None = None,
+        stop: int | None = None,
     ) -> None:
         self.name, self.predictor, self.estimator, self.layer = name, predictor, estimator, layer
         self.contexts, self.outcomes = contexts, outcomes
         self.exact_contexts = contexts if exact_contexts is None else exact_contexts
         self.settings, self.score, self.generator = settings, score, generator
         self.checkpoint, self.log, self.pooled = checkpoint, log, pooled
+        self.scaling, self.stop = scaling, settings.epochs if stop is None else stop
+        self.balance = GradientBalance()
+        # A base is fixed. Listed once: looking for parameters costs as much as a small network's step.
+        self.parameters = [one for one in predictor.parameters() if one.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            predictor.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.average: AveragedModel | None = None
         if settings.ema_decay:
@@ -173,7 +188,7 @@ class Stage:
         elif not self.progress.done:
             self.log.restore(self.name, [])
             self._validate({})
-            self.progress.done = self.settings.epochs == 0
+            self.progress.done = self.stop == 0
             self._save()
         try:
             while not self.progress.done:
@@ -189,6 +204,7 @@ class Stage:
             group["lr"] = settings.learning_rate * self._rate(progress.epoch)
         rows = len(self.contexts)
         order = torch.randperm(rows, generator=self.generator, device=self.contexts.device)
+        self.predictor.train(self.settings.dropout)
         totals: dict[str, Tensor] = {}
         steps = 0
         for index in order.split(settings.batch_size):
@@ -203,7 +219,7 @@ class Stage:
             # Totals since the run began.
             counts = self.layer.statistics.counts().items()
             metrics.update({f"solver_{name}": float(value) for name, value in counts})
-        last = progress.epoch >= settings.epochs
+        last = progress.epoch >= self.stop
         if last or progress.epoch % settings.validate_every == 0:
             self._validate(metrics)
         else:
@@ -220,15 +236,17 @@ class Stage:
 
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()
-        self.predictor.train(self.settings.dropout)
         noisy = self._noisy(self.contexts[index])
         batch = Batch(noisy, self.outcomes[index], self.pooled, self.exact_contexts[index])
-        loss = self._loss(batch, step)
+        seen = self.predictor
+        if self.scaling is not None:
+            seen = seen.under(self.scaling.rows(index))
+        loss = self._loss(seen, batch, step)
         middle = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.value.backward()
+        balanced = self.balance.backward(loss, self.parameters)
         limit = self.settings.gradient_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         if not bool(torch.isfinite(norm) & torch.isfinite(loss.value)):
             raise TrainingDiverged(
                 f"stage {self.name!r}, epoch {self.progress.epoch + 1}, step {step + 1}: loss "
@@ -243,15 +261,16 @@ class Stage:
         end = time.perf_counter()
         self.progress.seconds["forward"] += middle - start
         self.progress.seconds["backward"] += end - middle
-        return {"loss": loss.value.detach(), "gradient_norm": norm.detach(), **loss.metrics}
+        told = {"loss": loss.value.detach(), "gradient_norm": norm.detach()}
+        return {**told, **balanced, **loss.metrics}
 
-    def _loss(self, batch: Batch, step: int) -> Loss:
+    def _loss(self, predictor: Predictor, batch: Batch, step: int) -> Loss:
         """The estimator's loss; the first one's bytes saved for backward are counted."""
         try:
             if self.progress.saved_bytes:
-                return self.estimator(self.predictor, self.layer, batch, self.generator)
+                return self.estimator(predictor, self.layer, batch, self.generator)
             with SavedBytes() as counter:
-                loss = self.estimator(self.predictor, self.layer, batch, self.generator)
+                loss = self.estimator(predictor, self.layer, batch, self.generator)
         except SolverFailure as error:
             raise self._explained(
                 error, f"epoch {self.progress.epoch + 1}, step {step + 1}"
@@ -280,6 +299,12 @@ class Stage:
         start = time.perf_counter()
         progress, evaluated = self.progress, self.evaluated
         evaluated.eval()
+        if self.score is None:
+            progress.best_epoch = progress.epoch
+            if progress.epoch >= self.stop:
+                self.best = copy.deepcopy(evaluated.state_dict())
+            self._tell(metrics)
+            return
         try:
             score = self.score(evaluated)
         except SolverFailure as error:
@@ -318,6 +343,7 @@ class Stage:
                 "generator": self.generator.get_state(),
                 "global_generators": device_states,
                 "progress": asdict(self.progress),
+                "balance": self.balance.state(),
                 "layer": asdict(self.layer.statistics),
             },
         )
@@ -341,6 +367,7 @@ class Stage:
         if "cuda" in saved["global_generators"]:
             torch.cuda.set_rng_state(saved["global_generators"]["cuda"].cpu(), self.contexts.device)
         self.progress = Progress(**saved["progress"])
+        self.balance.restore(saved.get("balance"), self.contexts.device)
         self.layer.statistics = LayerStatistics(**saved["layer"])
         self.history = [(epoch, values) for epoch, values in saved["history"]]
         self.log.restore(self.name, self.history)

@@ -6,6 +6,7 @@ Only ``timing`` and ``resources`` may differ between two runs of the same config
 """
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,16 @@ from diffusion_dfl.config.compose import Identity
 from diffusion_dfl.files import replacing
 from diffusion_dfl.tasks import Evaluation
 from diffusion_dfl.training.environment import source_hash
-from diffusion_dfl.training.loop import Progress
+from diffusion_dfl.training.learning import Trained
 
 SCHEMA = 1
 
 
 def make_record(
     identity: Identity,
-    validation: float,
+    trained: Trained,
     result: Evaluation | None,
     baselines: dict[str, float | None],
-    fit: Progress | None,
-    train: Progress | None,
     *,
     higher_is_better: bool,
     solver: dict[str, int],
@@ -37,11 +36,9 @@ def make_record(
 
     Args:
         identity: what the run is.
-        validation: its validation cost.
+        trained: what its training made.
         result: evaluation on the test rows; None leaves ``test`` empty.
         baselines: headline number of the task's plain baselines on the same rows.
-        fit: progress of the two-stage fit; None for a policy.
-        train: progress of the decision-focused stage; None for two_stage.
         higher_is_better: direction of ``task``.
         solver: what the decision layer counted in training.
         seconds: of training's solves, the evaluation and the whole run.
@@ -52,8 +49,13 @@ def make_record(
         test = {**result.metrics, "higher_is_better": higher_is_better}
         test["baselines"] = baselines
         test["num_rows"] = len(result.per_row)
-    spent = (train or Progress()).seconds
+    fit, train, validation = trained.fit, trained.train, trained.validation_cost
     last = train or fit
+    spent = {
+        kind: sum(one.seconds[kind] for label, one in trained.stages.items() if _trains(label))
+        for kind in ("forward", "backward", "validation")
+    }
+    fitting = [one for label, one in trained.stages.items() if not _trains(label)]
     return {
         "schema": SCHEMA,
         "identity": {
@@ -70,17 +72,18 @@ def make_record(
         "test": test,
         "validation": {
             "task": validation,
-            "first_task": train.first_score if train is not None else validation,
+            "first_task": _finite(train.first_score) if train is not None else validation,
             "best_epoch": train.best_epoch if train is not None else None,
             "epochs": train.epoch if train is not None else None,
             "diverged": train.diverged if train is not None else False,
-            "fit_loss": fit.best_score if fit is not None else None,
+            "fit_loss": _finite(fit.best_score) if fit is not None else None,
             "fit_best_epoch": fit.best_epoch if fit is not None else None,
+            "refit_epochs": trained.refit_epochs,
             "solver_failures": solver["failures"],
             "solver": solver,
         },
         "timing": {
-            "fit": sum(fit.seconds.values()) if fit is not None else 0.0,
+            "fit": sum(sum(one.seconds.values()) for one in fitting),
             "sampling": max(spent["forward"] - seconds["solving"], 0.0),
             "solving": seconds["solving"],
             "backward": spent["backward"],
@@ -93,6 +96,16 @@ def make_record(
             "saved_for_backward_bytes": last.saved_bytes if last is not None else 0,
         },
     }
+
+
+def _trains(label: str) -> bool:
+    """Whether a stage's label is of decision-focused training."""
+    return label.endswith("train")
+
+
+def _finite(value: float) -> float | None:
+    """None for what was never measured: a refit validates nothing."""
+    return value if math.isfinite(value) else None
 
 
 def write_rows(path: Path, labels: np.ndarray, result: Evaluation) -> None:

@@ -4,9 +4,10 @@ Runs (:mod:`.execution`) and the library (:mod:`.api`) are made of them; they di
 stage's checkpoint and log go.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -15,60 +16,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_dfl.data import Dataset
+from diffusion_dfl.data.folds import Fold, block_folds, fold_of_rows
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator, TwoStage
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.layers.decision import LayerSolver
-from diffusion_dfl.layers.failures import OnFailure
-from diffusion_dfl.layers.implicit import Curvature
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
-from diffusion_dfl.programs import Program
+from diffusion_dfl.predictors import PolicyNetwork, Predictor, ResidualBase, Scaling
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import Evaluation, Judgement, Task, evaluate
-from diffusion_dfl.tasks.evaluation import decision_score
+from diffusion_dfl.tasks.evaluation import decision_scores
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.loop import Log, Progress, Stage, TrainingSettings
-from diffusion_dfl.training.streams import Stream, stream_seed, torch_stream
+from diffusion_dfl.training.rule import DecisionRule
+from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
 
 StageName = Literal["foundation", "fit", "train"]
-Part = Literal["train", "validation", "test"]
+Part = Literal["train", "validation", "test", "known"]
 
-#: Stage and how many epochs it may take -> where its state is kept and where its epochs are told.
-Place = Callable[[StageName, int], tuple[Checkpoint | None, Log]]
+#: Stage, its label in the log and how many epochs it may take -> where its state is kept and where its
+#: epochs are told. Labels are the stage's name, the number of a fold behind it (``foundation-2``), and
+#: ``refit-`` before it in the second pass.
+Place = Callable[[StageName, str, int], tuple[Checkpoint | None, Log]]
 
 _STREAMS: dict[StageName, Stream] = {"foundation": "foundation", "fit": "fit", "train": "training"}
 
 # Noise draws of the predictor's own validation loss: enough to rank epochs.
 _FIT_SCORE_DRAWS = 8
-
-
-@dataclass(frozen=True)
-class DecisionRule:
-    """How decisions are made from scenarios, the same in training and at test.
-
-    Attributes:
-        num_scenarios: M, scenarios a context; a predictor that is not stochastic has one.
-        bandwidth_scale, curvature, solver, on_failure, max_failure_share: of
-            :class:`~diffusion_dfl.layers.DecisionLayer`.
-    """
-
-    num_scenarios: int = 100
-    bandwidth_scale: float = 1.5
-    curvature: Curvature = "convolved"
-    solver: LayerSolver = "auto"
-    on_failure: OnFailure = "drop"
-    max_failure_share: float = 0.05
-
-    def layer(self, program: Program) -> DecisionLayer:
-        """A layer of this rule, with statistics of its own."""
-        return DecisionLayer(
-            program,
-            self.bandwidth_scale,
-            sample_size=self.num_scenarios,
-            curvature=self.curvature,
-            solver=self.solver,
-            on_failure=self.on_failure,
-            max_failure_share=self.max_failure_share,
-        )
 
 
 class Steps:
@@ -81,9 +53,12 @@ class Steps:
         seed: of everything random.
         device: where networks and solvers run.
         place: of a stage's checkpoint and log.
+        epochs: of the stages of a second pass, by stage; None for a first one.
+        prefix: of the labels of its stages.
 
     Attributes:
         layer: the rule's decision layer of the ``train`` stage, whose statistics count its solves.
+        stages: those that were gone through, by label.
     """
 
     def __init__(
@@ -94,18 +69,25 @@ class Steps:
         seed: int,
         device: torch.device,
         place: Place,
+        epochs: Mapping[StageName, int] | None = None,
+        prefix: str = "",
     ) -> None:
         self.task, self.rule, self.settings = task, rule, settings
         self.seed, self.device, self.place = seed, device, place
+        self.epochs, self.prefix = epochs, prefix
         self.layer = rule.layer(task.program)
+        self.stages: dict[str, Progress] = {}
 
     def rows(self, part: Part, stage: StageName = "train") -> tuple[Tensor, Tensor]:
         """Contexts and outcomes of a part of the data, float32 on the device.
 
         ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``.
         """
+        return self._at(getattr(self._data(stage), part), stage)
+
+    def _at(self, index: NDArray[np.int64], stage: StageName) -> tuple[Tensor, Tensor]:
+        """Contexts and outcomes of rows, float32 on the device."""
         data = self._data(stage)
-        index = getattr(data, part)
         return (
             torch.as_tensor(data.contexts[index], dtype=torch.float32).to(self.device),
             torch.as_tensor(data.outcomes[index], dtype=torch.float32).to(self.device),
@@ -119,6 +101,26 @@ class Steps:
     def _data(self, stage: StageName) -> Dataset:
         own = self.task.fit_dataset
         return self.task.dataset if stage == "train" or own is None else own
+
+    @property
+    def training_part(self) -> Part:
+        """The rows that are trained on."""
+        return "train" if self.epochs is None else "known"
+
+    def second(self, epochs: Mapping[StageName, int]) -> "Steps":
+        """The pass on all rows before the test."""
+        again = Steps(
+            self.task,
+            self.rule,
+            self.settings,
+            self.seed,
+            self.device,
+            self.place,
+            epochs=epochs,
+            prefix="refit-",
+        )
+        again.layer = self.layer
+        return again
 
     def num_scenarios(self, predictor: Predictor) -> int:
         """M, or 1 for a predictor that is not stochastic."""
@@ -136,7 +138,7 @@ class Steps:
         if isinstance(predictor, PolicyNetwork) and predictor.outcome_size != size:
             torch.manual_seed(stream_seed(self.seed, "initialisation"))
             predictor = make(data.contexts.shape[1], size)
-        contexts, outcomes = self.rows("train")
+        contexts, outcomes = self.rows(self.training_part)
         if self.task.all_rows_scale:
             contexts = contexts.new_tensor(data.contexts)
         if isinstance(predictor, PolicyNetwork):
@@ -147,18 +149,74 @@ class Steps:
     def _hindsight(self, outcomes: Tensor) -> Tensor:
         """The decisions that would have been best for training outcomes: a policy's scale."""
         scenarios = outcomes.cpu().double().unsqueeze(1)
-        context = self.exact_contexts("train").cpu() if self.task.program.contextual else None
+        context = None
+        if self.task.program.contextual:
+            context = self.exact_contexts(self.training_part).cpu()
         solution = solve(self.task.program, scenarios, context=context)
         return solution.decision[solution.solved].to(outcomes)
 
     def fit(self, predictor: Predictor) -> Progress:
-        """The two-stage fit: the predictor's foundation if it has one, then its own loss."""
-        base = predictor.foundation()
-        if base is not None:
-            base.requires_grad_(True)
-            self._stage("foundation", base, TwoStage(), self._fit_score).run()
-            base.requires_grad_(False)
-        return self._stage("fit", predictor, TwoStage(), self._fit_score).run()
+        """The two-stage fit: the predictor's base if it has one, then its own loss."""
+        if predictor.base is not None:
+            self._fit_base(predictor.base)
+        return self._run("fit", "fit", predictor, TwoStage(), self._fit_score)
+
+    def _fit_base(self, base: ResidualBase) -> None:
+        """Every member on the rows it is to see; a fold's own loss tells when it has learned enough."""
+        data = self._data("fit")
+        for number, member in enumerate(base.members):
+            assert isinstance(member, Predictor)
+            held, label = data.validation, "foundation"
+            rows = getattr(data, self.training_part)
+            if base.folds > 1:
+                held, rows = self._folds(base.folds)[number]
+                label = f"foundation-{number}"
+            member.fit_scaling(*self._at(rows, "fit"))
+            member.to(self.device).requires_grad_(True)
+
+            def score(candidate: Predictor, held: NDArray[np.int64] = held) -> float:
+                return self._own_loss(candidate, *self._at(held, "fit"))
+
+            self._run("foundation", label, member, TwoStage(), score, rows)
+            member.requires_grad_(False)
+        base.fitted_on.fill_(self._digest(base))
+
+    def _folds(self, number: int) -> list[Fold]:
+        """Folds of the rows that are trained on, the same for every stage of a seed."""
+        rows = getattr(self._data("fit"), self.training_part)
+        rng = numpy_stream(self.seed, "folds")
+        return block_folds(self._data("fit"), rows, number, rng, "model.base_folds")
+
+    def _digest(self, base: ResidualBase) -> int:
+        """What tells the folds of the present training rows from others."""
+        rows = getattr(self._data("fit"), self.training_part)
+        folds = [rows] if base.folds == 1 else [fold.held for fold in self._folds(base.folds)]
+        text = repr([fold.tolist() for fold in folds]).encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:7], "big") + 1
+
+    def _scaling(self, predictor: Predictor, stage: StageName) -> Scaling | None:
+        """That of the training rows by a base that did not see them; None without a base.
+
+        Raises:
+            UserError: a base of other folds, which may have seen them.
+        """
+        base = predictor.base
+        if base is None or stage == "foundation":
+            return None
+        contexts, _ = self.rows(self.training_part, stage)
+        if self._data(stage) is not self._data("fit"):
+            return base(contexts)
+        if int(base.fitted_on) != self._digest(base):
+            raise UserError(
+                f"the base of this {type(predictor).__name__} was fitted on other rows or folds than "
+                f"those of seed={self.seed} here, so it may have seen the rows it would be trained on; "
+                "use the seed and the task it was fitted with, or let the fit be made again"
+            )
+        if base.folds == 1:
+            return base(contexts)
+        rows = getattr(self._data(stage), self.training_part)
+        fold = fold_of_rows(rows, self._folds(base.folds))
+        return base(contexts, torch.as_tensor(fold, device=self.device))
 
     def train(self, predictor: Predictor, estimator: Estimator) -> Progress | None:
         """Decision-focused training; None for an estimator that has none."""
@@ -167,14 +225,17 @@ class Steps:
         # Validation solves must not count as training solves.
         judge = self.rule.layer(self.task.program)
         torch.manual_seed(stream_seed(self.seed, "training"))
-        stage = self._stage(
-            "train", predictor, estimator, lambda candidate: self._score(candidate, judge)
+        return self._run(
+            "train", "train", predictor, estimator, lambda candidate: self._score(candidate, judge)
         )
-        return stage.run()
 
     def validation_cost(self, predictor: Predictor) -> float:
         """Mean decision cost on the validation rows under the rule, same noise every time."""
         return self._score(predictor, self.rule.layer(self.task.program))
+
+    def validation_costs(self, predictor: Predictor, rules: Sequence[DecisionRule]) -> list[float]:
+        """:meth:`validation_cost` under rules of the same M, on the same scenarios."""
+        return self._scores(predictor, [rule.layer(self.task.program) for rule in rules])
 
     def evaluate(
         self, predictor: Predictor, part: Part = "test", num_large: int = 500
@@ -204,18 +265,24 @@ class Steps:
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
     def _fit_score(self, predictor: Predictor) -> float:
-        """The predictor's own loss on the validation rows, with the same noise every time."""
+        """The predictor's own loss on the validation rows."""
+        return self._own_loss(predictor, *self.rows("validation", "fit"))
+
+    def _own_loss(self, predictor: Predictor, contexts: Tensor, outcomes: Tensor) -> float:
+        """The predictor's own loss on rows, with the same noise every time."""
         generator = torch_stream(self.seed, "validation", self.device)
-        rows = self.rows("validation", "fit")
         draws = _FIT_SCORE_DRAWS if predictor.stochastic else 1
         with torch.no_grad():
-            losses = [predictor.loss(*rows, generator) for _ in range(draws)]
+            losses = [predictor.loss(contexts, outcomes, generator) for _ in range(draws)]
             return float(torch.stack(losses).mean())
 
     def _score(self, predictor: Predictor, layer: DecisionLayer) -> float:
-        return decision_score(
+        return self._scores(predictor, [layer])[0]
+
+    def _scores(self, predictor: Predictor, layers: Sequence[DecisionLayer]) -> list[float]:
+        return decision_scores(
             predictor,
-            layer,
+            layers,
             *self.rows("validation"),
             self.num_scenarios(predictor),
             torch_stream(self.seed, "validation", self.device),
@@ -223,26 +290,40 @@ class Steps:
             self.exact_contexts("validation"),
         )
 
-    def _stage(
+    def _run(
         self,
         name: StageName,
+        label: str,
         predictor: Predictor,
         estimator: Estimator,
         score: Callable[[Predictor], float],
-    ) -> Stage:
+        rows: NDArray[np.int64] | None = None,
+    ) -> Progress:
+        """Go through a stage on the training rows, or on ``rows``."""
         settings = self.settings[name]
-        checkpoint, log = self.place(name, settings.epochs)
-        return Stage(
-            name,
+        again = self.epochs is not None
+        stop = settings.epochs if self.epochs is None else self.epochs[name]
+        if again:
+            settings = replace(settings, patience=0, keep="last", divergence_factor=0.0)
+        label = self.prefix + label
+        checkpoint, log = self.place(name, label, stop)
+        data = self._data(name)
+        index = getattr(data, self.training_part) if rows is None else rows
+        stage = Stage(
+            label,
             predictor,
             estimator,
             self.layer,
-            *self.rows("train", name),
+            *self._at(index, name),
             settings,
-            score,
+            None if again else score,
             torch_stream(self.seed, _STREAMS[name], self.device),
             checkpoint,
             log,
             self.task.pooled,
-            self.exact_contexts("train", name),
+            torch.as_tensor(data.contexts[index]).double().to(self.device),
+            self._scaling(predictor, name),
+            stop,
         )
+        self.stages[label] = stage.run()
+        return self.stages[label]

@@ -9,7 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-Stream = Literal["split", "initialisation", "fit", "training", "validation", "test", "foundation"]
+Stream = Literal[
+    "split", "initialisation", "fit", "training", "validation", "test", "foundation", "folds"
+]
 
 _STREAMS: tuple[str, ...] = get_args(Stream)
 

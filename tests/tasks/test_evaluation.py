@@ -15,7 +15,7 @@ from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity
 from diffusion_dfl.programs import PowerProgram, bandwidth
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import Judgement, evaluation
-from diffusion_dfl.tasks.evaluation import Evaluation, Judge, decision_score, evaluate, project
+from diffusion_dfl.tasks.evaluation import Evaluation, Judge, decision_scores, evaluate, project
 from diffusion_dfl.tasks.power import PowerTask
 
 HOURS, DAYS, FEW, LARGE, SCALE = 5, 12, 20, 60, 1.5
@@ -195,7 +195,7 @@ def test_days_in_chunks_give_the_numbers_of_all_at_once(monkeypatch: pytest.Monk
 
 def test_the_validation_score_is_task_on_the_same_scenarios() -> None:
     table, contexts, outcomes = _data()
-    score = decision_score(
+    score = decision_scores(
         Table(table).eval(), _layer(), contexts, outcomes, FEW, torch.Generator()
     )
     assert score == pytest.approx(_evaluate().metrics["task"], rel=1e-12)
@@ -266,7 +266,7 @@ def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it
     assert result.metrics["task"] != result.metrics["task_raw"]
     for name in ("task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps", "coverage_90"):
         assert result.metrics[name] is None, name
-    score = decision_score(policy, layer, contexts, outcomes, 1, torch.Generator())
+    score = decision_scores(policy, layer, contexts, outcomes, 1, torch.Generator())
     assert score == pytest.approx(result.metrics["task"])
     np.testing.assert_allclose(result.per_row, _cost(feasible, observed).sum(1))
 
@@ -307,7 +307,7 @@ def test_one_pooled_decision_is_judged_by_every_outcome() -> None:
     assert result.metrics["coverage_90"] == pytest.approx(
         np.mean((low <= observed) & (observed <= high))
     )
-    score = decision_score(
+    score = decision_scores(
         Table(table).eval(), _layer(), contexts, outcomes, FEW, torch.Generator(), pooled=True
     )
     assert score == pytest.approx(result.metrics["task"], rel=1e-10)

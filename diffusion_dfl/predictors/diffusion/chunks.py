@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffusion_dfl.predictors.backbone import activation
 from diffusion_dfl.predictors.diffusion.denoiser import Denoiser
 
 
@@ -109,6 +110,7 @@ class _Network:
         layers = denoiser.row_layers()
         self.rows, self.squared_norms = rows, squared_norms
         self.dropout = denoiser.dropout if denoiser.training else 0.0
+        self.activation = activation(denoiser.activation)
         self.weights = [layer.weight.detach() for layer in layers]
         self.biases = [layer.bias.detach() for layer in layers]
         self.parameters = denoiser.row_parameters()
@@ -129,7 +131,7 @@ class _Network:
         self._masks.clear()
         for layer in range(1, len(self.weights)):
             hidden, active = kept[2 * layer - 2 : 2 * layer]
-            torch.ops.aten.silu.out(hidden, out=active)
+            self.activation.into(hidden, active)
             if self.dropout:
                 self._masks.append(F.dropout(torch.ones_like(active), self.dropout))
                 active *= self._masks[-1]
@@ -148,7 +150,7 @@ class _Network:
             gradient = torch.mm(gradient, self.weights[layer], out=active)
             if self.dropout:
                 gradient *= self._masks[layer - 1]
-            torch.ops.aten.silu_backward.grad_input(gradient, hidden, grad_input=gradient)
+            self.activation.backward(gradient, hidden)
         self._add(0, gradient, noisy, norms)
         context, time = self.rows.context[part], self.rows.time[part]
         self.gradients[0].index_add_(0, context, gradient)

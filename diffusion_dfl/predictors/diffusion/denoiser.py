@@ -1,11 +1,12 @@
-"""The denoising network: a SiLU perceptron on noisy outcome, time and context (Table 2)."""
+"""The denoising network: a perceptron on noisy outcome, time and context (Table 2)."""
 
 import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from diffusion_dfl.predictors.backbone import ActivationName, activation, hidden_layer
 
 Prediction = Literal["epsilon", "x0", "v"]
 
@@ -29,6 +30,7 @@ class Denoiser(nn.Module):
         layers: hidden layers, at least 1.
         dropout: share of hidden units dropped in training.
         num_steps: T, the scale of the time embedding.
+        activation: of the hidden layers; that of the time embedding is SiLU (Table 2).
     """
 
     def __init__(
@@ -39,19 +41,20 @@ class Denoiser(nn.Module):
         layers: int,
         dropout: float,
         num_steps: int,
+        activation: ActivationName = "silu",
     ) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers={layers} must be at least 1")
-        self.num_steps, self.dropout = num_steps, dropout
+        self.num_steps, self.dropout, self.activation = num_steps, dropout, activation
         self.from_outcome = nn.Linear(outcome_size, width)
         self.from_context = nn.Linear(context_size, width, bias=False)
         self.from_time = nn.Sequential(
             nn.Linear(_EMBEDDING_SIZE, _TIME_WIDTH), nn.SiLU(), nn.Linear(_TIME_WIDTH, width)
         )
-        hidden: list[nn.Module] = [nn.SiLU(), nn.Dropout(dropout)]
+        hidden = hidden_layer(activation, dropout)
         for _ in range(layers - 1):
-            hidden += [nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout)]
+            hidden += [nn.Linear(width, width), *hidden_layer(activation, dropout)]
         self.trunk = nn.Sequential(*hidden, nn.Linear(width, outcome_size))
 
     def context_features(self, context: Tensor) -> Tensor:
@@ -101,6 +104,7 @@ class Denoiser(nn.Module):
         batch, count = noisy.shape[:2]
         size = max(_CACHED_ROWS // max(count, 1), 1) if noisy.device.type == "cpu" else batch
         first, *inner, last = self.row_layers()
+        activate = activation(self.activation).into
         shared = shared.expand(batch, -1, -1)
         output = noisy.new_empty(batch, count, last.out_features)
         buffers = noisy.new_empty(2, min(size, batch) * count, first.out_features)
@@ -111,10 +115,10 @@ class Denoiser(nn.Module):
             torch.addmm(first.bias, rows, first.weight.t(), out=hidden)
             hidden.view(len(block), count, -1).add_(offset)
             for layer in inner:
-                F.silu(hidden, inplace=True)
+                activate(hidden, hidden)
                 torch.addmm(layer.bias, hidden, layer.weight.t(), out=other)
                 hidden, other = other, hidden
-            F.silu(hidden, inplace=True)
+            activate(hidden, hidden)
             torch.addmm(last.bias, hidden, last.weight.t(), out=target.view(len(rows), -1))
         return output
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_dfl.predictors.backbone import ActivationName
 from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity, Predictor
 from diffusion_dfl.predictors.diffusion.chunks import Rows, Terms, TrustRegion, chunked_sum
 from diffusion_dfl.predictors.diffusion.denoiser import (
@@ -29,7 +30,8 @@ from diffusion_dfl.predictors.diffusion.schedule import (
     Spacing,
     sampling_timesteps,
 )
-from diffusion_dfl.predictors.gaussian import GaussianPredictor
+from diffusion_dfl.predictors.gaussian import base_of
+from diffusion_dfl.predictors.residual import OutcomeScaling
 
 
 class ScenarioPath(NamedTuple):
@@ -48,8 +50,8 @@ class DiffusionPredictor(Predictor):
     """``P_theta(y | x)`` by a reverse diffusion on standardised outcomes.
 
     With ``outcome_scaling="residual"`` outcomes are standardised by the mean and standard deviation
-    that a Gaussian model predicts for their context, not by those of the training days: the Gaussian
-    (``base``) is fitted first and then fixed, and the diffusion learns the shape of its residuals.
+    that Gaussians predict for their context (:mod:`~diffusion_dfl.predictors.residual`), not by those
+    of the training days, and the diffusion learns the shape of their residuals.
 
     Args:
         context_size: d_x.
@@ -76,7 +78,9 @@ class DiffusionPredictor(Predictor):
         common_noise: whether the scenarios of an instance share timesteps and noise.
         chunk_rows: rows of the denoiser whose activations a surrogate holds at once.
         outcome_scaling: ``global`` or ``residual``.
-        base_dropout: dropout of the Gaussian base of ``residual``, of the same width and depth.
+        activation: of the denoiser, ``silu``, ``relu`` or ``gelu``.
+        base_folds, base_width, base_layers, base_dropout, base_activation: of the Gaussians of
+            ``residual`` (:func:`~diffusion_dfl.predictors.gaussian.gaussian_base`).
 
     Raises:
         ValueError: an unknown name or a value out of range; the message names both.
@@ -107,21 +111,32 @@ class DiffusionPredictor(Predictor):
         antithetic: bool = True,
         common_noise: bool = False,
         chunk_rows: int = 512,
-        outcome_scaling: Literal["global", "residual"] = "global",
+        outcome_scaling: OutcomeScaling = "global",
+        activation: ActivationName = "silu",
+        base_folds: int = 4,
+        base_width: int = 256,
+        base_layers: int = 2,
         base_dropout: float = 0.1,
+        base_activation: ActivationName = "silu",
     ) -> None:
-        super().__init__(context_size, outcome_size)
+        base = base_of(
+            outcome_scaling,
+            context_size,
+            outcome_size,
+            base_folds,
+            base_width,
+            base_layers,
+            base_dropout,
+            base_activation,
+        )
+        super().__init__(context_size, outcome_size, base)
         if prediction not in ("epsilon", "x0", "v"):
             raise ValueError(f"prediction={prediction!r} is unknown; choose epsilon, x0 or v")
-        if outcome_scaling not in ("global", "residual"):
-            raise ValueError(
-                f"outcome_scaling={outcome_scaling!r} is unknown; choose global or residual"
-            )
         if chunk_rows < 1:
             raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
         self.schedule = NoiseSchedule(schedule, num_diffusion_steps)
         self.denoiser = Denoiser(
-            context_size, outcome_size, width, layers, dropout, num_diffusion_steps
+            context_size, outcome_size, width, layers, dropout, num_diffusion_steps, activation
         )
         self.prediction: Prediction = prediction
         steps = sampling_timesteps(self.schedule, num_sampling_steps, spacing)
@@ -138,43 +153,10 @@ class DiffusionPredictor(Predictor):
             common_noise,
         )
         self.chunk_rows = chunk_rows
-        self.base: GaussianPredictor | None = None
-        if outcome_scaling == "residual":
-            self.base = GaussianPredictor(context_size, outcome_size, width, layers, base_dropout)
-            self.base.requires_grad_(False)
-
-    def fit_scaling(self, contexts: Tensor, outcomes: Tensor) -> None:
-        super().fit_scaling(contexts, outcomes)
-        if self.base is not None:
-            self.base.fit_scaling(contexts, outcomes)
-
-    def foundation(self) -> GaussianPredictor | None:
-        """The Gaussian that standardises the outcomes of ``residual`` scaling."""
-        return self.base
-
-    def train(self, mode: bool = True) -> "DiffusionPredictor":
-        """Training mode of the denoiser; the fixed base stays in evaluation mode."""
-        super().train(mode)
-        if self.base is not None:
-            self.base.eval()
-        return self
-
-    def _location_and_scale(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What outcomes are standardised with, raw units, ``(B or 1, d_y)`` each."""
-        if self.base is None:
-            return self.outcomes.mean.unsqueeze(0), self.outcomes.scale.unsqueeze(0)
-        with torch.no_grad():
-            mean, log_variance = self.base.moments(context)
-            return self.outcomes.inverse(mean), self.outcomes.scale * (0.5 * log_variance).exp()
-
-    def _clean(self, context: Tensor, scenarios: Tensor) -> Tensor:
-        """Scenarios ``(B, M, d_y)`` in the network's units."""
-        location, scale = self._location_and_scale(context)
-        return (scenarios.to(scale.dtype) - location.unsqueeze(1)) / scale.unsqueeze(1)
 
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         """Denoising mean squared error, one timestep a row, stratified over the batch."""
-        clean = self._clean(context, outcome.unsqueeze(1)).squeeze(1)
+        clean = self.standardised(context, outcome.unsqueeze(1)).squeeze(1)
         rows, total = len(clean), self.schedule.num_steps
         jitter = torch.rand(rows, generator=generator, device=clean.device)
         strata = torch.randperm(rows, generator=generator, device=clean.device)
@@ -202,7 +184,7 @@ class DiffusionPredictor(Predictor):
             shape = (len(context), num_scenarios, self.outcome_size)
             predict = self._clean_prediction(context, backpropagation)
             values = self.sampler(predict, self.schedule, shape, generator, context.device)
-            return self._raw(context, values)
+            return self.raw(context, values)
 
     @torch.no_grad()
     def sample_path(
@@ -212,11 +194,7 @@ class DiffusionPredictor(Predictor):
         shape = (len(context), num_scenarios, self.outcome_size)
         predict = self._clean_prediction(context, FULL)
         states = self.sampler.walk(predict, self.schedule, shape, generator, context.device)
-        return ScenarioPath(torch.stack(states), self._raw(context, states[-1]))
-
-    def _raw(self, context: Tensor, values: Tensor) -> Tensor:
-        location, scale = self._location_and_scale(context)
-        return location.unsqueeze(1) + scale.unsqueeze(1) * values
+        return ScenarioPath(torch.stack(states), self.raw(context, states[-1]))
 
     def _clean_prediction(
         self, context: Tensor, backpropagation: Backpropagation
@@ -270,7 +248,7 @@ class DiffusionPredictor(Predictor):
         An unbiased estimate of the sum over all steps (:class:`Elbo`), differentiated in chunks of
         ``chunk_rows`` rows: memory depends on neither k nor M.
         """
-        clean = self._clean(context, scenarios)
+        clean = self.standardised(context, scenarios)
         batch, count, size = clean.shape
         draw = self.elbo.draw(batch, count, size, generator)
         k = self.elbo.num_timesteps

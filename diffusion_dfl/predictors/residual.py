@@ -1,0 +1,88 @@
+"""The base of a residual predictor: location and scale of the outcome given the context.
+
+A residual predictor learns the law of ``(y - mu(x)) / sigma(x)``. Were mu fitted to the very rows whose
+residuals are the training set, these would be smaller than those of new rows, in size and in shape, and a
+decision made on them would have nothing left to gain. So the residuals are out of sample (cross-fitting;
+Chernozhukov et al., 2018): with K folds there are K models, each fitted without one fold, and a training
+row has the location and scale of the one that did not see it, in the fit and in the decision-focused
+stage alike. New rows have the mean of the K locations and the root of the mean of the K variances: the
+average of models that each lack a K-th of the rows errs less than one of them, so that residuals of
+new rows are, if anything, smaller than those trained on; a refit to all rows would be as good a location
+with a scale that no residual was seen of.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_dfl.predictors.base import Predictor, Scaling
+
+OutcomeScaling = Literal["global", "residual"]
+
+
+class LocationScale(Protocol):
+    """What a member of a base is beside a :class:`~diffusion_dfl.predictors.Predictor`."""
+
+    def location_and_scale(self, context: Tensor) -> Scaling:
+        """``(B, d_x) -> (B, d_y)`` each, raw units."""
+        ...
+
+
+class ResidualBase(nn.Module):
+    """K predictors with :class:`LocationScale`, fitted before the predictor that stands on them.
+
+    Args:
+        members: K of them; 1 is a base without folds.
+
+    Attributes:
+        fitted_on: digest of the folds the members were fitted on, 0 before they are; a buffer, so that
+            a base is not taken for one of other folds.
+
+    Raises:
+        TypeError: one that has no location and scale.
+    """
+
+    fitted_on: Tensor
+
+    def __init__(self, members: Iterable[Predictor]) -> None:
+        super().__init__()
+        self.register_buffer("fitted_on", torch.zeros((), dtype=torch.int64))
+        self.members = nn.ModuleList(members)
+        for member in self.members:
+            if not hasattr(member, "location_and_scale"):
+                raise TypeError(
+                    f"a base needs location_and_scale(context), and {type(member).__name__} has none"
+                )
+        self.requires_grad_(False)
+
+    @property
+    def folds(self) -> int:
+        """K."""
+        return len(self.members)
+
+    @torch.no_grad()
+    def forward(self, context: Tensor, fold: Tensor | None = None) -> Scaling:
+        """Location and scale of the outcomes of contexts.
+
+        Args:
+            context: ``(B, d_x)``, raw units.
+            fold: ``(B,)`` int64, the member that did not see each row; None for new rows.
+        """
+        found = [self._of(member, context) for member in self.members]
+        location = torch.stack([one.location for one in found])
+        scale = torch.stack([one.scale for one in found])
+        if fold is None or self.folds == 1:
+            return Scaling(location.mean(0), scale.square().mean(0).sqrt())
+        row = torch.arange(len(context), device=context.device)
+        return Scaling(location[fold, row], scale[fold, row])
+
+    @staticmethod
+    def _of(member: Any, context: Tensor) -> Scaling:
+        found: Scaling = member.location_and_scale(context)
+        return found
+
+    def train(self, mode: bool = True) -> "ResidualBase":
+        """Nothing: members are fixed while what stands on them is trained."""
+        return self

@@ -1,0 +1,39 @@
+"""The decision rule: how decisions are made from scenarios, the same in training and at test."""
+
+from dataclasses import dataclass
+
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.layers.decision import LayerSolver
+from diffusion_dfl.layers.failures import OnFailure
+from diffusion_dfl.layers.implicit import Curvature
+from diffusion_dfl.programs import Program
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How decisions are made from scenarios, the same in training and at test.
+
+    Attributes:
+        num_scenarios: M, scenarios a context; a predictor that is not stochastic has one.
+        bandwidth_scale, curvature, solver, on_failure, max_failure_share: of
+            :class:`~diffusion_dfl.layers.DecisionLayer`.
+    """
+
+    num_scenarios: int = 100
+    bandwidth_scale: float = 1.5
+    curvature: Curvature = "convolved"
+    solver: LayerSolver = "auto"
+    on_failure: OnFailure = "drop"
+    max_failure_share: float = 0.05
+
+    def layer(self, program: Program) -> DecisionLayer:
+        """A layer of this rule, with statistics of its own."""
+        return DecisionLayer(
+            program,
+            self.bandwidth_scale,
+            sample_size=self.num_scenarios,
+            curvature=self.curvature,
+            solver=self.solver,
+            on_failure=self.on_failure,
+            max_failure_share=self.max_failure_share,
+        )

@@ -1,0 +1,86 @@
+"""Search the hyperparameters of a row on the days before the test.
+
+    python scripts/search.py task=power model=diffusion
+    python scripts/search.py task=power model=diffusion grad=reparam
+
+Without grad= the model's fit is searched first, then the decision stage of each of its rows. A study
+goes on where it was stopped; several calls at once share it. What it found is written to
+results/search/ and, when its budget is spent, to conf/preset/. No test row is loaded.
+"""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from diffusion_dfl.cli import REFUSALS, explain, fail
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.search.report import describe, write_presets, write_table
+from diffusion_dfl.search.rows import Row, bench, rows_of
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="+", help="task=, model= and, if one row is meant, grad=")
+    parser.add_argument("--root", type=Path, default=Path("results/search"))
+    parser.add_argument("--trials", type=int, help="of each stage; conf/search/budget.yaml")
+    parser.add_argument("--seconds", type=float, help="of each stage; conf/search/budget.yaml")
+    parser.add_argument("--show", action="store_true", help="say what was found, and run nothing")
+    parser.add_argument(
+        "--presets", action="store_true", help="write presets before the budget is spent"
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    torch.set_num_threads(1)
+    try:
+        for row in _rows(arguments.words, arguments.root):
+            budget = row.budget
+            if arguments.trials is not None:
+                budget = replace(budget, trials=arguments.trials)
+            if arguments.seconds is not None:
+                budget = replace(budget, seconds=arguments.seconds)
+            study = row.study()
+            if not arguments.show:
+                study = row.run(bench(arguments.root, torch.device("cpu")), budget)
+            print("\n".join(describe(row, study)), flush=True)
+            if study.trials:
+                write_table(row, study)
+            spent = len(study.trials) >= budget.trials or study.spent >= budget.seconds
+            if study.finished() and (arguments.presets or (spent and not arguments.show)):
+                for path in write_presets(row, study):
+                    print(f"  {path}")
+    except REFUSALS as error:
+        return fail(explain(error))
+    return 0
+
+
+def _rows(words: list[str], root: Path) -> list[Row]:
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(named) < len(words) or not {"task", "model"} <= named.keys() <= {
+        "task",
+        "model",
+        "grad",
+    }:
+        raise UserError(
+            f"{' '.join(words)}: expected task=NAME model=NAME and, if one row is meant, grad=NAME"
+        )
+    found = rows_of(named["task"], named["model"], root)
+    wanted = named.get("grad")
+    if wanted is None:
+        return found
+    chosen = [row for row in found if row.grad == wanted]
+    if not chosen:
+        raise UserError(
+            f"model={named['model']} grad={wanted}: there is no such row; its grads are "
+            f"{', '.join(row.grad for row in found)}"
+        )
+    return chosen
+
+
+if __name__ == "__main__":
+    sys.exit(main())
