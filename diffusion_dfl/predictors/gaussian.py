@@ -72,8 +72,14 @@ class GaussianPredictor(Predictor):
         super().__init__(context_size, outcome_size, base)
         self.network = backbone(context_size, 2 * outcome_size, width, layers, activation, dropout)
         if base is not None:
-            for parameter in self.network[-1].parameters():
-                torch.nn.init.zeros_(parameter)
+            head = self.network[-1]
+            assert isinstance(head, torch.nn.Linear)
+            torch.nn.init.zeros_(head.weight)
+            start = [0.0] * outcome_size + [
+                _unbounded(min_log_variance, max_log_variance)
+            ] * outcome_size
+            with torch.no_grad():
+                head.bias.copy_(head.bias.new_tensor(start))
         self.min_log_variance, self.max_log_variance = min_log_variance, max_log_variance
 
     def location_and_scale(self, context: Tensor) -> Scaling:
@@ -144,6 +150,14 @@ class GaussianPredictor(Predictor):
         constant = log_variance + math.log(2 * math.pi)
         value = -0.5 * (square * (-log_variance).exp() + total * constant).sum()
         return LogDensity(value, outside)
+
+
+def _unbounded(low: float, high: float) -> float:
+    """What :meth:`GaussianPredictor.moments` bounds to a log-variance of 0; 0 where nothing is."""
+    if low >= 0:
+        return 0.0
+    capped = math.log(-math.expm1(low))
+    return capped - math.log(-math.expm1(capped - high)) if capped < high else 0.0
 
 
 def gaussian_base(

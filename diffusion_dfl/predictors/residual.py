@@ -56,6 +56,9 @@ class ResidualBase(nn.Module):
                     f"a base needs location_and_scale(context), and {type(member).__name__} has none"
                 )
         self.requires_grad_(False)
+        # A module is made in training mode, which :meth:`train` below would leave as it is: weights that
+        # are loaded rather than fitted would predict with dropout.
+        super().train(False)
 
     @property
     def folds(self) -> int:
