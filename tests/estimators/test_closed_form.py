@@ -75,7 +75,7 @@ def test_gradient_is_that_of_the_problem_on_paper(
     predictor = _predictor(0.4, -1.0)
     expected = torch.tensor(_closed_form(predictor, scale, outcome), dtype=torch.float64)
     layer = DecisionLayer(PROGRAM, scale)
-    estimator: Estimator = kind(SCENARIOS)
+    estimator: Estimator = kind(SCENARIOS, fit_weight=0.0)
     batch = Batch(torch.zeros(1, 1), torch.tensor([[outcome]]))
     generator = torch.Generator().manual_seed(0)
     gradients = []
@@ -128,7 +128,7 @@ def _check_newsvendor(
     predictor = _predictor(0.4, -1.0)
     exact = _quantile_derivative(predictor, scale, count, outcome)
     expected = torch.tensor(exact, dtype=torch.float64)
-    layer, estimator = DecisionLayer(NEWSVENDOR, scale), kind(count)
+    layer, estimator = DecisionLayer(NEWSVENDOR, scale), kind(count, fit_weight=0.0)
     # Two outcomes, one decision: a pooled batch is the mean of its rows.
     batch = Batch(torch.zeros(2, 1), torch.full((2, 1), outcome), pooled=True)
     generator, gradients = torch.Generator().manual_seed(0), []

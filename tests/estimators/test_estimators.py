@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.estimators import Batch, Policy, Reparam, Score, TwoStage, score_weights
-from diffusion_dfl.estimators.base import Estimator
+from diffusion_dfl.estimators.base import Balance, Estimator, Mixture, Parts
 from diffusion_dfl.layers import DecisionLayer, failures
 from diffusion_dfl.predictors import (
     DeterministicPredictor,
@@ -132,7 +132,7 @@ def test_the_clip_of_an_instance_knows_nothing_of_the_others() -> None:
 
 def test_the_score_surrogate_is_the_weighted_density_with_the_factor_of_m_minus_1() -> None:
     predictor, batch = _stochastic()[0], _batch()
-    found = _gradient(Score(30), predictor)
+    found = _gradient(Score(30, fit_weight=0.0), predictor)
     generator = _generator(1)
     scenarios = predictor.sample(batch.context, 30, generator)
     _, weights = score_weights(_layer(), scenarios, batch.outcome)
@@ -178,13 +178,16 @@ def test_without_fit_weight_the_predictors_loss_is_not_computed(
     assert float(loss.metrics["decision_cost"]) > 0
 
 
+@pytest.mark.parametrize("balance", ["none", "gradient_norms"])
 @pytest.mark.parametrize("kind", [Reparam, Score])
-def test_the_mixture_is_linear_in_its_weights(kind: type[Reparam] | type[Score]) -> None:
+def test_the_value_is_linear_in_the_weights(
+    kind: type[Reparam] | type[Score], balance: Balance
+) -> None:
     predictor = _stochastic()[0]
     decision = _gradient(kind(50, 1.0, 0.0), predictor)
     # The decision part draws its noise first, and a Gaussian's own loss draws none.
     fit = _gradient(TwoStage(), predictor)
-    both = _gradient(kind(50, 2.0, 0.5), predictor)
+    both = _gradient(kind(50, 2.0, 0.5, balance=balance), predictor)
     for name, value in both.items():
         torch.testing.assert_close(
             value, 2 * decision[name] + 0.5 * fit[name], rtol=1e-4, atol=1e-6
@@ -200,6 +203,37 @@ def test_weights_that_make_no_sense_are_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=rf"decision_weight={weights[0]}.*fit_weight={weights[1]}"):
         kind(50, *weights)
+
+
+@pytest.mark.parametrize("kind", [Reparam, Score])
+def test_both_terms_are_handed_on_apart_where_their_gradients_are_balanced(
+    kind: type[Reparam] | type[Score],
+) -> None:
+    """Nothing else is: a term left out, or the losses as they are, is one scalar."""
+
+    def parts(*weights: float, balance: Balance = "gradient_norms") -> Parts | None:
+        estimator = kind(50, *weights, balance=balance)
+        return estimator(_stochastic()[0], _layer(), _batch(), _generator(1)).parts
+
+    decision, fit, decision_weight, fit_weight = parts(2.0, 0.5) or pytest.fail("no parts")
+    assert (decision_weight, fit_weight) == (2.0, 0.5)
+    loss = kind(50, 2.0, 0.5)(_stochastic()[0], _layer(), _batch(), _generator(1))
+    torch.testing.assert_close(loss.value, 2.0 * decision + 0.5 * fit)
+    assert parts(1.0, 0.0) is None and parts(0.0, 1.0) is None
+    assert parts(1.0, 1.0, balance="none") is None
+
+
+@pytest.mark.parametrize("kind", [Reparam, Score])
+def test_by_default_the_two_gradients_have_the_same_weight_and_norm(
+    kind: type[Reparam] | type[Score],
+) -> None:
+    assert kind(50).mixture == Mixture(1.0, 1.0, "gradient_norms")
+
+
+@pytest.mark.parametrize("kind", [Reparam, Score])
+def test_an_unknown_balance_is_refused_by_name(kind: type[Reparam] | type[Score]) -> None:
+    with pytest.raises(ValueError, match="balance='norms' is unknown.*gradient_norms or none"):
+        kind(50, balance="norms")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["weight_clip", "trust_region"])
@@ -241,7 +275,7 @@ def test_a_point_prediction_learns_through_the_decision_of_its_one_scenario() ->
     predictor = _predictor(DeterministicPredictor)
     batch = _batch()
     layer = DecisionLayer(dataclasses.replace(PROGRAM, ramp=100.0), 1.5)
-    found = _gradient(Reparam(50), predictor, layer)
+    found = _gradient(Reparam(50, fit_weight=0.0), predictor, layer)
     predictor.zero_grad(set_to_none=True)
     decision = predictor.sample(batch.context, 1, _generator(), differentiable=True)[:, 0]
     PROGRAM.cost(batch.outcome.double(), decision.double()).mean().backward()
@@ -317,5 +351,6 @@ def test_a_batch_without_a_solved_instance_has_no_gradient(
     kind: type[Reparam] | type[Score], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fail(list(range(6)), monkeypatch)
-    gradient = _gradient(kind(50), _stochastic()[0], _layer(max_failure_share=1.0))
+    layer = _layer(max_failure_share=1.0)
+    gradient = _gradient(kind(50, fit_weight=0.0), _stochastic()[0], layer)
     assert all(not bool(value.any()) for value in gradient.values())

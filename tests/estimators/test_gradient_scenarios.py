@@ -152,7 +152,7 @@ def test_the_baseline_leaves_the_expectation_as_it_is(count: int) -> None:
     batch = _batch(rows=60)
     context = batch.context[:1].expand(60, 2)
     batch = Batch(context, batch.outcome[:1].expand(60, 3))
-    estimator = Score(40, num_gradient_scenarios=count)
+    estimator = Score(40, fit_weight=0.0, num_gradient_scenarios=count)
     parameters = list(predictor.parameters())
     directions = torch.randn(5, sum(p.numel() for p in parameters), generator=_generator(4))
 
@@ -203,7 +203,8 @@ def test_the_smallest_batches_have_finite_gradients(count: int, fresh: int, rows
 def test_the_gradient_of_a_pooled_batch_is_the_difference_of_its_cost() -> None:
     """In double precision, with the noise held fixed: f is the mean over all rows' outcomes."""
     predictor = _predictor(GaussianPredictor).double()
-    layer, batch, estimator = DecisionLayer(POWER, 1.5), _batch(7, pooled=True), Reparam(30)
+    layer, batch = DecisionLayer(POWER, 1.5), _batch(7, pooled=True)
+    estimator = Reparam(30, fit_weight=0.0)
 
     def cost() -> Tensor:
         return estimator(predictor, layer, batch, _generator(3)).value

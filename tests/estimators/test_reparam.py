@@ -59,10 +59,10 @@ def test_checkpoints_and_the_last_of_all_steps_are_the_full_gradient(
     knobs: dict[str, object],
 ) -> None:
     predictor = _predictor(**knobs)
-    full = _gradient(predictor, Reparam(20))
+    full = _gradient(predictor, Reparam(20, fit_weight=0.0))
     for other in (
-        Reparam(20, backpropagation="checkpoint"),
-        Reparam(20, backpropagation="last", last_steps=STEPS),
+        Reparam(20, fit_weight=0.0, backpropagation="checkpoint"),
+        Reparam(20, fit_weight=0.0, backpropagation="last", last_steps=STEPS),
     ):
         for one, two in zip(full, _gradient(predictor, other), strict=True):
             assert torch.equal(one, two)
@@ -70,9 +70,9 @@ def test_checkpoints_and_the_last_of_all_steps_are_the_full_gradient(
 
 def test_the_last_steps_are_finite_and_not_the_full_gradient() -> None:
     predictor = _predictor()
-    full = torch.cat([part.flatten() for part in _gradient(predictor, Reparam(20))])
+    full = torch.cat([part.flatten() for part in _gradient(predictor, Reparam(20, fit_weight=0.0))])
     for steps in (1, 2):
-        estimator = Reparam(20, backpropagation="last", last_steps=steps)
+        estimator = Reparam(20, fit_weight=0.0, backpropagation="last", last_steps=steps)
         last = torch.cat([part.flatten() for part in _gradient(predictor, estimator)])
         assert bool(last.isfinite().all())
         assert float((last - full).norm()) > 0.01 * float(full.norm())
@@ -85,14 +85,14 @@ def test_the_gradient_is_the_difference_of_the_cost_of_the_decision(
     """Along the output bias of the network: sampler, bandwidth, ramps and cost in one chain."""
     predictor = _predictor(**knobs)
     bias = predictor.denoiser.trunk[-1].bias
-    value = _loss(predictor, Reparam(20))
+    value = _loss(predictor, Reparam(20, fit_weight=0.0))
     (gradient,) = torch.autograd.grad(value, bias)
     start = bias.detach().clone()
 
     def moved(step: float) -> float:
         with torch.no_grad():
             bias.copy_(start + step * gradient / gradient.norm())
-            found = float(_loss(predictor, Reparam(20)))
+            found = float(_loss(predictor, Reparam(20, fit_weight=0.0)))
             bias.copy_(start)
         return found
 

@@ -61,7 +61,8 @@ def _gradient(
 @pytest.mark.parametrize("fresh", [0, 12])
 def test_the_surrogate_is_the_weighted_density_of_the_paths_it_drew(fresh: int) -> None:
     predictor, batch = _predictor(), _batch()
-    found = _gradient(ScorePath(30, num_gradient_scenarios=fresh), predictor, _generator(3))
+    estimator = ScorePath(30, fit_weight=0.0, num_gradient_scenarios=fresh)
+    found = _gradient(estimator, predictor, _generator(3))
     generator = _generator(3)
     path = predictor.sample_path(batch.context, 30, generator)
     other = predictor.sample_path(batch.context, fresh, generator) if fresh else path
@@ -115,16 +116,42 @@ def test_a_predictor_that_is_no_diffusion_is_refused() -> None:
         ScorePath(5)(predictor, DecisionLayer(PROGRAM), _batch(), _generator())
 
 
-def test_dropout_while_paths_are_drawn_is_refused_with_the_mend() -> None:
+@pytest.mark.parametrize("fresh", [0, 12])
+def test_paths_are_drawn_and_judged_without_dropout_in_training_too(fresh: int) -> None:
     """A path drawn with some units has no unbiased score under others."""
-    predictor, layer = _predictor(dropout=0.1), DecisionLayer(PROGRAM)
-    ScorePath(5)(predictor, layer, _batch(), _generator()).value.backward()
+    predictor = _predictor(dropout=0.5)
+    estimator = ScorePath(30, fit_weight=0.0, num_gradient_scenarios=fresh)
+    still = _gradient(estimator, predictor, _generator(3))
     predictor.train()
-    with pytest.raises(ValueError, match=r"dropout=0\.1.*train\.dropout=false"):
+    assert torch.equal(_gradient(estimator, predictor, _generator(3)), still)
+    assert predictor.denoiser.training
+
+
+def test_the_predictors_own_loss_beside_the_paths_keeps_dropout() -> None:
+    predictor, layer = _predictor(dropout=0.5).train(), DecisionLayer(PROGRAM, 1.06)
+    masks = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)  # of the masks
+        masks.append(ScorePath(5)(predictor, layer, _batch(), _generator(3)).metrics)
+    assert float(masks[0]["fit_loss"]) == float(masks[1]["fit_loss"])
+    assert float(masks[0]["fit_loss"]) != float(masks[2]["fit_loss"])
+    assert float(masks[0]["decision_cost"]) == float(masks[2]["decision_cost"])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_denoisers_mode_is_restored_even_where_a_path_cannot_be_drawn(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, layer = _predictor(dropout=0.5).train(training), DecisionLayer(PROGRAM, 1.06)
+
+    def broken(*arguments: object) -> None:
+        assert not predictor.denoiser.training
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(predictor, "sample_path", broken)
+    with pytest.raises(RuntimeError, match="no memory"):
         ScorePath(5)(predictor, layer, _batch(), _generator())
-    # The twin draws no path.
-    ScorePath(5, decision_weight=0.0, fit_weight=1.0)(predictor, layer, _batch(), _generator())
-    _predictor(dropout=0.0).train()
+    assert predictor.denoiser.training is training
 
 
 CASES = [
@@ -140,10 +167,10 @@ def _compare(
 ) -> tuple[float, float, float]:
     """Cosine of the mean gradients; score over reparam along the latter, with standard error."""
     predictor, generator = _predictor(**knobs), _generator(5)
-    path = ScorePath(count, num_gradient_scenarios=fresh)
+    path = ScorePath(count, fit_weight=0.0, num_gradient_scenarios=fresh)
     score = torch.stack([_gradient(path, predictor, generator) for _ in range(replicates)])
     exact = torch.stack(
-        [_gradient(Reparam(count), predictor, generator) for _ in range(replicates)]
+        [_gradient(Reparam(count, fit_weight=0.0), predictor, generator) for _ in range(replicates)]
     ).mean(0)
     along = score @ exact / exact.dot(exact)
     cosine = torch.nn.functional.cosine_similarity(score.mean(0), exact, dim=0)
@@ -171,8 +198,8 @@ def test_score_path_and_reparam_are_the_same_gradient_at_many_scenarios(
 def test_the_score_of_the_elbo_is_a_surrogate_that_points_the_same_way() -> None:
     """Far less exact than the path's: 0.97 here, where the path has 1.00."""
     predictor = _predictor(prediction="x0")
-    elbo = _gradient(Score(3000), predictor, _generator(5))
-    exact = _gradient(Reparam(3000), predictor, _generator(6))
-    path = _gradient(ScorePath(3000), predictor, _generator(7))
+    elbo = _gradient(Score(3000, fit_weight=0.0), predictor, _generator(5))
+    exact = _gradient(Reparam(3000, fit_weight=0.0), predictor, _generator(6))
+    path = _gradient(ScorePath(3000, fit_weight=0.0), predictor, _generator(7))
     assert torch.nn.functional.cosine_similarity(elbo, exact, dim=0) > 0.9
     assert torch.nn.functional.cosine_similarity(path, exact, dim=0) > 0.999

@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion_dfl.predictors.backbone import ActivationName
 from diffusion_dfl.predictors.diffusion import Denoiser
 from diffusion_dfl.predictors.diffusion.chunks import Rows, Terms, chunked_sum
 
 BATCH, TIMES, COUNT, SIZE = 3, 4, 23, 2
 
 
-def _denoiser(layers: int = 2) -> Denoiser:
+def _denoiser(
+    layers: int = 2, activation: ActivationName = "silu", dropout: float = 0.0
+) -> Denoiser:
     torch.manual_seed(0)
-    return Denoiser(5, SIZE, 8, layers, 0.0, 20)
+    return Denoiser(5, SIZE, 8, layers, dropout, 20, activation)
 
 
 class _Problem:
@@ -83,18 +86,52 @@ def _check_same(found: dict[str, Tensor], expected: dict[str, Tensor], factor: f
         )
 
 
-@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(
+    ("activation", "layers"), [("silu", 1), ("silu", 3), ("relu", 2), ("gelu", 1), ("gelu", 3)]
+)
 @pytest.mark.parametrize("chunk_rows", [1, 2, 7, 22, 23, 24, 512])
 @pytest.mark.parametrize("with_norms", [False, True])
 def test_value_and_gradient_are_those_of_the_plain_sum(
-    layers: int, chunk_rows: int, with_norms: bool
+    activation: ActivationName, layers: int, chunk_rows: int, with_norms: bool
 ) -> None:
-    problem = _Problem(_denoiser(layers))
+    problem = _Problem(_denoiser(layers, activation))
     plain = problem.plain().sum()
     value = problem.chunked(chunk_rows, torch.zeros(COUNT) if with_norms else None)
     assert float(value.detach()) == pytest.approx(float(plain.detach()), rel=1e-5)
     # Every weight: those of contexts and of times, which rows share, too.
     _check_same(problem.gradients(value), problem.gradients(plain))
+
+
+@pytest.mark.parametrize("activation", ["silu", "relu", "gelu"])
+def test_the_gradient_with_dropout_is_that_of_the_value_under_the_same_masks(
+    activation: ActivationName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By differences in double precision: autograd draws masks of its own."""
+    embedding = Denoiser._embedding
+    monkeypatch.setattr(Denoiser, "_embedding", lambda *of: embedding(*of).double())
+    problem = _Problem(_denoiser(3, activation, dropout=0.4).double())
+    for name in ("noisy", "target", "weight", "contexts"):
+        setattr(problem, name, getattr(problem, name).double())
+    parameters = list(problem.denoiser.parameters())
+    moves = [torch.randn_like(one) for one in parameters]
+
+    def value() -> Tensor:
+        torch.manual_seed(3)
+        return problem.chunked(7)
+
+    problem.gradients(value())
+    along = sum(float((p.grad * move).sum()) for p, move in zip(parameters, moves, strict=True))
+
+    def moved(step: float) -> float:
+        with torch.no_grad():
+            for parameter, move in zip(parameters, moves, strict=True):
+                parameter.add_(move, alpha=step)
+            found = float(value())
+            for parameter, move in zip(parameters, moves, strict=True):
+                parameter.add_(move, alpha=-step)
+        return found
+
+    assert along == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-6)
 
 
 @pytest.mark.parametrize("factor", [-2.5, 0.125])
@@ -166,10 +203,14 @@ def test_frozen_layers_get_no_gradient_and_leave_that_of_the_others(frozen: str)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 6, 100])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_squared_norms_are_those_of_each_rows_gradient(layers: int, chunk_rows: int) -> None:
+@pytest.mark.parametrize(
+    ("activation", "layers"), [("silu", 1), ("silu", 2), ("relu", 2), ("gelu", 2)]
+)
+def test_squared_norms_are_those_of_each_rows_gradient(
+    activation: ActivationName, layers: int, chunk_rows: int
+) -> None:
     """By brute force, a backward pass a row, over all weights but the embedding's inner layer."""
-    problem = _Problem(_denoiser(layers))
+    problem = _Problem(_denoiser(layers, activation))
     weights = [
         weight
         for name, weight in problem.denoiser.named_parameters()

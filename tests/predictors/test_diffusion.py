@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.predictors import DiffusionPredictor
+from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor
 
 STEPS = 8
 
@@ -125,32 +125,23 @@ def test_scenarios_move_with_the_units_of_the_outcomes(scaling: str) -> None:
         ).eval()
         generator = torch.Generator().manual_seed(1)
         rows = torch.randn(50, 2, generator=generator), torch.randn(50, 1, generator=generator)
-        predictor.fit_scaling(rows[0], shift + factor * rows[1])
+        for part in (predictor, *(predictor.base.members if predictor.base is not None else ())):
+            assert isinstance(part, Predictor)
+            part.fit_scaling(rows[0], shift + factor * rows[1])
         draws.append(predictor.sample(context, 4, torch.Generator().manual_seed(2)))
     torch.testing.assert_close(draws[1], 100 + 7 * draws[0], rtol=1e-4, atol=1e-3)
 
 
 def test_the_base_of_residual_scaling_is_fixed_and_sets_place_and_width() -> None:
-    torch.manual_seed(0)
-    predictor = DiffusionPredictor(
-        2,
-        1,
-        width=8,
-        layers=1,
-        num_diffusion_steps=STEPS,
-        num_sampling_steps=3,
-        outcome_scaling="residual",
-    )
+    predictor = _predictor(outcome_scaling="residual", base_folds=1)
     assert predictor.base is not None
-    predictor.train()
-    assert not predictor.base.training
-    assert predictor.denoiser.training
-    head = predictor.base.network[-1]
-    predictor.eval()
+    (member,) = predictor.base.members
+    assert isinstance(member, GaussianPredictor)
+    head = member.network[-1]
     context = torch.zeros(3, 2)
     before = predictor.sample(context, 500, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        mean, log_variance = (value.clone() for value in predictor.base.moments(context))
+        mean, spread = (value.clone() for value in predictor.base(context))
         head.bias += torch.tensor([50.0, 0.0])
         after = predictor.sample(context, 500, torch.Generator().manual_seed(0))
     torch.testing.assert_close(after, before + 50.0, rtol=1e-4, atol=1e-4)
@@ -158,7 +149,7 @@ def test_the_base_of_residual_scaling_is_fixed_and_sets_place_and_width() -> Non
     with torch.no_grad():
         head.bias += torch.tensor([-50.0, -1.0])
         narrower = predictor.sample(context, 500, torch.Generator().manual_seed(0))
-        scale = (0.5 * (predictor.base.moments(context)[1] - log_variance)).exp()
+        scale = predictor.base(context).scale / spread
     torch.testing.assert_close(
         narrower - mean.unsqueeze(1),
         scale.unsqueeze(1) * (before - mean.unsqueeze(1)),

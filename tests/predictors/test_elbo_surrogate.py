@@ -53,10 +53,10 @@ def _plain(
     """The surrogate in one piece with autograd, and which evaluations the trust region leaves out."""
     location, scale = predictor.outcomes.mean, predictor.outcomes.scale
     if predictor.base is not None:
-        with torch.no_grad():
-            mean, log_variance = predictor.base.moments(context)
-        location = (location + scale * mean).unsqueeze(1)
-        scale = scale * (0.5 * log_variance).exp().unsqueeze(1)
+        of_base = [one.location_and_scale(context.float()) for one in predictor.base.members]
+        location = torch.stack([one.location for one in of_base]).mean(0).detach().unsqueeze(1)
+        squares = torch.stack([one.scale for one in of_base]).square().mean(0)
+        scale = squares.sqrt().detach().unsqueeze(1)
     clean = ((scenarios.float() - location) / scale).unsqueeze(2)
     draw = predictor.elbo.draw(*scenarios.shape, generator)
     steps = predictor.elbo.timesteps[draw.which]
