@@ -29,6 +29,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     "diffusion": ("two_stage", "reparam", "score", "score_path"),
     "flow": ("two_stage", "reparam", "score"),
     "policy": ("policy",),
+    "bootstrap": ("two_stage",),
 }
 
 _GRADS = {name for grads in CELLS.values() for name in grads}

@@ -258,7 +258,7 @@ def fit_values(config: DictConfig) -> dict[str, Any]:
     values = deciding_values(config)
     own_groups = tuple(group for group in own.GROUPS if own.is_own(config[group]._target_))
     parts = ["task", "data", "model", "fit", "threads", "matmul_precision"]
-    if values.get("model.outcome_scaling") == "residual":
+    if values.get("model.outcome_scaling") == "residual" or "model.law" in values:
         parts.append("foundation")
     return {
         key: value

@@ -245,6 +245,21 @@ class FlowModel(ResidualModel):
 
 
 @dataclass
+class BootstrapModel:
+    """Keys of the residual laws without a network of their own."""
+
+    name: str = MISSING
+    _target_: str = MISSING
+    base: str = MISSING
+    law: str = MISSING
+    base_folds: int = MISSING
+    base_width: int = MISSING
+    base_layers: int = MISSING
+    base_dropout: float = MISSING
+    base_activation: str = MISSING
+
+
+@dataclass
 class DiffusionModel(ResidualModel):
     num_diffusion_steps: int = MISSING
     num_sampling_steps: int = MISSING
@@ -317,6 +332,7 @@ def register() -> None:
         ("gaussian", GaussianModel),
         ("diffusion", DiffusionModel),
         ("flow", FlowModel),
+        ("bootstrap", BootstrapModel),
     ):
         store.store(group="schema/model", name=name, node=model)
     for name, grad in (("plain", PlainGrad), ("reparam", ReparamGrad), ("score", ScoreGrad)):

@@ -7,10 +7,12 @@ from diffusion_dfl.predictors.base import (
     Scaling,
     Standardiser,
 )
+from diffusion_dfl.predictors.bootstrap import ResidualBootstrap
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.diffusion import DiffusionPredictor
 from diffusion_dfl.predictors.flow import FlowPredictor
 from diffusion_dfl.predictors.gaussian import GaussianPredictor, gaussian_base
+from diffusion_dfl.predictors.linear import LinearPredictor
 from diffusion_dfl.predictors.policy import PolicyNetwork
 from diffusion_dfl.predictors.residual import ResidualBase
 
@@ -20,10 +22,12 @@ __all__ = [
     "DiffusionPredictor",
     "FlowPredictor",
     "GaussianPredictor",
+    "LinearPredictor",
     "LogDensity",
     "PolicyNetwork",
     "Predictor",
     "ResidualBase",
+    "ResidualBootstrap",
     "Scaling",
     "Standardiser",
     "gaussian_base",

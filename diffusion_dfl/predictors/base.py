@@ -109,6 +109,7 @@ class Predictor(nn.Module, ABC):
         pathwise: whether scenarios are differentiable functions of the weights and of noise.
         has_density: whether :meth:`weighted_log_density` exists.
         stochastic: whether more than one scenario makes sense.
+        closed_form: whether it is fitted by :meth:`fit_rows`, not by steps down :meth:`loss`.
         base: what gives outcomes their location and scale, fitted before everything else and then
             fixed, so that the predictor learns the law of what is left; None for the training days'
             mean and standard deviation.
@@ -126,6 +127,7 @@ class Predictor(nn.Module, ABC):
     pathwise = True
     has_density = True
     stochastic = True
+    closed_form = False
 
     def __init__(
         self, context_size: int, outcome_size: int, base: "ResidualBase | None" = None
@@ -141,6 +143,10 @@ class Predictor(nn.Module, ABC):
         """Set the standardisation from training rows, ``(N, d_x)`` and ``(N, d_y)``, raw units."""
         self.contexts.fit(contexts)
         self.outcomes.fit(outcomes)
+
+    def fit_rows(self, contexts: Tensor, outcomes: Tensor) -> None:
+        """Fit to rows ``(N, d_x)`` and ``(N, d_y)`` in closed form; TypeError where there is none."""
+        raise TypeError(f"{type(self).__name__} has no fit in closed form")
 
     def scaling(self, context: Tensor) -> Scaling:
         """What outcomes of contexts ``(B, d_x)`` are standardised with."""

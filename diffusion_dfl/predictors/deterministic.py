@@ -9,6 +9,7 @@ from diffusion_dfl.predictors.base import (
     Backpropagation,
     LogDensity,
     Predictor,
+    Scaling,
     refuse_partial,
 )
 
@@ -39,6 +40,11 @@ class DeterministicPredictor(Predictor):
     ) -> None:
         super().__init__(context_size, outcome_size)
         self.network = backbone(context_size, outcome_size, width, layers, activation, dropout)
+
+    def location_and_scale(self, context: Tensor) -> Scaling:
+        """The prediction, and the outcome's own standard deviation, ``(B, d_y)`` each, raw units."""
+        location = self.outcomes.inverse(self.network(self.contexts(context)))
+        return Scaling(location, self.outcomes.scale.expand_as(location))
 
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error in standardised units."""

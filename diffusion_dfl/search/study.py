@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Try = Callable[[Mapping[str, Any], Instance], Outcome]
 
 # Trials before others are pruned by their median, and instances each gets in any case.
-_UNPRUNED_TRIALS, _UNPRUNED_INSTANCES = 3, 1
+_UNPRUNED_TRIALS, _UNPRUNED_INSTANCES = 3, 2
 _RANDOM_TRIALS = 5
 
 

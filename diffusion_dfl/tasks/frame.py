@@ -102,10 +102,10 @@ class FrameTask(Task):
         )
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
-        """``saa``: the decision that is best for all training outcomes together. ``knn_saa``: for
-        those of the most similar training contexts, their number chosen on the validation rows."""
+        """``saa``: the decision that is best for all outcomes before the test together. ``knn_saa``: for
+        those of the most similar contexts, their number chosen on the validation rows."""
         data = self.dataset
-        everything = data.outcomes[data.train][None]
+        everything = data.outcomes[data.known][None]
         if self.program.contextual:
             saa = self._decided(data.test, everything.repeat(len(data.test), axis=0))
         else:
@@ -121,7 +121,7 @@ class FrameTask(Task):
             made = self._decided(data.validation, neighbours(data, data.validation, count))
             costs.append(self.judge(data.validation, made).task)
         best = counts[int(np.nanargmin(costs))] if not np.isnan(costs).all() else counts[0]
-        return self._decided(data.test, neighbours(data, data.test, best))
+        return self._decided(data.test, neighbours(data, data.test, best, data.known))
 
     @cached_property
     def _hindsight(self) -> NDArray[np.float64]:

@@ -27,7 +27,7 @@ from diffusion_dfl.data.demand import DemandMixture, demand_dataset
 from diffusion_dfl.programs import Newsvendor
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.neighbours import neighbour_decisions
-from diffusion_dfl.tasks.task import Judgement, Task
+from diffusion_dfl.tasks.task import Judgement, Task, plan_level
 
 # Levels of the quantiles that stand for the distribution of decisions in a record.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -106,7 +106,7 @@ class InventoryTask(Task):
         every = np.arange(len(dataset.contexts))
         self.optimum = self._solved(*self._components(every))
         self.optimal_cost = self.expected_cost(every, self.optimum)
-        demand = torch.as_tensor(dataset.outcomes[dataset.train])
+        demand = torch.as_tensor(dataset.outcomes[dataset.known])
         self.saa = float(self._solved(demand.unsqueeze(0))[0])
         self._saa_cost = self.expected_cost(every, np.full(len(every), self.saa))
 
@@ -123,7 +123,8 @@ class InventoryTask(Task):
 
         Metrics: ``optimal_cost`` and ``regret``, means; ``realised_cost``, mean cost with the
         demand that came; ``win_rate_saa``, share of the rows in which the decision costs less in
-        expectation than the ``saa`` baseline; ``decision_quantiles``, ``optimum_quantiles`` and
+        expectation than the ``saa`` baseline; ``plan_level``, share of demands at or below the order;
+        ``decision_quantiles``, ``optimum_quantiles`` and
         ``regret_quantiles`` over the rows, at the levels ``QUANTILES``.
         """
         made = ~np.isnan(decisions[:, 0])
@@ -142,6 +143,7 @@ class InventoryTask(Task):
                 "regret": float(regret.mean()),
                 "realised_cost": float(realised.mean()),
                 "win_rate_saa": float((expected < self._saa_cost[rows]).mean()),
+                "plan_level": plan_level(self.dataset.outcomes[rows], decisions[made]),
                 "decision_quantiles": np.quantile(orders, QUANTILES).tolist(),
                 "optimum_quantiles": np.quantile(self.optimum[rows], QUANTILES).tolist(),
                 "regret_quantiles": np.quantile(regret, QUANTILES).tolist(),
@@ -149,8 +151,8 @@ class InventoryTask(Task):
         )
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
-        """``saa``: one order for all, from all training demands. ``knn_saa``: one a context, from
-        the demands of the most similar training contexts (:mod:`.neighbours`)."""
+        """From all rows before the test. ``saa``: one order for all. ``knn_saa``: one a context, from
+        the demands of the most similar contexts (:mod:`.neighbours`)."""
         return {
             "saa": np.full((len(self.dataset.test), 1), self.saa),
             "knn_saa": neighbour_decisions(

@@ -21,24 +21,29 @@ Solver = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Cost = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 
-def neighbours(data: Dataset, rows: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Outcomes ``(N, count, d_y)`` of the training rows whose contexts are nearest to those of
-    ``rows``, in training standard deviations; constant features count nothing."""
-    known = data.contexts[data.train]
-    scale = known.std(0)
+def neighbours(
+    data: Dataset, rows: NDArray[np.int64], count: int, known: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Outcomes ``(N, count, d_y)`` of the known rows whose contexts are nearest to those of ``rows``, in
+    standard deviations of the known; constant features count nothing. Known are the training rows
+    where nothing else is said."""
+    known = data.train if known is None else known
+    seen = data.contexts[known]
+    scale = seen.std(0)
     scale[scale == 0] = np.inf
-    points = torch.as_tensor((data.contexts[rows] - known.mean(0)) / scale)
-    distance = torch.cdist(points, torch.as_tensor((known - known.mean(0)) / scale))
+    points = torch.as_tensor((data.contexts[rows] - seen.mean(0)) / scale)
+    distance = torch.cdist(points, torch.as_tensor((seen - seen.mean(0)) / scale))
     nearest = distance.topk(count, dim=1, largest=False).indices.numpy()
-    outcomes: NDArray[np.float64] = data.outcomes[data.train][nearest]
+    outcomes: NDArray[np.float64] = data.outcomes[known][nearest]
     return outcomes
 
 
 def neighbour_decisions(data: Dataset, solve: Solver, cost: Cost) -> NDArray[np.float64]:
-    """Decisions ``(N, d_z)`` on the test rows, each from the outcomes of its nearest contexts.
+    """Decisions ``(N, d_z)`` on the test rows, each from the outcomes of its nearest contexts among all
+    rows before the test.
 
     How many neighbours: the number, near the square root of the training rows, that costs least on
-    the validation rows.
+    the validation rows with neighbours among the training rows.
     """
     rows = data.validation
     size = len(data.train)
@@ -46,4 +51,4 @@ def neighbour_decisions(data: Dataset, solve: Solver, cost: Cost) -> NDArray[np.
     costs = [
         cost(data.outcomes[rows], solve(neighbours(data, rows, count))).mean() for count in counts
     ]
-    return solve(neighbours(data, data.test, counts[int(np.argmin(costs))]))
+    return solve(neighbours(data, data.test, counts[int(np.argmin(costs))], data.known))

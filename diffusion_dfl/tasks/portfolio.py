@@ -135,20 +135,20 @@ class PortfolioTask(Task):
         return self.assets
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
-        """Plain portfolios on the test days, made from training rows alone.
+        """Plain portfolios on the test days, made from all days before them.
 
         - ``equal_weight``: 1/n of everything;
-        - ``saa_train``: the program solved once, with all training days as scenarios;
+        - ``saa_train``: the program solved once, with all of them as scenarios;
         - ``ridge``: a linear forecast of every asset's return from the contexts, and the program
-          solved each day with the forecast plus the training residuals as scenarios;
+          solved each day with the forecast plus the residuals as scenarios;
         - ``ridge_argmax``: everything on the asset of the largest forecast.
         """
         data = self.dataset
         days, size = len(data.test), self.program.num_decisions
-        forecast, residuals = ridge_forecast(data)
+        forecast, residuals = ridge_forecast(data, data.known)
         one_hot = np.zeros((days, size))
         one_hot[np.arange(days), forecast.argmax(axis=1)] = 1.0
-        pooled = self._solve(data.outcomes[data.train][None])
+        pooled = self._solve(data.outcomes[data.known][None])
         return {
             "equal_weight": np.full((days, size), 1.0 / size),
             "saa_train": np.repeat(pooled, days, axis=0),
@@ -173,23 +173,22 @@ def hindsight_cost(outcomes: Array, risk_aversion: float) -> Array:
     return result
 
 
-def ridge_forecast(data: PortfolioDataset) -> tuple[Array, Array]:
-    """Ridge regression of all assets' returns on the contexts, fitted on training rows.
+def ridge_forecast(data: PortfolioDataset, rows: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Ridge regression of all assets' returns on the contexts, fitted on ``rows``.
 
-    Contexts are standardised and returns centred with training rows. One penalty for all assets,
+    Contexts are standardised and returns centred with these rows. One penalty for all assets,
     the one with the least leave-one-out squared error, from its closed form
-    ``e_i / (1 - H_ii)`` with the hat matrix H of the training rows.
+    ``e_i / (1 - H_ii)`` with the hat matrix H of the rows.
 
     Returns:
-        forecasts of the test rows ``(N_test, n)`` and residuals of the training rows
-        ``(N_train, n)``.
+        forecasts of the test rows ``(N_test, n)`` and residuals of ``rows`` ``(N, n)``.
     """
-    known = data.contexts[data.train]
+    known = data.contexts[rows]
     centre, scale = known.mean(axis=0), known.std(axis=0)
     standard = (data.contexts - centre) / np.where(scale > 0, scale, 1.0)
-    mean = data.outcomes[data.train].mean(axis=0)
-    target = data.outcomes[data.train] - mean
-    left, size, right = np.linalg.svd(standard[data.train], full_matrices=False)
+    mean = data.outcomes[rows].mean(axis=0)
+    target = data.outcomes[rows] - mean
+    left, size, right = np.linalg.svd(standard[rows], full_matrices=False)
     projected = left.T @ target
 
     def score(penalty: float) -> float:
@@ -202,7 +201,7 @@ def ridge_forecast(data: PortfolioDataset) -> tuple[Array, Array]:
     penalty = min(_RIDGE_PENALTIES, key=score)
     weights = right.T @ ((size / (size**2 + penalty))[:, None] * projected)
     fitted = standard @ weights + mean
-    return fitted[data.test], data.outcomes[data.train] - fitted[data.train]
+    return fitted[data.test], data.outcomes[rows] - fitted[rows]
 
 
 def moment_scenarios(residuals: Array) -> Array:

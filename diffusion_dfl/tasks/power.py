@@ -12,7 +12,7 @@ from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.neighbours import neighbour_decisions
 from diffusion_dfl.tasks.projection import project
-from diffusion_dfl.tasks.task import Judgement, Task
+from diffusion_dfl.tasks.task import Judgement, Task, plan_level
 
 
 def power_task(
@@ -99,7 +99,9 @@ class PowerTask(Task):
     """Schedules judged by their cost on the load that came.
 
     The headline number is the cost of a day, summed over its hours. ``hourly`` is the mean cost of
-    each hour over the days that have a decision, None if none has.
+    each hour over the days that have a decision, None if none has. ``plan_level`` is the level that the
+    schedule really has, the share of loads at or below it over days and hours; were costs linear, the
+    best would be at gamma_s / (gamma_s + gamma_e).
     """
 
     name = "power"
@@ -113,17 +115,18 @@ class PowerTask(Task):
         hourly = self.program.hourly_cost(outcome, torch.as_tensor(decisions)).numpy()
         made = hourly[~np.isnan(hourly).any(1)]
         mean = made.mean(0).tolist() if len(made) else None
-        return Judgement(hourly.sum(1), {"hourly": mean})
+        level = plan_level(self.dataset.outcomes[rows], decisions)
+        return Judgement(hourly.sum(1), {"hourly": mean, "plan_level": level})
 
     @property
     def decision_names(self) -> tuple[str, ...]:
         return HOURS
 
     def baselines(self) -> dict[str, NDArray[np.float64]]:
-        """``ols_offsets``: least squares on the contexts plus, an hour, the constant that would
-        have cost least on the days before the test (a newsvendor quantile of the residuals).
-        ``saa``: one schedule for all days, from the training loads. ``knn_saa``: one a day, from the
-        loads after the most similar training contexts (:mod:`.neighbours`)."""
+        """All from the days before the test. ``ols_offsets``: least squares on the contexts plus, an
+        hour, the constant that would have cost least (a newsvendor quantile of the residuals).
+        ``saa``: one schedule for all days. ``knn_saa``: one a day, from the loads after the most
+        similar contexts (:mod:`.neighbours`)."""
         data = self.dataset
         known, forecast = least_squares(data)
         residuals = torch.as_tensor(data.outcomes[known] - forecast[known])
@@ -134,7 +137,7 @@ class PowerTask(Task):
         decision = torch.as_tensor(forecast[data.test]) + offsets
         return {
             "ols_offsets": project(self.program, decision).numpy(),
-            "saa": np.repeat(self._solved(data.outcomes[data.train][None]), len(data.test), axis=0),
+            "saa": np.repeat(self._solved(data.outcomes[data.known][None]), len(data.test), axis=0),
             "knn_saa": neighbour_decisions(
                 data,
                 self._solved,
@@ -153,7 +156,7 @@ class PowerTask(Task):
 
 def least_squares(data: Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Linear forecasts of all rows, fitted on those before the test: these rows, ``(N, d_y)``."""
-    known = np.concatenate([data.train, data.validation])
+    known = data.known
     inputs = np.column_stack([data.contexts, np.ones(len(data.contexts))])
     weights, *_ = np.linalg.lstsq(inputs[known], data.outcomes[known], rcond=None)
     forecast: NDArray[np.float64] = inputs @ weights

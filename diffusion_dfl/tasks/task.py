@@ -71,3 +71,13 @@ class Task(ABC):
     def baselines(self) -> Mapping[str, NDArray[np.float64]]:
         """Plain baselines: name -> decisions ``(N, n)`` on the test rows, made without test data."""
         return {}
+
+
+def plan_level(outcomes: NDArray[np.float64], decisions: NDArray[np.float64]) -> float | None:
+    """Share of outcomes at or below the decision made for them, over rows and coordinates.
+
+    Args:
+        outcomes, decisions: ``(N, n)``; rows of NaN are decisions that were not made.
+    """
+    made = ~np.isnan(decisions).any(1)
+    return float((outcomes[made] <= decisions[made]).mean()) if made.any() else None

@@ -227,6 +227,11 @@ def _read_config(directory: RunDirectory) -> DictConfig:
     for key, value in NEUTRAL.items():  # Keys that joined after the run.
         if key.startswith("decision.") and OmegaConf.select(config, key) is None:
             OmegaConf.update(config, key, value)
+    model = config.model
+    if "dropout" in model and "activation" not in model and not is_own(model.get("_target_")):
+        # Networks had one activation each before it was a knob.
+        denoises = "num_diffusion_steps" in model
+        OmegaConf.update(config, "model.activation", "silu" if denoises else "relu", force_add=True)
     return config
 
 

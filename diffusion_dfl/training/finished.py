@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from diffusion_dfl.config.compose import identify, validate
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.files import read_object
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
 from diffusion_dfl.tasks import Task
@@ -51,6 +52,12 @@ def load_finished(config: DictConfig) -> FinishedRun:
             f"task={identity.task} model={identity.model} grad={identity.grad} "
             + "".join(f"{key}={value} " for key, value in identity.differs.items())
             + f"seed={identity.seed}` (committed records come without weights)"
+        )
+    made = read_object(directory.summary).get("identity") or {}
+    if made.get("config_hash") != identity.config_hash:
+        raise UserError(
+            f"{directory.path} is a run of another configuration than today's preset; make it again with "
+            "force=true, which keeps the old one aside"
         )
     task = make_task(config)
     sizes = task.dataset.contexts.shape[1], task.dataset.outcomes.shape[1]

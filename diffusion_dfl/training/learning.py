@@ -92,9 +92,10 @@ def _stages(steps: Steps, make: Maker, estimator: Estimator) -> list[StageName]:
     """Names of the stages there are for such a predictor and estimator."""
     predictor = steps.prepare(make)
     names: list[StageName] = []
-    if predictor.base is not None:
+    base = predictor.base
+    if base is not None and not all(member.closed_form for member in base.members):
         names.append("foundation")
-    if not isinstance(predictor, PolicyNetwork):
+    if not isinstance(predictor, PolicyNetwork) and not predictor.closed_form:
         names.append("fit")
     if estimator.decision_focused:
         names.append("train")

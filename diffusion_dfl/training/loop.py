@@ -390,6 +390,8 @@ def refuse_other_architecture(
 ) -> None:
     """Raise UserError if a checkpoint's weights do not fit the predictor, naming the first."""
     own = predictor.state_dict()
+    if predictor.closed_form:  # What it keeps of its rows is as long as there are rows.
+        own = {name: saved.get(name, value) for name, value in own.items()}
     mend = "move it away, or add force=true to start over"
     for name in sorted(own.keys() | saved.keys()):
         there = tuple(saved[name].shape) if name in saved else None

@@ -159,6 +159,11 @@ class Steps:
         """The two-stage fit: the predictor's base if it has one, then its own loss."""
         if predictor.base is not None:
             self._fit_base(predictor.base)
+        if predictor.closed_form:
+            scaling = self._scaling(predictor, "fit")
+            seen = predictor if scaling is None else predictor.under(scaling)
+            seen.fit_rows(*self.rows(self.training_part, "fit"))
+            return Progress(done=True)
         return self._run("fit", "fit", predictor, TwoStage(), self._fit_score)
 
     def _fit_base(self, base: ResidualBase) -> None:
@@ -172,7 +177,11 @@ class Steps:
                 held, rows = self._folds(base.folds)[number]
                 label = f"foundation-{number}"
             member.fit_scaling(*self._at(rows, "fit"))
-            member.to(self.device).requires_grad_(True)
+            member.to(self.device)
+            if member.closed_form:
+                member.fit_rows(*self._at(rows, "fit"))
+                continue
+            member.requires_grad_(True)
 
             def score(candidate: Predictor, held: NDArray[np.int64] = held) -> float:
                 return self._own_loss(candidate, *self._at(held, "fit"))

@@ -1,0 +1,135 @@
+"""Residual laws without a network: what a model on top of a base has to beat.
+
+Empirical residuals, whole vectors drawn again (ER-SAA; Kannan, Bayraksan and Luedtke, 2022, "Data-driven
+sample average approximation with covariate information"), or independent normal ones of their mean and
+standard deviation. On a base of networks trained on squared errors the latter is the constant-sigma
+Gaussian of Donti et al. (2017); on a base of Gaussians it is the Gaussian with its scale put right by
+residuals it did not see.
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.predictors.backbone import ActivationName
+from diffusion_dfl.predictors.base import (
+    FULL,
+    Backpropagation,
+    LogDensity,
+    Predictor,
+    refuse_partial,
+)
+from diffusion_dfl.predictors.deterministic import DeterministicPredictor
+from diffusion_dfl.predictors.gaussian import GaussianPredictor
+from diffusion_dfl.predictors.linear import LinearPredictor
+from diffusion_dfl.predictors.residual import ResidualBase
+
+BaseKind = Literal["linear", "deterministic", "gaussian"]
+Law = Literal["empirical", "normal"]
+
+
+class ResidualBootstrap(Predictor):
+    """``mu(x) + sigma(x) r`` with r from the base's residuals on training rows it did not see.
+
+    Args:
+        context_size: d_x.
+        outcome_size: d_y.
+        base: ``linear`` (ridge), ``deterministic`` (a network of squared errors) or ``gaussian``; the
+            first two have the outcome's own standard deviation as scale.
+        law: of r: ``empirical`` or ``normal``.
+        base_folds, base_width, base_layers, base_dropout, base_activation: of the base; a linear one
+            has folds only.
+
+    Raises:
+        ValueError: an unknown name or a value out of range.
+    """
+
+    pathwise = False
+    has_density = False
+    closed_form = True
+    residuals: Tensor
+
+    def __init__(
+        self,
+        context_size: int,
+        outcome_size: int,
+        base: BaseKind = "gaussian",
+        law: Law = "empirical",
+        base_folds: int = 4,
+        base_width: int = 256,
+        base_layers: int = 2,
+        base_dropout: float = 0.1,
+        base_activation: ActivationName = "silu",
+    ) -> None:
+        for name, value, known in (("base", base, BaseKind), ("law", law, Law)):
+            if value not in get_args(known):
+                raise ValueError(
+                    f"{name}={value!r} is unknown; choose {', '.join(get_args(known))}"
+                )
+        if base_folds < 1:
+            raise ValueError(f"base_folds={base_folds} must be an integer >= 1")
+
+        def member() -> Predictor:
+            sizes = context_size, outcome_size
+            if base == "linear":
+                return LinearPredictor(*sizes)
+            kind = DeterministicPredictor if base == "deterministic" else GaussianPredictor
+            return kind(
+                *sizes,
+                width=base_width,
+                layers=base_layers,
+                dropout=base_dropout,
+                activation=base_activation,
+            )
+
+        super().__init__(
+            context_size, outcome_size, ResidualBase(member() for _ in range(base_folds))
+        )
+        self.law = law
+        self.register_buffer("residuals", torch.zeros(1, outcome_size))
+
+    def fit_rows(self, contexts: Tensor, outcomes: Tensor) -> None:
+        """Keep the standardised residuals of rows ``(N, d_x)`` and ``(N, d_y)``."""
+        self.residuals = self.standardised(contexts, outcomes.unsqueeze(1)).squeeze(1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """As many residuals as there are in the file."""
+        saved = state_dict.get(prefix + "residuals")
+        if saved is not None:
+            self.residuals = self.residuals.new_zeros(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+        raise TypeError(f"{type(self).__name__} is fitted in closed form; it has no loss")
+
+    def sample(
+        self,
+        context: Tensor,
+        num_scenarios: int,
+        generator: torch.Generator,
+        differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
+    ) -> Tensor:
+        """Scenarios ``(B, M, d_y)``; no gradient is known."""
+        refuse_partial(self, backpropagation)
+        known = self.residuals
+        shape = (len(context), num_scenarios)
+        if self.law == "empirical":
+            drawn = known[
+                torch.randint(len(known), shape, generator=generator, device=known.device)
+            ]
+        else:
+            noise = torch.randn(*shape, self.outcome_size, generator=generator, device=known.device)
+            drawn = known.mean(0) + known.std(0, correction=0) * noise
+        return self.raw(context, drawn)
+
+    def weighted_log_density(
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
+        raise TypeError("a bootstrap has no density in weights of its own")

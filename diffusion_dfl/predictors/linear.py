@@ -1,0 +1,91 @@
+"""Linear prediction in closed form: ridge regression, the penalty chosen by leave-one-out."""
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.predictors.base import (
+    FULL,
+    Backpropagation,
+    LogDensity,
+    Predictor,
+    Scaling,
+    refuse_partial,
+)
+
+# Penalties tried, in units of the largest squared singular value of the standardised contexts.
+_PENALTIES = torch.logspace(-8, 0, 17, dtype=torch.float64)
+
+
+class LinearPredictor(Predictor):
+    """``y_hat(x) = W x + b``, one penalty for all outcomes: that of the least leave-one-out error.
+
+    Args:
+        context_size: d_x.
+        outcome_size: d_y.
+    """
+
+    has_density = False
+    stochastic = False
+    closed_form = True
+
+    def __init__(self, context_size: int, outcome_size: int) -> None:
+        super().__init__(context_size, outcome_size)
+        self.network = torch.nn.Linear(context_size, outcome_size)
+
+    @torch.no_grad()
+    def fit_rows(self, contexts: Tensor, outcomes: Tensor) -> None:
+        """Least squares on ``(N, d_x)`` and ``(N, d_y)``, raw units.
+
+        The leave-one-out error of a row is ``e_i / (1 - H_ii)`` with the hat matrix H; the mean, which
+        is fitted too, takes 1/N of every row's leverage.
+        """
+        self.fit_scaling(contexts, outcomes)
+        inputs = self.contexts(contexts).double()
+        targets = self.outcomes(outcomes).double()
+        centre, mean = inputs.mean(0), targets.mean(0)
+        left, size, right = torch.linalg.svd(inputs - centre, full_matrices=False)
+        projected = left.T @ (targets - mean)
+        best, weights = torch.inf, torch.zeros_like(right.T @ projected)
+        for penalty in _PENALTIES.to(size.device) * size.square().amax().clamp_min(1e-12):
+            shrink = size.square() / (size.square() + penalty)
+            leverage = left.square() @ shrink + 1.0 / len(inputs)
+            residual = targets - mean - (left * shrink) @ projected
+            free = (1.0 - leverage).clamp_min(1e-9).unsqueeze(1)
+            error = float((residual / free).square().mean())
+            if error < best:
+                best = error
+                weights = right.T @ ((size / (size.square() + penalty)).unsqueeze(1) * projected)
+        self.network.weight.copy_(weights.T)
+        self.network.bias.copy_(mean - centre @ weights)
+
+    def location_and_scale(self, context: Tensor) -> Scaling:
+        """The prediction, and the outcome's own standard deviation, ``(B, d_y)`` each, raw units."""
+        location = self.outcomes.inverse(self.network(self.contexts(context)))
+        return Scaling(location, self.outcomes.scale.expand_as(location))
+
+    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error in standardised units."""
+        return (self.network(self.contexts(context)) - self.outcomes(outcome)).square().mean()
+
+    def sample(
+        self,
+        context: Tensor,
+        num_scenarios: int,
+        generator: torch.Generator,
+        differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
+    ) -> Tensor:
+        """The prediction as the only scenario, ``(B, 1, d_y)``."""
+        refuse_partial(self, backpropagation)
+        with torch.set_grad_enabled(differentiable):
+            return self.outcomes.inverse(self.network(self.contexts(context))).unsqueeze(1)
+
+    def weighted_log_density(
+        self,
+        context: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
+        trust_region: float = 0.0,
+    ) -> LogDensity:
+        raise TypeError("a point prediction has no density")
