@@ -65,8 +65,8 @@ if TYPE_CHECKING:
         task_from_frame,
     )
     from diffusion_dfl.training.api import Decisions, Fitted, train
-    from diffusion_dfl.training.loop import TrainingSettings
     from diffusion_dfl.training.rule import DecisionRule
+    from diffusion_dfl.training.settings import TrainingSettings
 
 #: Where the public names live.
 _HOMES = {
@@ -116,7 +116,7 @@ _HOMES = {
         "task_from_frame",
     ),
     "diffusion_dfl.training.api": ("Decisions", "Fitted", "train"),
-    "diffusion_dfl.training.loop": ("TrainingSettings",),
+    "diffusion_dfl.training.settings": ("TrainingSettings",),
     "diffusion_dfl.training.rule": ("DecisionRule",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

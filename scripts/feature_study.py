@@ -8,7 +8,6 @@ results/search/features.md.
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import GaussianPredictor, Predictor
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.tasks.evaluation import decision_scores
-from diffusion_dfl.training.loop import Stage, TrainingSettings
+from diffusion_dfl.training.loop import Stage
+from diffusion_dfl.training.settings import TrainingSettings
 from diffusion_dfl.training.streams import numpy_stream, stream_seed, torch_stream
 
 CPU = torch.device("cpu")
@@ -76,6 +76,14 @@ def subsets(data: Dataset) -> dict[str, np.ndarray]:
     }
 
 
+class Silent:
+    """A log of nothing."""
+
+    def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None: ...
+
+    def restore(self, stage: str, epochs: object) -> None: ...
+
+
 def cost(data: Dataset, x: np.ndarray, train: np.ndarray, judge: np.ndarray, seed: int) -> float:
     """Decision cost on the rows ``judge`` after a fit on the rows ``train``."""
 
@@ -91,13 +99,12 @@ def cost(data: Dataset, x: np.ndarray, train: np.ndarray, judge: np.ndarray, see
         with torch.no_grad():
             return float(candidate.loss(*rows(judge), torch_stream(seed, "validation", CPU)))
 
-    with tempfile.TemporaryDirectory() as folder:
-        Stage(
-            "fit", predictor, TwoStage(), layer, *rows(train), SETTINGS, score,
-            torch_stream(seed, "fit", CPU), Path(folder) / "checkpoint.pt", lambda *_: None,
-        ).run()  # fmt: skip
+    noise = torch_stream(seed, "fit", CPU)
+    Stage(
+        "fit", predictor, TwoStage(), layer, *rows(train), SETTINGS, score, noise, None, Silent()
+    ).run()
     noise = torch_stream(seed, "validation", CPU)
-    return decision_scores(predictor, layer, *rows(judge), NUM_SCENARIOS, noise)
+    return decision_scores(predictor, [layer], *rows(judge), NUM_SCENARIOS, noise)[0]
 
 
 def main() -> int:

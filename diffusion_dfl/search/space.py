@@ -38,7 +38,7 @@ class Budget:
 
     Attributes:
         trials: at most, failed and pruned ones among them.
-        seconds: of all trials together, on one core.
+        seconds: of processor time, of all trials together.
     """
 
     trials: int

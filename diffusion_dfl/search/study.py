@@ -110,7 +110,7 @@ class Study:
                 self._trial(instances, attempt, worker)
 
     def _trial(self, instances: Sequence[Instance], attempt: Try, worker: str) -> None:
-        began = time.perf_counter()
+        began = time.process_time()
         trial = self.study.ask()
         trial.set_user_attr("worker", worker)
         changes = {**self.space.fixed, **self.space.suggest(trial)}
@@ -121,7 +121,7 @@ class Study:
                 outcomes.append(attempt(changes, instance))
                 trial.set_user_attr("costs", [dict(one.costs) for one in outcomes])
                 trial.set_user_attr("epochs", [dict(one.epochs) for one in outcomes])
-                trial.set_user_attr("seconds", time.perf_counter() - began)
+                trial.set_user_attr("seconds", time.process_time() - began)
                 _, mean = best_choice([one.costs for one in outcomes])
                 if not np.isfinite(mean):
                     raise RunFailed(f"{instance.name}: the cost is {mean}")
@@ -139,7 +139,7 @@ class Study:
         except (RunFailed, SolverFailure, UserError, ValueError) as error:
             state, reason = TrialState.FAIL, f"{type(error).__name__}: {error}".splitlines()[0]
             trial.set_user_attr("reason", reason)
-        trial.set_user_attr("seconds", time.perf_counter() - began)
+        trial.set_user_attr("seconds", time.process_time() - began)
         values = None
         if state is TrialState.COMPLETE:
             chosen, values = best_choice([one.costs for one in outcomes])

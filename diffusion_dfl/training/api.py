@@ -34,8 +34,9 @@ from diffusion_dfl.training.decisions import decided, rows_at_once
 from diffusion_dfl.training.environment import resolve_device
 from diffusion_dfl.training.fingerprint import fingerprint
 from diffusion_dfl.training.learning import Maker, learn
-from diffusion_dfl.training.loop import Progress, TrainingSettings
+from diffusion_dfl.training.loop import Progress
 from diffusion_dfl.training.rule import DecisionRule
+from diffusion_dfl.training.settings import TrainingSettings
 from diffusion_dfl.training.steps import Part, StageName, Steps
 from diffusion_dfl.training.streams import torch_stream
 

@@ -8,9 +8,11 @@ with ``weights_only``.
 import hashlib
 import io
 import logging
+import math
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +73,26 @@ class Checkpoint:
     Args:
         path: file of the last; the one before is ``<stem>.previous<suffix>``.
         owner: what the state belongs to; a file of another owner is refused.
+        interval: seconds that pass at least between two generations, but for the last of a stage. A
+            network of milliseconds a step spends more on a generation an epoch than on its steps.
     """
 
-    def __init__(self, path: Path, owner: str = "") -> None:
-        self.path, self.owner = path, owner
+    def __init__(self, path: Path, owner: str = "", interval: float = 0.0) -> None:
+        self.path, self.owner, self.interval = path, owner, interval
+        self._saved = -math.inf
         self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
 
     def exists(self) -> bool:
         return self.path.exists() or self.previous.exists()
 
+    @property
+    def due(self) -> bool:
+        """Whether the interval has passed since the last generation this process wrote."""
+        return time.monotonic() - self._saved >= self.interval
+
     def save(self, value: dict[str, Any]) -> None:
         """Write a new generation; the current one becomes the previous one."""
+        self._saved = time.monotonic()
         if self.path.exists():
             with replacing(self.previous) as partial:
                 try:

@@ -32,11 +32,12 @@ from diffusion_dfl.training.environment import (
 )
 from diffusion_dfl.training.interface import Interface, write_interface
 from diffusion_dfl.training.learning import learn
-from diffusion_dfl.training.loop import TrainingSettings, refuse_other_architecture
+from diffusion_dfl.training.loop import refuse_other_architecture
 from diffusion_dfl.training.progress import EpochLog
 from diffusion_dfl.training.record import make_record, write_rows
 from diffusion_dfl.training.rule import DecisionRule
 from diffusion_dfl.training.run_directory import RunDirectory, without_places
+from diffusion_dfl.training.settings import TrainingSettings
 from diffusion_dfl.training.steps import StageName, Steps
 from diffusion_dfl.training.streams import numpy_stream
 

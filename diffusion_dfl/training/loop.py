@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,63 +19,11 @@ from diffusion_dfl.predictors import Predictor, Scaling
 from diffusion_dfl.training.balance import GradientBalance
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.memory import SavedBytes
+from diffusion_dfl.training.settings import TrainingSettings
 
 
 class TrainingDiverged(RunFailed):
     """A loss or a gradient is not finite; the message says where, the best weights are kept."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Knobs of one stage of training; see ``conf/`` for the values in use.
-
-    Attributes:
-        epochs: passes over the training rows.
-        batch_size: contexts a step.
-        learning_rate: of Adam.
-        weight_decay: of AdamW.
-        decay: ``constant`` or ``cosine`` learning rate over the epochs.
-        gradient_clip: largest gradient norm; 0 for none.
-        ema_decay: of the averaged weights that are validated and kept; 0 for none.
-        patience: epochs without a better validation score before stopping; 0 for none.
-        validate_every: epochs between validations.
-        dropout: whether the stage trains with the predictor's dropout. A decision-focused stage that
-            samples with dropout trains a wider distribution than the one it is judged by.
-        context_noise: standard deviation of the noise added to the contexts the network sees in
-            training, in standard deviations of each feature; it keeps the network from memorising
-            days. Its base, if it has one, and constraints see the true ones.
-        divergence_factor: a validation score above this multiple of the first one stops the stage;
-            0 for none.
-        keep: which weights the stage ends with, those with the ``best`` validation score or the
-            ``last``. Where the cost is heavy-tailed, a validation part without a rare loss scores
-            rash decisions best.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.0
-    decay: Literal["constant", "cosine"] = "constant"
-    gradient_clip: float = 0.0
-    ema_decay: float = 0.0
-    patience: int = 0
-    validate_every: int = 1
-    dropout: bool = True
-    context_noise: float = 0.0
-    divergence_factor: float = 0.0
-    keep: Literal["best", "last"] = "best"
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("batch_size", 1), ("validate_every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
-        for name, known in (("decay", ("constant", "cosine")), ("keep", ("best", "last"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {' or '.join(known)}")
 
 
 @dataclass
@@ -327,7 +275,7 @@ class Stage:
         self.log.epoch(self.name, self.progress.epoch, metrics)
 
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not (self.progress.done or self.checkpoint.due):
             return
         device_states: dict[str, Any] = {"cpu": torch.get_rng_state()}
         if self.contexts.device.type == "cuda":

@@ -25,8 +25,9 @@ from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import Evaluation, Judgement, Task, evaluate
 from diffusion_dfl.tasks.evaluation import decision_scores
 from diffusion_dfl.training.checkpoint import Checkpoint
-from diffusion_dfl.training.loop import Log, Progress, Stage, TrainingSettings
+from diffusion_dfl.training.loop import Log, Progress, Stage
 from diffusion_dfl.training.rule import DecisionRule
+from diffusion_dfl.training.settings import TrainingSettings
 from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
 
 StageName = Literal["foundation", "fit", "train"]
