@@ -36,6 +36,34 @@ def test_sound_data_are_accepted() -> None:
     assert Dataset(**fields()).outcomes.shape == (6, 3)
 
 
+def test_test_rows_may_be_out_of_sight() -> None:
+    data = Dataset(**fields(test=np.array([], dtype=np.int64)))
+    assert data.known.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_rows_to_fit_on_and_to_choose_with_there_must_be(part: str) -> None:
+    with pytest.raises(DataError, match=f"the {part} split has no row"):
+        Dataset(**fields(**{part: np.array([], dtype=np.int64)}))
+
+
+def test_known_rows_are_all_but_the_test_rows_gaps_included() -> None:
+    data = Dataset(**fields(train=np.array([0]), validation=np.array([3]), test=np.array([4])))
+    assert data.known.tolist() == [0, 1, 2, 3, 5]
+
+
+def test_rows_stand_alone_unless_said_otherwise() -> None:
+    data = Dataset(**fields())
+    assert (data.block_rows, data.gap_rows) == (1, 0)
+
+
+@pytest.mark.parametrize("changes", [{"block_rows": 0}, {"gap_rows": -1}])
+def test_blocks_without_a_row_and_gaps_below_0_are_refused(changes: dict[str, int]) -> None:
+    (name, value), *_ = changes.items()
+    with pytest.raises(DataError, match=f"{name}={value} .*block_rows.* at least 1|{name}={value}"):
+        Dataset(**fields(**changes))
+
+
 def test_nan_feature_is_named_with_its_date() -> None:
     contexts = with_value(fields()["contexts"], 2, 1, np.nan)
     with pytest.raises(DataError, match=r"feature right is nan on 2020-01-03"):

@@ -195,10 +195,45 @@ def test_days_in_chunks_give_the_numbers_of_all_at_once(monkeypatch: pytest.Monk
 
 def test_the_validation_score_is_task_on_the_same_scenarios() -> None:
     table, contexts, outcomes = _data()
-    score = decision_scores(
-        Table(table).eval(), _layer(), contexts, outcomes, FEW, torch.Generator()
+    (score,) = decision_scores(
+        Table(table).eval(), [_layer()], contexts, outcomes, FEW, torch.Generator()
     )
     assert score == pytest.approx(_evaluate().metrics["task"], rel=1e-12)
+
+
+def test_rules_are_scored_on_the_same_scenarios_each_as_if_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Drawn once for all of them, in chunks too, and counted by each layer for itself."""
+    monkeypatch.setattr(evaluation, "_CHUNK_ROWS", 3 * FEW)
+    table, contexts, outcomes = _data()
+    scales = (0.0, SCALE, 2 * SCALE)
+    layers = [DecisionLayer(PROGRAM, scale) for scale in scales]
+    predictor = Table(table).eval()
+    drawn = []
+    sample = predictor.sample
+
+    def watched(context: Tensor, *arguments: object, **options: object) -> Tensor:
+        drawn.append(len(context))
+        return sample(context, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predictor, "sample", watched)
+    scores = decision_scores(predictor, layers, contexts, outcomes, FEW, torch.Generator())
+    assert sum(drawn) == DAYS
+    alone = [
+        decision_scores(
+            Table(table).eval(),
+            [DecisionLayer(PROGRAM, scale)],
+            contexts,
+            outcomes,
+            FEW,
+            torch.Generator(),
+        )
+        for scale in scales
+    ]
+    assert [[score] for score in scores] == alone
+    assert len(set(scores)) == len(scales)
+    assert [layer.statistics.instances for layer in layers] == [DAYS] * len(scales)
 
 
 def test_unsolved_days_are_counted_and_left_out() -> None:
@@ -266,7 +301,7 @@ def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it
     assert result.metrics["task"] != result.metrics["task_raw"]
     for name in ("task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps", "coverage_90"):
         assert result.metrics[name] is None, name
-    score = decision_scores(policy, layer, contexts, outcomes, 1, torch.Generator())
+    (score,) = decision_scores(policy, [layer], contexts, outcomes, 1, torch.Generator())
     assert score == pytest.approx(result.metrics["task"])
     np.testing.assert_allclose(result.per_row, _cost(feasible, observed).sum(1))
 
@@ -307,8 +342,8 @@ def test_one_pooled_decision_is_judged_by_every_outcome() -> None:
     assert result.metrics["coverage_90"] == pytest.approx(
         np.mean((low <= observed) & (observed <= high))
     )
-    score = decision_scores(
-        Table(table).eval(), _layer(), contexts, outcomes, FEW, torch.Generator(), pooled=True
+    (score,) = decision_scores(
+        Table(table).eval(), [_layer()], contexts, outcomes, FEW, torch.Generator(), pooled=True
     )
     assert score == pytest.approx(result.metrics["task"], rel=1e-10)
 

@@ -133,9 +133,9 @@ def test_a_decision_that_was_not_made_counts_in_no_number() -> None:
     assert np.isnan(none.per_row).all() and none.metrics == {}
 
 
-def test_saa_is_the_best_constant_on_the_training_demand() -> None:
+def test_saa_is_the_best_constant_on_the_demand_before_the_test() -> None:
     made = task()
-    demand = torch.as_tensor(made.dataset.outcomes[made.dataset.train])
+    demand = torch.as_tensor(made.dataset.outcomes[made.dataset.known])
     grid = torch.linspace(0, 5, 1001, dtype=torch.float64)
 
     def cost(z: torch.Tensor) -> float:
@@ -170,19 +170,24 @@ def test_baselines_do_not_see_the_test_rows() -> None:
 
 def test_all_neighbours_give_the_sample_average_order() -> None:
     made = task(**SMALL)
-    demand = neighbours(made.dataset, made.dataset.test, len(made.dataset.train))
+    known = made.dataset.known
+    demand = neighbours(made.dataset, made.dataset.test, len(known), known)
     np.testing.assert_allclose(made._solved(torch.as_tensor(demand)), made.saa, rtol=1e-9)
 
 
-def test_neighbours_are_those_nearest_in_training_deviations() -> None:
+@pytest.mark.parametrize("part", ["train", "known"])
+def test_neighbours_are_those_nearest_in_deviations_of_the_rows_that_are_known(part: str) -> None:
     data = task(**SMALL).dataset
-    known = data.contexts[data.train]
+    rows = getattr(data, part)
+    known = data.contexts[rows]
     distance = ((data.contexts[data.test][:, None] - known) / known.std(0)) ** 2
     nearest = np.argsort(distance.sum(2), axis=1)[:, :7]
-    found = neighbours(data, data.test, 7)
+    found = neighbours(data, data.test, 7, rows)
     np.testing.assert_allclose(
-        np.sort(found[:, :, 0]), np.sort(data.outcomes[data.train][nearest][:, :, 0])
+        np.sort(found[:, :, 0]), np.sort(data.outcomes[rows][nearest][:, :, 0])
     )
+    if part == "train":
+        np.testing.assert_array_equal(neighbours(data, data.test, 7), found)
 
 
 @pytest.mark.parametrize(

@@ -174,9 +174,9 @@ class TestBaselines:
             assert decisions.min() >= -1e-9
             assert decisions.sum(axis=1) == pytest.approx(1.0, abs=1e-8)
 
-    def test_saa_is_best_among_fixed_portfolios_on_the_training_days(self) -> None:
+    def test_saa_is_best_among_fixed_portfolios_on_the_days_before_the_test(self) -> None:
         task = simulated()
-        rows = task.dataset.train
+        rows = task.dataset.known
         fixed = task.baselines()["saa_train"][0]
         assert np.ptp(task.baselines()["saa_train"], axis=0).max() == 0.0
 
@@ -187,14 +187,18 @@ class TestBaselines:
         for z in random_decisions(task, np.arange(50)):
             assert cost(fixed) <= cost(z) + 1e-9
 
-    def test_baselines_see_no_outcome_after_training(self) -> None:
+    def test_baselines_see_every_day_before_the_test_and_none_of_it(self) -> None:
         rng = np.random.default_rng(0)
         outcomes, contexts = rng.normal(0, 0.02, (80, 4)), rng.normal(size=(80, 3))
         one = table(outcomes, contexts, test=10).baselines()
         outcomes = outcomes.copy()
-        outcomes[68:] = rng.normal(0, 0.5, (12, 4))
+        outcomes[70:] = rng.normal(0, 0.5, (10, 4))
         two = table(outcomes, contexts, test=10).baselines()
         assert all(np.array_equal(one[name], two[name]) for name in one)
+        outcomes[69] = 0.5  # a validation day
+        three = table(outcomes, contexts, test=10).baselines()
+        assert not np.allclose(one["saa_train"], three["saa_train"])
+        assert not np.allclose(one["ridge"], three["ridge"])
 
     def test_ridge_finds_what_can_be_forecast(self) -> None:
         rng = np.random.default_rng(0)
@@ -209,7 +213,7 @@ class TestBaselines:
     def test_ridge_gives_up_where_nothing_can_be_forecast(self) -> None:
         rng = np.random.default_rng(1)
         task = table(rng.normal(0, 0.02, (600, 4)), rng.normal(size=(600, 20)), test=100)
-        forecast, _ = ridge_forecast(task.dataset)
+        forecast, _ = ridge_forecast(task.dataset, task.dataset.known)
         assert forecast.std(axis=0).max() < 1e-3
 
     def test_leave_one_out_error_is_that_of_refitting(self) -> None:
@@ -219,7 +223,7 @@ class TestBaselines:
         x = task.dataset.contexts[rows]
         x = (x - x.mean(0)) / x.std(0)
         y = task.dataset.outcomes[rows]
-        forecast, residuals = ridge_forecast(task.dataset)
+        forecast, residuals = ridge_forecast(task.dataset, rows)
 
         def fit(keep: np.ndarray, penalty: float) -> np.ndarray:
             a = np.column_stack([x[keep], np.ones(len(keep))])

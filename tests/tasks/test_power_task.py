@@ -86,6 +86,33 @@ def test_plain_baselines_read_no_test_load_and_are_feasible() -> None:
     assert np.ptp(found["saa"], axis=0).max() == 0.0
 
 
+def test_plain_baselines_know_every_day_before_the_test_gaps_included() -> None:
+    """What a refit to all rows before the test is held against."""
+    task = _task(num_days=400)
+    data = task.dataset
+    gaps = np.setdiff1d(data.known, np.concatenate([data.train, data.validation]))
+    assert len(gaps) and gaps.max() < data.test.min()
+    found = task.baselines()
+    for days in (gaps, data.validation):
+        outcomes = data.outcomes.copy()
+        outcomes[days] += 1.0
+        other = PowerTask(dataclasses.replace(data, outcomes=outcomes), task.program).baselines()
+        for name in ("ols_offsets", "saa"):
+            assert not np.allclose(other[name], found[name]), name
+
+
+def test_the_level_of_a_plan_is_the_share_of_loads_at_or_below_it() -> None:
+    task = _task()
+    rows = task.dataset.test[:6]
+    load = task.dataset.outcomes[rows]
+    plans = load - 0.1
+    plans[:2] = load[:2]  # two days of six are covered to the last bit
+    assert task.judge(rows, plans).metrics["plan_level"] == pytest.approx(2 / 6)
+    plans[5] = np.nan
+    assert task.judge(rows, plans).metrics["plan_level"] == pytest.approx(2 / 5)
+    assert task.judge(rows, np.full_like(load, np.nan)).metrics["plan_level"] is None
+
+
 def test_the_load_itself_costs_nothing() -> None:
     task = _task()
     rows = task.dataset.test
@@ -134,7 +161,7 @@ def test_the_baseline_meets_the_ramps_and_sees_no_test_load() -> None:
 def test_the_offset_of_an_hour_is_the_cheapest_for_the_days_before_the_test() -> None:
     task = _task(num_days=400, ramp=np.inf)  # no ramp moves a plan off its offset
     data = task.dataset
-    known = np.concatenate([data.train, data.validation])
+    known = data.known
     inputs = np.column_stack([data.contexts, np.ones(len(data.contexts))])
     weights = np.linalg.lstsq(inputs[known], data.outcomes[known], rcond=None)[0]
     residuals = data.outcomes[known] - inputs[known] @ weights
