@@ -51,7 +51,10 @@ class GradientBalance:
         loss.parts.decision.backward()
         decision = [parameter.grad for parameter in parameters]
         norms = torch.stack([_norm(decision, loss.value), _norm(fit, loss.value)])
-        known = norms.square() if self._squares is None else self._squares
+        known = norms.square()
+        if self._squares is not None:
+            # Of a norm that was 0 so far, this step's own: a ratio to nothing is no scale.
+            known = torch.where(self._squares > 0, self._squares, known)
         ratio = (known[1] / known[0].clamp_min(_FLOOR)).sqrt()
         scale = loss.parts.decision_weight * ratio
         for parameter, left, right in zip(parameters, decision, fit, strict=True):
