@@ -382,7 +382,10 @@ def _owner(
         settings=dict(settings),
         program=task.program,
         data=[
-            (data.contexts, data.outcomes, data.train, data.validation, data.test)
+            (
+                (data.contexts, data.outcomes, data.train, data.validation, data.test),
+                (data.block_rows, data.gap_rows),
+            )
             for data in (task.dataset, task.fit_dataset)
             if data is not None
         ],

@@ -103,9 +103,16 @@ def _stages(steps: Steps, make: Maker, estimator: Estimator) -> list[StageName]:
 
 
 def _chosen(steps: Steps, names: list[StageName]) -> dict[StageName, int]:
-    """Best epochs of the first pass; of a base the mean over its members."""
+    """Best epochs of the first pass; of a base the mean over its members.
+
+    Of a stage that keeps its last weights they were given, and are the same without a first pass: runs
+    that make none share the refit of the fit.
+    """
     found: dict[StageName, int] = {}
     for name in names:
+        if steps.settings[name].keep == "last":
+            found[name] = steps.settings[name].epochs
+            continue
         epochs = [
             progress.best_epoch
             for label, progress in steps.stages.items()

@@ -319,11 +319,13 @@ class Steps:
         checkpoint, log = self.place(name, label, stop)
         data = self._data(name)
         index = getattr(data, self.training_part) if rows is None else rows
+        # The fit's checkpoints are shared by runs: none may hold the solves of one of them.
+        layer = self.layer if name == "train" else self.rule.layer(self.task.program)
         stage = Stage(
             label,
             predictor,
             estimator,
-            self.layer,
+            layer,
             *self._at(index, name),
             settings,
             None if again else score,
