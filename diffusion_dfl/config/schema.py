@@ -217,6 +217,7 @@ class NetworkModel:
     layers: int = MISSING
     dropout: float = MISSING
     activation: str = MISSING
+    context_rank: int = MISSING
 
 
 @dataclass
@@ -261,6 +262,7 @@ class BootstrapModel:
 
 @dataclass
 class DiffusionModel(ResidualModel):
+    outcome_frequencies: int = MISSING
     num_diffusion_steps: int = MISSING
     num_sampling_steps: int = MISSING
     schedule: str = MISSING

@@ -122,6 +122,12 @@ class Predictor(nn.Module, ABC):
         context_size: d_x.
         outcome_size: d_y.
         base: see above.
+        context_rank: numbers that the network knows a context by, a linear map of the standardised
+            features that is learned with it; 0 for the features themselves. Few of them keep a network
+            of many features and few rows from telling the rows apart.
+
+    Raises:
+        ValueError: a rank below 0.
     """
 
     pathwise = True
@@ -130,14 +136,29 @@ class Predictor(nn.Module, ABC):
     closed_form = False
 
     def __init__(
-        self, context_size: int, outcome_size: int, base: "ResidualBase | None" = None
+        self,
+        context_size: int,
+        outcome_size: int,
+        base: "ResidualBase | None" = None,
+        context_rank: int = 0,
     ) -> None:
         super().__init__()
+        if context_rank < 0:
+            raise ValueError(f"context_rank={context_rank} must be an integer >= 0")
         self.context_size, self.outcome_size = context_size, outcome_size
         self.contexts = Standardiser(context_size)
         self.outcomes = Standardiser(outcome_size)
         self.base = base
+        self.encoded_size = context_rank or context_size
+        self.encoder: nn.Module = nn.Identity()
+        if context_rank:
+            self.encoder = nn.Linear(context_size, context_rank, bias=False)
         self._scaling: Scaling | None = None
+
+    def encoded(self, context: Tensor) -> Tensor:
+        """What the network knows of contexts ``(B, d_x)``: ``(B, encoded_size)``."""
+        encoded: Tensor = self.encoder(self.contexts(context))
+        return encoded
 
     def fit_scaling(self, contexts: Tensor, outcomes: Tensor) -> None:
         """Set the standardisation from training rows, ``(N, d_x)`` and ``(N, d_y)``, raw units."""

@@ -24,6 +24,7 @@ class DeterministicPredictor(Predictor):
         layers: hidden layers.
         dropout: share of hidden units dropped in training.
         activation: ``silu``, ``relu`` or ``gelu``.
+        context_rank: see :class:`Predictor`.
     """
 
     has_density = False
@@ -37,18 +38,19 @@ class DeterministicPredictor(Predictor):
         layers: int = 2,
         dropout: float = 0.0,
         activation: ActivationName = "silu",
+        context_rank: int = 0,
     ) -> None:
-        super().__init__(context_size, outcome_size)
-        self.network = backbone(context_size, outcome_size, width, layers, activation, dropout)
+        super().__init__(context_size, outcome_size, context_rank=context_rank)
+        self.network = backbone(self.encoded_size, outcome_size, width, layers, activation, dropout)
 
     def location_and_scale(self, context: Tensor) -> Scaling:
         """The prediction, and the outcome's own standard deviation, ``(B, d_y)`` each, raw units."""
-        location = self.outcomes.inverse(self.network(self.contexts(context)))
+        location = self.outcomes.inverse(self.network(self.encoded(context)))
         return Scaling(location, self.outcomes.scale.expand_as(location))
 
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         """Mean squared error in standardised units."""
-        return (self.network(self.contexts(context)) - self.outcomes(outcome)).square().mean()
+        return (self.network(self.encoded(context)) - self.outcomes(outcome)).square().mean()
 
     def sample(
         self,
@@ -61,7 +63,7 @@ class DeterministicPredictor(Predictor):
         """The prediction as the only scenario, ``(B, 1, d_y)``, whatever ``num_scenarios``."""
         refuse_partial(self, backpropagation)
         with torch.set_grad_enabled(differentiable):
-            return self.outcomes.inverse(self.network(self.contexts(context))).unsqueeze(1)
+            return self.outcomes.inverse(self.network(self.encoded(context))).unsqueeze(1)
 
     def weighted_log_density(
         self,

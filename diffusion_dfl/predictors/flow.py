@@ -55,6 +55,7 @@ class FlowPredictor(Predictor):
             (:mod:`.residual`).
         base_folds, base_width, base_layers, base_dropout, base_activation: of the base
             (:func:`~diffusion_dfl.predictors.gaussian.gaussian_base`).
+        context_rank: see :class:`Predictor`.
 
     Raises:
         UserError: zuko is not installed.
@@ -78,6 +79,7 @@ class FlowPredictor(Predictor):
         base_layers: int = 2,
         base_dropout: float = 0.1,
         base_activation: ActivationName = "silu",
+        context_rank: int = 0,
     ) -> None:
         base = base_of(
             outcome_scaling,
@@ -89,7 +91,7 @@ class FlowPredictor(Predictor):
             base_dropout,
             base_activation,
         )
-        super().__init__(context_size, outcome_size, base)
+        super().__init__(context_size, outcome_size, base, context_rank)
         for name, value, least in (
             ("context_size", context_size, 1),
             ("width", width, 1),
@@ -112,7 +114,7 @@ class FlowPredictor(Predictor):
         between = partial(_between_layers, activation, dropout)
         location_scale = ElementWiseTransform(
             outcome_size,
-            context_size,
+            self.encoded_size,
             univariate=partial(MonotonicAffineTransform, slope=_SLOPE),
             hidden_features=[width] * layers,
             activation=between,
@@ -120,7 +122,7 @@ class FlowPredictor(Predictor):
         stack = [
             GeneralCouplingTransform(
                 outcome_size,
-                context_size,
+                self.encoded_size,
                 mask=torch.arange(outcome_size) % 2 == number % 2,
                 univariate=partial(MonotonicRQSTransform, slope=_SLOPE),
                 shapes=[(bins,), (bins,), (bins - 1,)],
@@ -203,7 +205,7 @@ class FlowPredictor(Predictor):
 
     def _given(self, context: Tensor) -> Any:
         """The zuko transform of ``(B, M, d_y)`` given ``(B, d_x)``."""
-        return self.transform(self.contexts(context).unsqueeze(1))
+        return self.transform(self.encoded(context).unsqueeze(1))
 
 
 def _between_layers(activation: ActivationName, dropout: float) -> nn.Module:

@@ -37,6 +37,7 @@ class GaussianPredictor(Predictor):
         outcome_scaling: ``global`` or ``residual``.
         base_folds, base_width, base_layers, base_dropout, base_activation: of the Gaussians of
             ``residual`` (:func:`gaussian_base`).
+        context_rank: see :class:`Predictor`.
 
     Raises:
         ValueError: an unknown name or a value out of range; the message names both.
@@ -58,6 +59,7 @@ class GaussianPredictor(Predictor):
         base_layers: int = 2,
         base_dropout: float = 0.1,
         base_activation: ActivationName = "silu",
+        context_rank: int = 0,
     ) -> None:
         base = base_of(
             outcome_scaling,
@@ -69,8 +71,10 @@ class GaussianPredictor(Predictor):
             base_dropout,
             base_activation,
         )
-        super().__init__(context_size, outcome_size, base)
-        self.network = backbone(context_size, 2 * outcome_size, width, layers, activation, dropout)
+        super().__init__(context_size, outcome_size, base, context_rank)
+        self.network = backbone(
+            self.encoded_size, 2 * outcome_size, width, layers, activation, dropout
+        )
         if base is not None:
             head = self.network[-1]
             assert isinstance(head, torch.nn.Linear)
@@ -90,7 +94,7 @@ class GaussianPredictor(Predictor):
 
     def moments(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance in standardised units, ``(B, d_y)`` each."""
-        mean, raw = self.network(self.contexts(context)).chunk(2, dim=-1)
+        mean, raw = self.network(self.encoded(context)).chunk(2, dim=-1)
         capped = self.max_log_variance - F.softplus(self.max_log_variance - raw)
         return mean, self.min_log_variance + F.softplus(capped - self.min_log_variance)
 

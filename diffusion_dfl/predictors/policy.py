@@ -18,6 +18,7 @@ class PolicyNetwork(Predictor):
         layers: hidden layers.
         dropout: share of hidden units dropped in training.
         activation: ``silu``, ``relu`` or ``gelu``.
+        context_rank: see :class:`Predictor`.
     """
 
     pathwise = False
@@ -32,13 +33,14 @@ class PolicyNetwork(Predictor):
         layers: int = 2,
         dropout: float = 0.0,
         activation: ActivationName = "silu",
+        context_rank: int = 0,
     ) -> None:
-        super().__init__(context_size, outcome_size)
-        self.network = backbone(context_size, outcome_size, width, layers, activation, dropout)
+        super().__init__(context_size, outcome_size, context_rank=context_rank)
+        self.network = backbone(self.encoded_size, outcome_size, width, layers, activation, dropout)
 
     def decide(self, context: Tensor) -> Tensor:
         """Decisions ``(B, n)`` in raw units, before any projection on the feasible set."""
-        return self.outcomes.inverse(self.network(self.contexts(context)))
+        return self.outcomes.inverse(self.network(self.encoded(context)))
 
     def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
         raise TypeError("a policy predicts no outcome; train it with grad=policy")

@@ -80,6 +80,7 @@ def chunked_sum(
         for start in range(0, count, chunk_rows):
             part = slice(start, min(start + chunk_rows, count))
             noisy, terms = summands(part)
+            noisy = denoiser.outcome_features(noisy)
             output = network.forward(noisy, part)
             values, derivatives = terms(output)
             total += values.sum()

@@ -31,6 +31,13 @@ class Denoiser(nn.Module):
         dropout: share of hidden units dropped in training.
         num_steps: T, the scale of the time embedding.
         activation: of the hidden layers; that of the time embedding is SiLU (Table 2).
+        outcome_frequencies: F; the first layer sees ``sin(f y)`` and ``cos(f y)``, f = 1..F, beside every
+            noisy outcome y (Tancik et al., 2020). A perceptron learns the smooth part of a function
+            first, and a conditional density of sharp modes is forgotten for the rows' own contexts
+            before it is learned. 0 for y alone.
+
+    Raises:
+        ValueError: no layer, an unknown activation, or frequencies below 0.
     """
 
     def __init__(
@@ -42,12 +49,16 @@ class Denoiser(nn.Module):
         dropout: float,
         num_steps: int,
         activation: ActivationName = "silu",
+        outcome_frequencies: int = 0,
     ) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers={layers} must be at least 1")
+        if outcome_frequencies < 0:
+            raise ValueError(f"outcome_frequencies={outcome_frequencies} must be an integer >= 0")
+        self.frequencies = range(1, outcome_frequencies + 1)
         self.num_steps, self.dropout, self.activation = num_steps, dropout, activation
-        self.from_outcome = nn.Linear(outcome_size, width)
+        self.from_outcome = nn.Linear(outcome_size * (1 + 2 * outcome_frequencies), width)
         self.from_context = nn.Linear(context_size, width, bias=False)
         self.from_time = nn.Sequential(
             nn.Linear(_EMBEDDING_SIZE, _TIME_WIDTH), nn.SiLU(), nn.Linear(_TIME_WIDTH, width)
@@ -56,6 +67,13 @@ class Denoiser(nn.Module):
         for _ in range(layers - 1):
             hidden += [nn.Linear(width, width), *hidden_layer(activation, dropout)]
         self.trunk = nn.Sequential(*hidden, nn.Linear(width, outcome_size))
+
+    def outcome_features(self, noisy: Tensor) -> Tensor:
+        """What the first layer sees of noisy outcomes ``(..., d_y)``."""
+        if not self.frequencies:
+            return noisy
+        waves = [wave(f * noisy) for f in self.frequencies for wave in (torch.sin, torch.cos)]
+        return torch.cat([noisy, *waves], dim=-1)
 
     def context_features(self, context: Tensor) -> Tensor:
         """The context's part of the first layer: ``(B, d_x) -> (B, width)``."""
@@ -93,7 +111,7 @@ class Denoiser(nn.Module):
 
     def from_shared(self, noisy: Tensor, shared: Tensor) -> Tensor:
         """Output of the network, given the sum of time and context features."""
-        return self.trunk(self.from_outcome(noisy) + shared)
+        return self.trunk(self.from_outcome(self.outcome_features(noisy)) + shared)
 
     def _without_graph(self, noisy: Tensor, shared: Tensor) -> Tensor:
         """The same for ``(B, M, d_y)`` and ``(B or 1, 1, width)``, written over and over.
@@ -110,7 +128,7 @@ class Denoiser(nn.Module):
         buffers = noisy.new_empty(2, min(size, batch) * count, first.out_features)
         blocks = (noisy.split(size), shared.split(size), output.split(size))
         for block, offset, target in zip(*blocks, strict=True):
-            rows = block.reshape(-1, block.shape[-1])
+            rows = self.outcome_features(block.reshape(-1, block.shape[-1]))
             hidden, other = buffers[:, : len(rows)]
             torch.addmm(first.bias, rows, first.weight.t(), out=hidden)
             hidden.view(len(block), count, -1).add_(offset)

@@ -81,6 +81,8 @@ class DiffusionPredictor(Predictor):
         activation: of the denoiser, ``silu``, ``relu`` or ``gelu``.
         base_folds, base_width, base_layers, base_dropout, base_activation: of the Gaussians of
             ``residual`` (:func:`~diffusion_dfl.predictors.gaussian.gaussian_base`).
+        context_rank: see :class:`~diffusion_dfl.predictors.Predictor`.
+        outcome_frequencies: of the denoiser (:class:`Denoiser`).
 
     Raises:
         ValueError: an unknown name or a value out of range; the message names both.
@@ -118,6 +120,8 @@ class DiffusionPredictor(Predictor):
         base_layers: int = 2,
         base_dropout: float = 0.1,
         base_activation: ActivationName = "silu",
+        context_rank: int = 0,
+        outcome_frequencies: int = 0,
     ) -> None:
         base = base_of(
             outcome_scaling,
@@ -129,14 +133,21 @@ class DiffusionPredictor(Predictor):
             base_dropout,
             base_activation,
         )
-        super().__init__(context_size, outcome_size, base)
+        super().__init__(context_size, outcome_size, base, context_rank)
         if prediction not in ("epsilon", "x0", "v"):
             raise ValueError(f"prediction={prediction!r} is unknown; choose epsilon, x0 or v")
         if chunk_rows < 1:
             raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
         self.schedule = NoiseSchedule(schedule, num_diffusion_steps)
         self.denoiser = Denoiser(
-            context_size, outcome_size, width, layers, dropout, num_diffusion_steps, activation
+            self.encoded_size,
+            outcome_size,
+            width,
+            layers,
+            dropout,
+            num_diffusion_steps,
+            activation,
+            outcome_frequencies,
         )
         self.prediction: Prediction = prediction
         steps = sampling_timesteps(self.schedule, num_sampling_steps, spacing)
@@ -167,7 +178,7 @@ class DiffusionPredictor(Predictor):
         output = self.denoiser(
             signal * clean + noise * epsilon,
             self.denoiser.time_features(steps),
-            self.denoiser.context_features(self.contexts(context)),
+            self.denoiser.context_features(self.encoded(context)),
         )
         return (output - to_target(self.prediction, clean, epsilon, signal, noise)).square().mean()
 
@@ -200,7 +211,7 @@ class DiffusionPredictor(Predictor):
         self, context: Tensor, backpropagation: Backpropagation
     ) -> CleanPrediction:
         """What the sampler asks at every step: the clean outcomes that noisy ones imply."""
-        features = self.denoiser.context_features(self.contexts(context)).unsqueeze(1)
+        features = self.denoiser.context_features(self.encoded(context)).unsqueeze(1)
         times, signal, noise = self._at_steps(self.sampler.timesteps, context.device)
         kind, last = backpropagation.kind, backpropagation.steps
         if kind == "last" and last > len(self.sampler.timesteps):
@@ -279,7 +290,7 @@ class DiffusionPredictor(Predictor):
         norms = None
         if self.elbo.uses_history and torch.is_grad_enabled():
             norms = torch.zeros_like(weight)
-            squares = self.denoiser.shared_squares(self.contexts(context), self.elbo.timesteps)
+            squares = self.denoiser.shared_squares(self.encoded(context), self.elbo.timesteps)
             rows = replace(rows, squares=squares)
         value = chunked_sum(self.denoiser, rows, summands, self.chunk_rows, norms)
         if norms is not None:
@@ -351,7 +362,7 @@ class DiffusionPredictor(Predictor):
 
     def _rows(self, context: Tensor, times: Tensor, index: Tensor, repeats: int = 1) -> Rows:
         """Rows in the order (repeat, context, the rest)."""
-        features = self.denoiser.context_features(self.contexts(context))
+        features = self.denoiser.context_features(self.encoded(context))
         order = torch.arange(len(context), device=context.device)
         each = len(index) // (len(context) * repeats)
         return Rows(features, order.repeat_interleave(each).repeat(repeats), times, index)
