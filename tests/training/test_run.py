@@ -104,6 +104,7 @@ def test_the_record_has_its_schema(root: Path) -> None:
         "solver_failures",
         "higher_is_better",
         "hourly",
+        "plan_level",
         "nonfinite_rows",
         "num_rows",
         "baselines",
@@ -116,6 +117,7 @@ def test_the_record_has_its_schema(root: Path) -> None:
         "diverged",
         "fit_loss",
         "fit_best_epoch",
+        "refit_epochs",
         "solver_failures",
         "solver",
     }

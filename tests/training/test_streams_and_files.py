@@ -12,7 +12,16 @@ from diffusion_dfl import files
 from diffusion_dfl.training.checkpoint import read_tensors, write_tensors
 from diffusion_dfl.training.streams import numpy_stream, stream_seed, torch_stream
 
-STREAMS = ("split", "initialisation", "fit", "training", "validation", "test", "foundation")
+STREAMS = (
+    "split",
+    "initialisation",
+    "fit",
+    "training",
+    "validation",
+    "test",
+    "foundation",
+    "folds",
+)
 CPU = torch.device("cpu")
 
 
@@ -26,6 +35,7 @@ def test_streams_are_what_they_have_always_been() -> None:
         2494635221133837528,
         6102389744414414618,
         3656545308831359172,
+        4625441644015172652,
     ]
     assert stream_seed(7, "test") == 4346648539189822640
     assert numpy_stream(0, "split").integers(1000, size=3).tolist() == [246, 819, 267]
