@@ -6,7 +6,10 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 readme ablations figures audit report status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
+task ?= power
+model ?= diffusion
+
+.PHONY: help setup search demo table1 readme ablations figures audit report status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +28,9 @@ demo: setup ## train every kind of predictor on simulated load in small, and pri
 
 table1: setup ## the paper's Table 1 beside ours, from the records there are
 	$(BIN)/python scripts/make_tables.py
+
+search: setup ## hyperparameters of a model's rows on the days before the test: task=power model=diffusion
+	$(BIN)/python scripts/search.py task=$(task) model=$(model) $(if $(grad),grad=$(grad))
 
 readme: setup ## Table 1 in short, from the committed records, into README.md
 	$(BIN)/python scripts/make_tables.py --readme README.md

@@ -5,7 +5,8 @@
 
 Without grad= the model's fit is searched first, then the decision stage of each of its rows. A study
 goes on where it was stopped; several calls at once share it. What it found is written to
-results/search/ and, when its budget is spent, to conf/preset/. No test row is loaded.
+results/search/ and, when its budget is spent, to conf/preset/. No test row is loaded. Further key=value
+are of all trials.
 """
 
 import argparse
@@ -20,13 +21,21 @@ from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.search.report import describe, write_presets, write_table
 from diffusion_dfl.search.rows import Row, bench, rows_of
+from diffusion_dfl.search.space import FOLDER
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("words", nargs="+", help="task=, model= and, if one row is meant, grad=")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        help="task=, model=, grad= if one row is meant, and what all trials share",
+    )
+    parser.add_argument(
+        "--preset-folder", type=Path, default=FOLDER.parent / "preset", help="conf/preset"
+    )
     parser.add_argument("--root", type=Path, default=Path("results/search"))
     parser.add_argument("--trials", type=int, help="of each stage; conf/search/budget.yaml")
     parser.add_argument("--seconds", type=float, help="of each stage; conf/search/budget.yaml")
@@ -52,7 +61,7 @@ def main() -> int:
                 write_table(row, study)
             spent = len(study.trials) >= budget.trials or study.spent >= budget.seconds
             if study.finished() and (arguments.presets or (spent and not arguments.show)):
-                for path in write_presets(row, study):
+                for path in write_presets(row, study, arguments.preset_folder):
                     print(f"  {path}")
     except REFUSALS as error:
         return fail(explain(error))
@@ -61,23 +70,19 @@ def main() -> int:
 
 def _rows(words: list[str], root: Path) -> list[Row]:
     named = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(named) < len(words) or not {"task", "model"} <= named.keys() <= {
-        "task",
-        "model",
-        "grad",
-    }:
+    if len(named) < len(words) or not {"task", "model"} <= named.keys():
         raise UserError(
             f"{' '.join(words)}: expected task=NAME model=NAME and, if one row is meant, grad=NAME"
         )
-    found = rows_of(named["task"], named["model"], root)
+    row = ("task", "model", "grad")
+    others = tuple(f"{key}={value}" for key, value in named.items() if key not in row)
+    found = rows_of(named["task"], named["model"], root, others)
     wanted = named.get("grad")
-    if wanted is None:
-        return found
-    chosen = [row for row in found if row.grad == wanted]
+    chosen = [one for one in found if wanted in (None, one.grad)]
     if not chosen:
         raise UserError(
             f"model={named['model']} grad={wanted}: there is no such row; its grads are "
-            f"{', '.join(row.grad for row in found)}"
+            f"{', '.join(one.grad for one in found)}"
         )
     return chosen
 

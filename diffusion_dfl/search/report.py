@@ -10,7 +10,6 @@ import numpy as np
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from diffusion_dfl.config.arguments import CONFIG_DIRECTORY
 from diffusion_dfl.files import replacing
 from diffusion_dfl.search.rows import Row
 from diffusion_dfl.search.study import Study, chosen_costs
@@ -98,7 +97,7 @@ def _distance(best: FrozenTrial, other: FrozenTrial) -> str:
     return told
 
 
-def write_presets(row: Row, study: Study, folder: Path = CONFIG_DIRECTORY / "preset") -> list[Path]:
+def write_presets(row: Row, study: Study, folder: Path) -> list[Path]:
     """The winner's values as ``conf/preset`` files: of a fit those its rows share, and its rule."""
     best = study.finished()[0]
     values = {**study.space.values(best.params)}

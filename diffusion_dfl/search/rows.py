@@ -29,6 +29,7 @@ class Row:
         task, model, grad: of the row; a fit's grad is ``two_stage``.
         stage: ``fit`` or ``decision``.
         root: ``results/search``.
+        overrides: further ``key=value`` of all trials: another source of data, say.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Row:
     grad: str
     stage: StageOfSearch
     root: Path
+    overrides: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -47,7 +49,8 @@ class Row:
     def config(self) -> DictConfig:
         """The present preset."""
         words = [f"task={self.task}", f"model={self.model}", f"grad={self.grad}"]
-        config = compose_config([*words, "fit.refit=false", "evaluation.test=false"])
+        held_out = ["fit.refit=false", "evaluation.test=false"]
+        config = compose_config([*words, *held_out, *self.overrides])
         self.space.check(config)
         return config
 
@@ -71,7 +74,9 @@ class Row:
         Raises:
             UserError: a study of another space or other data, or of a fit that is not there.
         """
-        space = replace(self.space, fixed={**self.fitted, **self.space.fixed})
+        space = replace(
+            self.space, fixed={**self.fitted, **self.space.fixed}, overrides=self.overrides
+        )
         journal = self.root / "studies" / f"{self.name}.journal"
         return Study(journal, space, data_digest(self.instances))
 
@@ -114,7 +119,7 @@ class Row:
         return bench.fit(config, instance) if self.stage == "fit" else bench.train(config, instance)
 
 
-def rows_of(task: str, model: str, root: Path) -> list[Row]:
+def rows_of(task: str, model: str, root: Path, overrides: tuple[str, ...] = ()) -> list[Row]:
     """The searches of a model, in the order in which they need each other.
 
     Raises:
@@ -125,7 +130,7 @@ def rows_of(task: str, model: str, root: Path) -> list[Row]:
     found = []
     for grad in CELLS[model]:
         stage: StageOfSearch = "fit" if grad == "two_stage" else "decision"
-        found.append(Row(task, model, grad, stage, root))
+        found.append(Row(task, model, grad, stage, root, overrides))
     return found
 
 

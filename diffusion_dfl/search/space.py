@@ -29,7 +29,7 @@ StageOfSearch = Literal["fit", "decision"]
 #: Where spaces and budgets are.
 FOLDER = CONFIG_DIRECTORY / "search"
 
-_RANGE = {"low", "high", "log", "step"}
+_RANGE = {"low", "high", "log"}
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,22 @@ class Space:
     Attributes:
         name: of the file.
         fixed: key -> value of every trial.
-        knobs: key -> choices, or ``{low, high, log, step}``.
+        knobs: key -> choices, or ``{low, high, log}``.
+        overrides: words that the configuration of all trials was composed with.
     """
 
     name: str
     fixed: Mapping[str, Any]
     knobs: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """What tells a study of this space from one of another."""
-        return digest({"fixed": dict(self.fixed), "knobs": dict(self.knobs)}, 16)
+        told: dict[str, Any] = {"fixed": dict(self.fixed), "knobs": dict(self.knobs)}
+        if self.overrides:
+            told["overrides"] = sorted(self.overrides)
+        return digest(told, 16)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Values of a trial."""

@@ -1,8 +1,9 @@
 """A study: trials of one stage of one row, in a journal that resumes and that workers share.
 
-Trials are optuna's (TPE; Akiba et al., 2019). Every trial goes through the same instances in the same order
-and tells after each the mean so far; one that is worse than the median of the others on the same
-instances is stopped (median pruning, paired by construction).
+Trials are optuna's (TPE; Akiba et al., 2019). Every trial goes through the same instances in the same order.
+After two of them it is held against the best trial so far on the same instances, and stopped where it is
+worse by more than a standard error of the paired differences. (Optuna's own pruners compare the best
+mean a trial ever told, over other instances, with the present one of the others.)
 """
 
 import logging
@@ -31,8 +32,8 @@ logger = logging.getLogger(__name__)
 #: Changes of a trial, an instance -> what came of it.
 Try = Callable[[Mapping[str, Any], Instance], Outcome]
 
-# Trials before others are pruned by their median, and instances each gets in any case.
-_UNPRUNED_TRIALS, _UNPRUNED_INSTANCES = 3, 2
+# Instances a trial gets in any case.
+_UNPRUNED_INSTANCES = 2
 _RANDOM_TRIALS = 5
 
 
@@ -57,13 +58,14 @@ class Study:
             storage=JournalStorage(JournalFileBackend(str(journal))),
             load_if_exists=True,
             direction="minimize",
-            sampler=optuna.samplers.TPESampler(
-                seed=0,
-                n_startup_trials=_RANDOM_TRIALS,
-                multivariate=True,
-                constant_liar=True,
-            ),
-            pruner=optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_INSTANCES - 1),
+            pruner=optuna.pruners.NopPruner(),
+        )
+        # A sampler begins with its seed: one that goes on must not draw again what was drawn.
+        self.study.sampler = optuna.samplers.TPESampler(
+            seed=len(self.study.get_trials(deepcopy=False)),
+            n_startup_trials=_RANDOM_TRIALS,
+            multivariate=True,
+            constant_liar=True,
         )
         self._check("space", space.digest, f"{space.name} has changed since")
         self._check("data", data, "the data, the folds or the seeds are others now")
@@ -133,7 +135,7 @@ class Study:
                     len(instances),
                     mean,
                 )
-                if number + 1 < len(instances) and trial.should_prune():
+                if number + 1 < len(instances) and self._worse([one.costs for one in outcomes]):
                     state = TrialState.PRUNED
                     break
         except (RunFailed, SolverFailure, UserError, ValueError) as error:
@@ -152,6 +154,16 @@ class Study:
             reason,
             self.space.values(trial.params),
         )
+
+    def _worse(self, costs: Sequence[Mapping[str, float]]) -> bool:
+        """Whether a trial is behind the best one on the instances it has been through."""
+        done = self.finished()
+        if not done or len(costs) < _UNPRUNED_INSTANCES:
+            return False
+        best = done[0].user_attrs["costs"][: len(costs)]
+        own, others = best_choice(costs)[0], best_choice(best)[0]
+        gap = np.array([a[own] - b[others] for a, b in zip(costs, best, strict=True)])
+        return bool(gap.mean() > gap.std(ddof=1) / len(gap) ** 0.5)
 
     @contextmanager
     def _alive(self) -> Any:

@@ -23,7 +23,7 @@ from diffusion_dfl.training.loop import Log
 from diffusion_dfl.training.steps import StageName, Steps
 
 #: The grid of c, the bandwidth scale of the decision rule, of every stochastic row.
-BANDWIDTH_SCALES = (0.5, 1.0, 1.5, 2.0, 2.5)
+BANDWIDTH_SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5)
 
 # A killed trial fits again what it had fitted in these.
 _CHECKPOINT_SECONDS = 60.0
