@@ -5,11 +5,10 @@ lucky month is lucky for every seed. Here days are drawn again too, in blocks, s
 are alike.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
+from diffusion_dfl.reporting.collect import Collection
 from diffusion_dfl.reporting.statistics import FEWEST, bootstrap_interval, moved_out
 
 #: Days of a block: two weeks hold the weekly pattern and most of the weather's memory.
@@ -18,22 +17,19 @@ BLOCK = 14
 _RESAMPLES = 4_000
 
 
-def costs_by_day(results: Path, runs: pd.DataFrame) -> pd.DataFrame:
+def costs_by_day(collection: Collection, runs: pd.DataFrame) -> pd.DataFrame:
     """Headline number of every test day: a row a seed, a column a date.
 
     Args:
-        results: the folder ``runs`` were collected from.
+        collection: what ``runs`` are the frame of.
         runs: rows of :func:`diffusion_dfl.reporting.frame.frame`, one a seed.
 
     Returns:
-        Empty where rows of the data are no days (``rows.csv`` names them ``row 7``), or a run has none.
+        Empty where rows of the data are no days (they are named ``row 7``), or a run has none.
     """
     found = {}
-    for run in runs.to_dict("records"):
-        path = results / ("published" if run["published"] else "runs") / run["path"] / "rows.csv"
-        if not path.exists():
-            return pd.DataFrame()
-        rows = pd.read_csv(path, index_col="row")["task"]
+    for run in runs[["seed", "path", "published"]].to_dict("records"):
+        rows = collection.rows(run["path"], run["published"])
         if not len(rows) or not str(rows.index[0])[:4].isdigit():
             return pd.DataFrame()
         found[run["seed"]] = rows
