@@ -153,7 +153,7 @@ class Archive:
             return pd.Series(dtype=float)
         start, stop = self._row_places[path]
         part = self._rows.slice(start, stop - start)
-        labels = pd.Index(part["row"].to_pylist(), name="row")
+        labels = pd.Index(part["row"].to_pandas(), name="row")
         return pd.Series(part["task"].to_numpy(), index=labels, name="task")
 
     def content(self, path: str) -> Content:

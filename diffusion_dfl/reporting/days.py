@@ -5,6 +5,8 @@ lucky month is lucky for every seed. Here days are drawn again too, in blocks, s
 are alike.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -56,15 +58,22 @@ def interval(ours: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95) -> t
     seeds, days = difference.shape
     if seeds < FEWEST or days < 2 * BLOCK:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(0)
-    drawn = _counts(rng.integers(seeds, size=(_RESAMPLES, seeds)), seeds)
-    starts = rng.integers(days, size=(_RESAMPLES, -(-days // BLOCK), 1))
-    blocks = (starts + np.arange(BLOCK)).reshape(_RESAMPLES, -1)[:, :days] % days
-    means = ((drawn @ difference.to_numpy()) * _counts(blocks, days)).sum(axis=1) / (seeds * days)
+    drawn, blocks = _resamples(seeds, days)
+    means = ((drawn @ difference.to_numpy()) * blocks).sum(axis=1) / (seeds * days)
     tail = moved_out(level, min(seeds, days // BLOCK))
     low, high = np.quantile(means, [tail, 1 - tail])
     alone = bootstrap_interval(difference.mean(axis=1).tolist(), level)
     return min(float(low), alone[0]), max(float(high), alone[1])
+
+
+@lru_cache(maxsize=2)
+def _resamples(seeds: int, days: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed and each day is in a resample: ``(R, seeds)`` and ``(R, days)``."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(seeds, size=(_RESAMPLES, seeds))
+    starts = rng.integers(days, size=(_RESAMPLES, -(-days // BLOCK), 1))
+    blocks = (starts + np.arange(BLOCK)).reshape(_RESAMPLES, -1)[:, :days] % days
+    return _counts(drawn, seeds), _counts(blocks, days)
 
 
 def _counts(drawn: np.ndarray, size: int) -> np.ndarray:

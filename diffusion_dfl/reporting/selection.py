@@ -67,7 +67,9 @@ def default_source(task: str, runs: pd.DataFrame | None = None) -> str:
     """The data source a task uses where none is named: that of the runs which name none, or, without
     any, today's."""
     if runs is not None and len(runs):
-        unnamed = runs[(runs["task"] == task) & ~runs["differs"].str.contains(f'"{SOURCE}"')]
+        unnamed = runs[
+            (runs["task"] == task) & ~runs["differs"].str.contains(f'"{SOURCE}"', regex=False)
+        ]
         for found in (unnamed[unnamed["published"]], unnamed):
             if len(found):
                 return str(found["source"].iloc[0])
@@ -247,4 +249,8 @@ def of_cell(
         for run in found[_DECIDING].to_dict("records")
     ]
     found = found[pd.Series(same, index=found.index, dtype=bool)]
-    return (found if preset is None else found[found["preset"] == preset]).sort_values("seed")
+    if preset is not None:
+        found = found[found["preset"] == preset]
+    elif len(found):
+        found = found[found["config_hash"] == _current(found)]
+    return found.sort_values("seed")

@@ -7,7 +7,7 @@ What is rendered (:mod:`diffusion_dfl.reporting.markdown`) or written as CSV com
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import pandas as pd
@@ -72,6 +72,13 @@ class Table:
     source_versions: int
     disagreeing: Sequence[str]
 
+    @cached_property
+    def _groups(self) -> dict[tuple[str, str], pd.DataFrame]:
+        return {
+            (str(block), str(metric)): rows
+            for (block, metric), rows in self.numbers.groupby(["block", "metric"], sort=False)
+        }
+
     def block(self, name: str) -> pd.DataFrame:
         """Rows of one block."""
         return self.numbers[self.numbers["block"] == name]
@@ -90,8 +97,8 @@ class Table:
 
     def estimates(self, block: str, metric: str = HEADLINE) -> dict[str, Estimate]:
         """Name -> estimate of the rows of a block that have any value of the metric."""
-        rows = self.block(block)
-        rows = rows[(rows["metric"] == metric) & (rows["count"] > 0)]
+        rows = self._groups.get((block, metric), self.numbers[:0])
+        rows = rows[rows["count"] > 0]
         columns = [rows[name] for name in ("name", "mean", "error", "low", "high", "count")]
         return {
             str(name): Estimate(mean, error, low, high, int(count))
