@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from diffusion_dfl.config.compose import compose_config, identify
-from diffusion_dfl.reporting.archive import Archive, Content, compact
-from diffusion_dfl.reporting.checking import damaged, extra, outdated
+from diffusion_dfl.reporting.archive import Archive
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.publishing import Published, Wanted, publish
-from tests.reporting.records import entry_of, place, put, summary, write
+from tests.reporting.records import place, summary, write
 from tests.reporting.records import publish as published
 
 WORDS = ["task=power", "scale=laptop", "model=gaussian", "grad=two_stage"]
@@ -112,26 +111,3 @@ def test_a_row_changes_its_configuration_as_a_whole(tmp_path: Path) -> None:
     done = run_publish(tmp_path)
     assert (len(done.paths), done.replaced) == (2, list(old))
     assert "h" not in Archive(tmp_path / "published").hashes.values()
-
-
-def test_checking_names_rows_of_older_presets_and_files_that_do_not_belong(tmp_path: Path) -> None:
-    own(tmp_path, 0)
-    run_publish(tmp_path)
-    name = "laptop/power/gaussian-score/seed-0"
-    published(tmp_path, {name: summary("gaussian", "score", 0, 3.0)})
-    (tmp_path / "published" / "notes.txt").write_text("mine")
-    found = collect(tmp_path, own=False)
-    assert list(damaged(found)) == []
-    assert outdated(found) == {Path(name).parent: 1}
-    assert extra(found.archive) == ["notes.txt"]
-
-
-def test_checking_names_a_run_that_is_not_what_its_manifest_says(tmp_path: Path) -> None:
-    record = summary("gaussian", "score", 0, 3.0)
-    path = place(record["identity"])
-    other = {**record["identity"], "source_hash": "other"}
-    content = Content(compact({**record, "identity": other}), "{}", "{}", "{}")
-    put(tmp_path, {entry_of(path, record): content})
-    assert list(damaged(collect(tmp_path, own=False))) == [
-        f"published/{path}: its source_hash is not that of its summary"
-    ]

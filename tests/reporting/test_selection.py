@@ -1,19 +1,16 @@
 """Which runs a table is about."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion_dfl.config.compose import compose_config, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.markdown import render
-from diffusion_dfl.reporting.roles import Role, literal, todays_role
 from diffusion_dfl.reporting.selection import choices, choose, default_source, selection
 from diffusion_dfl.reporting.table1 import build
 from tests.reporting.records import TWIN, frame_of, place, summary, wanted, write, write_all
@@ -83,31 +80,6 @@ def test_every_task_has_its_default_source_and_the_papers_come_first() -> None:
     assert {task: sources[task] for task in expected} == expected
 
 
-WORDS = ["task=portfolio", "scale=smoke", "model=gaussian", "grad=score"]
-
-
-def identity_today(*changes: str) -> dict[str, Any]:
-    return vars(identify(compose_config([*WORDS, *changes])))
-
-
-def test_the_role_of_an_own_run_is_what_train_would_run_today() -> None:
-    preset = identity_today()
-    assert todays_role(preset) == Role("run", preset["config_hash"])
-    twin = identity_today("grad.decision_weight=0")
-    assert todays_role(twin) == Role("twin", preset["config_hash"])
-    variant = identity_today("decision.num_scenarios=7", "grad.decision_weight=0")
-    assert todays_role(variant) == Role("variant", preset["config_hash"])
-    assert todays_role({**preset, "config_hash": "old"}).name == "stale"
-    assert todays_role({**variant, "differs": {"no.such_key": 1}}).name == "stale"
-    assert todays_role({**preset, "task": "mine"}) == Role()
-
-
-def test_another_source_is_no_change() -> None:
-    other = identity_today("data=skfolio")
-    assert other["differs"] == {"data.source": "skfolio"}
-    assert todays_role(other) == Role("run", other["config_hash"])
-
-
 def test_a_table_with_changes_has_the_runs_that_change_the_same(tmp_path: Path) -> None:
     """A value that is the preset's own is in its configuration and no difference."""
     changes = {"task.shortage": 9.0}
@@ -157,12 +129,3 @@ def test_own_runs_of_todays_preset_are_the_row_where_the_published_ones_are_of_a
     text = render(build(runs, wanted()))
     assert "Your runs of today's presets stand for the committed ones" in text
     assert "of older presets: Gaussian score function." in text
-
-
-@pytest.mark.parametrize("value", [None, True, 3, 0.5, "two words", "it's \\ here", [1, "a,b"]])
-def test_a_changed_value_survives_the_way_through_the_override_grammar(value: Any) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"key={literal(value)}"])
-    parsed = override.value()
-    if isinstance(parsed, list):
-        parsed = [getattr(item, "text", item) for item in parsed]
-    assert json.dumps(getattr(parsed, "text", parsed)) == json.dumps(value)
