@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 task ?= power
 model ?= diffusion
 
-.PHONY: help setup search demo table1 readme ablations figures audit report status missing chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
+.PHONY: help setup search demo table1 readme ablations figures audit report status missing publish check-records chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ status: setup ## planned, finished, running, failed and missing runs of the tabl
 
 missing: setup ## the commands that complete the tables
 	$(BIN)/python scripts/status.py --missing
+
+publish: setup ## finished runs into results/published; what does not belong is named
+	$(BIN)/python scripts/publish.py
+
+check-records: setup ## published records against their digests and today's presets
+	$(BIN)/python scripts/check_records.py
 
 fetch: setup ## download the real load data into data/
 	$(BIN)/python scripts/fetch_data.py

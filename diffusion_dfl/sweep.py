@@ -116,7 +116,7 @@ def _view(root: Path, words: Sequence[str], folder: Path | None) -> None:
         return  # Words no run was made of; the error is told by itself.
     if len(runs) < 2:
         return
-    states = {run: state(root, run, published=False) for run in runs}
+    states = {run: state(root, run) for run in runs}
     if all(found.name == "finished" for found in states.values()):
         print(f"{len(runs)} of {len(runs)} runs are finished", flush=True)
     else:

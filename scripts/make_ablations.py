@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.files import write_text
 from diffusion_dfl.reporting.ablations import AXES, commands, table
 from diffusion_dfl.reporting.collect import collect
@@ -28,11 +29,13 @@ def main() -> int:
     if arguments.commands:
         print("\n".join(commands(arguments.task, arguments.seeds)))
         return 0
-    collection = collect(arguments.results, own=not arguments.published)
-    runs = frame(collection)
-    # A preset the user has run is on the user's processor already.
-    controls = frame(collect(arguments.results / "controls", own=False))
-    text = table(runs, arguments.task, arguments.scale, controls=controls)
+    try:
+        collection = collect(arguments.results, own=not arguments.published)
+        # A preset the user has run is on the user's processor already.
+        controls = frame(collect(arguments.results / "controls", own=False))
+        text = table(frame(collection), arguments.task, arguments.scale, controls=controls)
+    except REFUSALS as error:
+        return fail(explain(error))
     print(text)
     if not arguments.published:
         # The committed table is of committed records, and git's.

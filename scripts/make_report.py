@@ -17,7 +17,6 @@ from diffusion_dfl.reporting.audit import TEMPLATE
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.reporting.page.gather import gather
 from diffusion_dfl.reporting.page.render import render
-from diffusion_dfl.reporting.selection import selection
 from diffusion_dfl.reporting.status import plan
 from diffusion_dfl.sweep import started
 
@@ -46,7 +45,10 @@ def main() -> int:
         except REFUSALS as error:
             print(f"a sweep that was started here cannot be planned any more: {explain(error)}")
     audit = TEMPLATE.parents[1] / "audit.md"
-    report = gather(arguments.results, audit, list(dict.fromkeys(planned)), selection)
+    try:
+        report = gather(arguments.results, audit, list(dict.fromkeys(planned)))
+    except REFUSALS as error:
+        return fail(explain(error))
     target = arguments.output or arguments.results / "report" / "index.html"
     write_text(target, render(report))
     if report.left_out:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.selection import choices, of_table, selection
@@ -19,8 +20,11 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
-    runs = frame(collect(arguments.results))
-    wanted = selection(arguments.task, arguments.scale, arguments.data)
+    try:
+        runs = frame(collect(arguments.results))
+    except REFUSALS as error:
+        return fail(explain(error))
+    wanted = selection(runs, arguments.task, arguments.scale, arguments.data)
     numbers = sensitivity(runs, wanted)
     if numbers.empty or not (numbers["setting"] != CONFIGURED).any():
         print(

@@ -9,6 +9,7 @@ import pandas as pd
 
 from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.config.compose import digest
+from diffusion_dfl.config.identities import identity_of
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.latex import latex
@@ -86,9 +87,9 @@ def _elsewhere(runs: pd.DataFrame, scale: str) -> str:
 
 def _into(readme: Path, results: Path) -> int:
     """Table 1 in short, into the README."""
-    runs = frame(collect(results, own=False))
-    tables = [build(runs, selection(task, "laptop")) for task in LAYOUTS]
     try:
+        runs = frame(collect(results, own=False))
+        tables = [build(runs, selection(runs, task, "laptop")) for task in LAYOUTS]
         text = with_block(readme.read_text(encoding="utf-8"), summary(tables))
     except REFUSALS as error:
         return fail(explain(error))
@@ -101,7 +102,10 @@ def main() -> int:
     arguments = parse()
     if arguments.readme:
         return _into(arguments.readme, arguments.results)
-    collection = collect(arguments.results, own=not arguments.published)
+    try:
+        collection = collect(arguments.results, own=not arguments.published)
+    except REFUSALS as error:
+        return fail(explain(error))
     runs = frame(collection)
     known = choices("task")
     mine = set(runs["task"]) - set(known) if len(runs) else set()
@@ -123,11 +127,16 @@ def main() -> int:
         if not arguments.task and not (len(runs) and (runs["task"] == task).any()):
             continue
         try:
-            wanted = selection(task, arguments.scale, arguments.data, arguments.overrides)
+            wanted = selection(runs, task, arguments.scale, arguments.data, arguments.overrides)
+            table = build(runs, wanted, collection.left_out, collection)
+            if arguments.overrides and not table.seeds:
+                words = [f"task={task}", f"scale={arguments.scale}"]
+                words += [f"data={arguments.data}"] if arguments.data else []
+                identity_of((*words, *arguments.overrides))  # Words no run would take are refused.
         except REFUSALS as error:
             return fail(explain(error))
         if arguments.task or len(of_table(runs, wanted)):
-            tables.append(build(runs, wanted, collection.left_out, arguments.results))
+            tables.append(table)
     if not tables and not own:
         print(
             f"error: no records of scale {arguments.scale} "
@@ -142,7 +151,7 @@ def main() -> int:
     if arguments.published:
         return 0
     if collection.tuning:
-        print(f"{collection.tuning} tuning runs did not look at the test days")
+        print(f"{len(collection.tuning)} tuning runs did not look at the test days")
     if collection.left_out:
         print(f"{len(collection.left_out)} runs left out:")
         for line in collection.left_out[:20]:

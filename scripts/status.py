@@ -15,6 +15,7 @@ from pathlib import Path
 
 from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.config.identities import searching
+from diffusion_dfl.reporting.archive import Archive
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.reporting.status import completing, overview, plan, state
 from diffusion_dfl.sweep import started
@@ -46,9 +47,10 @@ def main() -> int:
                 runs = list(dict.fromkeys(every))
             else:
                 runs = plan(words)
+        published = {} if arguments.own else Archive(arguments.results / "published").hashes
     except REFUSALS as error:
         return fail(explain(error))
-    states = {run: state(arguments.results, run, not arguments.own) for run in runs}
+    states = {run: state(arguments.results, run, published) for run in runs}
     if arguments.missing:
         commands = list(completing(states, arguments.each))
         for command in commands:

@@ -132,7 +132,11 @@ SMALL: dict[str, Small] = {
     'eval "$(python train.py -sc install=bash)"': Small(),
     "python train.py -sc install=fish | source": Small(instead="python train.py -sc install=fish"),
     "python scripts/make_tables.py --released": Small(),
-    "python scripts/publish.py": Small(),
+    "make publish": Small(instead="python scripts/publish.py"),
+    "make check-records": Small(instead="python scripts/check_records.py"),
+    "python scripts/publish.py --task NAME": Small(
+        instead="python scripts/publish.py --task power"
+    ),
     "python scripts/publish.py --controls": Small(),
     "python scripts/publish.py --task inventory --variants": Small(),
     "python scripts/publish.py --task portfolio --variants": Small(),

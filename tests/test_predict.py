@@ -1,6 +1,7 @@
 """scripts/predict.py as a user meets it."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,13 +62,16 @@ def test_bad_input_is_refused_in_one_line(directory: Path, tmp_path: Path) -> No
     file = tmp_path / "contexts.csv"
     file.write_text("prev_h00,prev_h1\n1,2\n")
     output = tmp_path / "out.csv"
+    bare = tmp_path / "bare"
+    shutil.copytree(directory, bare, ignore=shutil.ignore_patterns("weights.pt"))
     for words, said in (
         ([directory, file, "--output", output], "expected the 30 features of the run, found 2"),
         ([directory, tmp_path / "none.csv"], "No such file"),
         ([tmp_path, file], "there is no run"),
         (
-            ["results/published/laptop/power/gaussian-score/seed-0", file],
-            "`python train.py task=power model=gaussian grad=score seed=0`",
+            [bare, file],
+            "has a record but no weights (committed records come without); make the run with "
+            "`python train.py task=power model=gaussian grad=two_stage",
         ),
     ):
         refused = _predict(*words)

@@ -1,6 +1,6 @@
 """Identities of configurations by their overrides, remembered between processes.
 
-Composing a configuration takes a tenth of a second, and a table asks for a hundred of them. What is
+Composing a configuration takes a tenth of a second, and a plan asks for a hundred of them. What is
 remembered lies in ``.cache/`` beside ``conf/``, under a hash of everything composition reads, so a
 changed preset, schema or Hydra is never answered from what was before.
 """
@@ -94,7 +94,7 @@ def _config(words: tuple[str, ...]) -> DictConfig:
 @cache
 def _preset(task: str, model: str, grad: str, scale: str) -> dict[str, Any]:
     """Deciding values of a cell's untouched preset with seed 0: the reference of all its variants."""
-    # In the order in which tables name a cell, so that it is composed once.
+    # In the order in which plans name a cell, so that it is composed once.
     words = (f"task={task}", f"scale={scale}", f"model={model}", f"grad={grad}", "seed=0")
     return deciding_values(_config(words))
 

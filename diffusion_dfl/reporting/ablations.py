@@ -12,7 +12,7 @@ import pandas as pd
 
 from diffusion_dfl.reporting.layout import HEADLINE, layout_of
 from diffusion_dfl.reporting.markdown import number, spread
-from diffusion_dfl.reporting.selection import of_table, selection
+from diffusion_dfl.reporting.selection import of_cell, of_table, selection
 from diffusion_dfl.reporting.statistics import Estimate, estimate, paired
 
 
@@ -145,8 +145,7 @@ def table(
             taken to where there are any: float32 sums differ between processors, and with them the
             epoch that early stopping picks.
     """
-    wanted = selection(task, scale, source)
-    found = of_table(runs, wanted)
+    wanted = selection(runs, task, scale, source)
     beside = of_table(pd.DataFrame() if controls is None else controls, wanted)
     layout = layout_of(task)
     lines = [f"# Ablations: {layout.title}", ""]
@@ -170,40 +169,33 @@ def table(
         lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
         presets = {}
         for cell in axis.cells:
-            current = wanted.presets[cell].config_hash
-            control = _of(beside, cell, current)
-            presets[cell] = control if len(control) else _of(found, cell, current)
+            control = of_cell(beside, wanted, cell)
+            presets[cell] = control if len(control) else of_cell(runs, wanted, cell)
         for name, changes in axis.changes.items():
             row = [name]
             for cell in axis.cells:
-                own = wanted.current_hash(cell, changes)
-                values = _of(found, cell, own)
-                is_preset = own == wanted.presets[cell].config_hash
-                row += _entry(values, presets[cell], is_preset)
+                row += _entry(
+                    of_cell(runs, wanted, cell, changes, _hash(presets[cell])), presets[cell]
+                )
             lines.append("| " + " | ".join(row) + " |")
         lines += ["", axis.note, ""] if axis.note else [""]
     return "\n".join(lines)
 
 
-def _of(runs: pd.DataFrame, cell: tuple[str, str], config_hash: str | None) -> pd.Series:
-    if runs.empty or config_hash is None:
-        return pd.Series(dtype=float)
-    same = (
-        (runs["model"] == cell[0])
-        & (runs["grad"] == cell[1])
-        & (runs["config_hash"] == config_hash)
-    )
-    return runs[same].set_index("seed")[HEADLINE]
+def _hash(preset: pd.DataFrame) -> str | None:
+    return str(preset["preset"].iloc[0]) if len(preset) else None
 
 
-def _entry(values: pd.Series, preset: pd.Series, is_preset: bool) -> list[str]:
-    if values.empty:
+def _entry(runs: pd.DataFrame, preset: pd.DataFrame) -> list[str]:
+    if runs.empty:
         return ["missing", "–"]
+    values = runs.set_index("seed")[HEADLINE]
     found: Estimate = estimate(values.tolist())
+    is_preset = bool((runs["config_hash"] == runs["preset"]).all())
     text = f"{spread(found, 3)} ({found.count})" + (" *" if is_preset else "")
-    if is_preset:
+    if is_preset or preset.empty:
         return [text, "–"]
-    difference = paired(values, preset)
+    difference = paired(values, preset.set_index("seed")[HEADLINE])
     if not difference.count:
         return [text, "–"]
     if math.isnan(difference.low):

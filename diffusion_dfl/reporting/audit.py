@@ -45,11 +45,12 @@ def audit_tables(results: Path) -> dict[str, Table]:
 
     Committed records only: the audit is of this project's numbers.
     """
-    runs = frame(collect(results, own=False))
+    collection = collect(results, own=False)
+    runs = frame(collection)
     wanted: dict[str, tuple[str, tuple[str, ...]]] = {task: (task, ()) for task in LAYOUTS}
     wanted.update(RELEASED)
     return {
-        prefix: build(runs, selection(task, "laptop", None, overrides), results=results)
+        prefix: build(runs, selection(runs, task, "laptop", None, overrides), collection=collection)
         for prefix, (task, overrides) in wanted.items()
     }
 

@@ -5,11 +5,12 @@ lucky month is lucky for every seed. Here days are drawn again too, in blocks, s
 are alike.
 """
 
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
+from diffusion_dfl.reporting.collect import Collection
 from diffusion_dfl.reporting.statistics import FEWEST, bootstrap_interval, moved_out
 
 #: Days of a block: two weeks hold the weekly pattern and most of the weather's memory.
@@ -18,22 +19,19 @@ BLOCK = 14
 _RESAMPLES = 4_000
 
 
-def costs_by_day(results: Path, runs: pd.DataFrame) -> pd.DataFrame:
+def costs_by_day(collection: Collection, runs: pd.DataFrame) -> pd.DataFrame:
     """Headline number of every test day: a row a seed, a column a date.
 
     Args:
-        results: the folder ``runs`` were collected from.
+        collection: what ``runs`` are the frame of.
         runs: rows of :func:`diffusion_dfl.reporting.frame.frame`, one a seed.
 
     Returns:
-        Empty where rows of the data are no days (``rows.csv`` names them ``row 7``), or a run has none.
+        Empty where rows of the data are no days (they are named ``row 7``), or a run has none.
     """
     found = {}
-    for run in runs.to_dict("records"):
-        path = results / ("published" if run["published"] else "runs") / run["path"] / "rows.csv"
-        if not path.exists():
-            return pd.DataFrame()
-        rows = pd.read_csv(path, index_col="row")["task"]
+    for run in runs[["seed", "path", "published"]].to_dict("records"):
+        rows = collection.rows(run["path"], run["published"])
         if not len(rows) or not str(rows.index[0])[:4].isdigit():
             return pd.DataFrame()
         found[run["seed"]] = rows
@@ -60,15 +58,22 @@ def interval(ours: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95) -> t
     seeds, days = difference.shape
     if seeds < FEWEST or days < 2 * BLOCK:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(0)
-    drawn = _counts(rng.integers(seeds, size=(_RESAMPLES, seeds)), seeds)
-    starts = rng.integers(days, size=(_RESAMPLES, -(-days // BLOCK), 1))
-    blocks = (starts + np.arange(BLOCK)).reshape(_RESAMPLES, -1)[:, :days] % days
-    means = ((drawn @ difference.to_numpy()) * _counts(blocks, days)).sum(axis=1) / (seeds * days)
+    drawn, blocks = _resamples(seeds, days)
+    means = ((drawn @ difference.to_numpy()) * blocks).sum(axis=1) / (seeds * days)
     tail = moved_out(level, min(seeds, days // BLOCK))
     low, high = np.quantile(means, [tail, 1 - tail])
     alone = bootstrap_interval(difference.mean(axis=1).tolist(), level)
     return min(float(low), alone[0]), max(float(high), alone[1])
+
+
+@lru_cache(maxsize=2)
+def _resamples(seeds: int, days: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed and each day is in a resample: ``(R, seeds)`` and ``(R, days)``."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(seeds, size=(_RESAMPLES, seeds))
+    starts = rng.integers(days, size=(_RESAMPLES, -(-days // BLOCK), 1))
+    blocks = (starts + np.arange(BLOCK)).reshape(_RESAMPLES, -1)[:, :days] % days
+    return _counts(drawn, seeds), _counts(blocks, days)
 
 
 def _counts(drawn: np.ndarray, size: int) -> np.ndarray:

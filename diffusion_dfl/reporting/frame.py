@@ -16,7 +16,8 @@ def frame(collection: Collection) -> pd.DataFrame:
     """One row a run.
 
     Columns: the identity (``task``, ``model``, ``grad``, ``scale``, ``source``, ``seed``,
-    ``config_hash``, ``source_hash``), ``differs`` as JSON text, ``path``, ``published``, and every
+    ``config_hash``, ``source_hash``), ``differs`` as JSON text, ``path``, ``published``, ``role`` and
+    ``preset`` (:mod:`diffusion_dfl.reporting.roles`), ``config`` (key -> value), and every
     leaf of the record's ``test``, ``validation``, ``timing`` and ``resources`` under its dotted name:
     ``test.task``, ``test.baselines.saa``, ``test.hourly.0``. A number a record does not have, or
     has as null, is NaN; rows are sorted by path.
@@ -40,6 +41,7 @@ def _row(record: Record) -> dict[str, Any]:
     row["differs"] = differs_text(record.identity["differs"])
     row["path"] = record.path.as_posix()
     row["published"] = record.published
+    row |= {"role": record.role, "preset": record.preset, "config": record.config}
     for part in PARTS:
         row.update(_leaves(part, record.summary.get(part)))
     return row

@@ -217,6 +217,16 @@ def notes(table: Table) -> list[str]:
             f"{name} {', '.join(map(str, seeds))}" for name, seeds in table.missing.items()
         )
         told.append(f"Missing seeds, of those that other methods have: {absent}.")
+    if table.committed:
+        told.append(
+            "Committed records keep the presets they were published with; `make check-records` names "
+            "those that are not today's."
+        )
+    if table.displaced:
+        told.append(
+            "Your runs of today's presets stand for the committed ones, which are of older presets: "
+            f"{', '.join(table.displaced)}."
+        )
     if table.stale:
         told.append(f"{table.stale} records of an older preset are not counted.")
     if table.left_out:

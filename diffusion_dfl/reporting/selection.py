@@ -1,39 +1,25 @@
-"""Which runs a table is about: those of the current presets, their twins, and no others."""
+"""Which runs a table is about: those of its rows, their twins, and no others."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_dfl.config.arguments import CELLS
-from diffusion_dfl.config.compose import CONFIG_DIRECTORY
+from diffusion_dfl.config.arguments import CELLS, CONFIG_DIRECTORY
+from diffusion_dfl.config.compose import NEUTRAL
 from diffusion_dfl.config.identities import identity_of
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.reporting.frame import differs_text
 from diffusion_dfl.reporting.layout import LAYOUTS, base_of
 from diffusion_dfl.reporting.paper import TABLE_1, Cell
+from diffusion_dfl.reporting.roles import RUN, SOURCE, STALE, TWIN, TWIN_KEYS, changes_of, is_twin
 
-# What a twin changes. A cell without a fit loss of its own needs one to have a twin.
-_TWIN_WEIGHT, _TWIN_KEYS = "grad.decision_weight", {"grad.decision_weight", "grad.fit_weight"}
+#: What a run is to a table that is neither of its rows nor their twins: an ablation, a search.
+OTHER = "other"
 
-
-@dataclass(frozen=True)
-class Preset:
-    """What a current run of a cell looks like.
-
-    Attributes:
-        config_hash: of its configuration.
-        differs: what it changes: nothing but the data source and the overrides of the whole table.
-    """
-
-    config_hash: str
-    differs: Mapping[str, Any]
+# Columns of the frame that say what a run is to a table.
+_DECIDING = ["model", "grad", "role", "differs", "config"]
 
 
 @dataclass(frozen=True)
@@ -42,17 +28,14 @@ class Selection:
 
     Attributes:
         task, scale, source: of every run.
-        presets: (model, grad) -> preset.
-        current_hash: cell, changes -> hash of that configuration as it would be run today; None
-            where it no longer composes.
+        changes: what all its runs change in their presets, beside the source.
         compare: whether the paper prints numbers to compare with.
     """
 
     task: str
     scale: str
     source: str
-    presets: Mapping[Cell, Preset]
-    current_hash: Callable[[Cell, Mapping[str, Any]], str | None]
+    changes: Mapping[str, Any] = field(default_factory=dict)
     compare: bool = False
 
 
@@ -61,14 +44,16 @@ class Chosen:
     """Runs of a table.
 
     Attributes:
-        runs: those of the current presets.
+        runs: those of its rows; all of a row are of one configuration.
         twins: the same with decision weight 0.
         stale: how many were made with an older preset.
+        displaced: cells in which the user's runs of today's preset stand for the published ones.
     """
 
     runs: pd.DataFrame
     twins: pd.DataFrame
     stale: int
+    displaced: Sequence[Cell]
 
 
 def choices(group: str) -> list[str]:
@@ -78,69 +63,49 @@ def choices(group: str) -> list[str]:
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def default_source(task: str) -> str:
-    """The data source a task uses where none is named."""
+def default_source(task: str, runs: pd.DataFrame | None = None) -> str:
+    """The data source a task uses where none is named: that of the runs which name none, or, without
+    any, today's."""
+    if runs is not None and len(runs):
+        unnamed = runs[
+            (runs["task"] == task) & ~runs["differs"].str.contains(f'"{SOURCE}"', regex=False)
+        ]
+        for found in (unnamed[unnamed["published"]], unnamed):
+            if len(found):
+                return str(found["source"].iloc[0])
     return identity_of((f"task={task}",)).source
 
 
 def selection(
-    task: str, scale: str, source: str | None = None, overrides: Sequence[str] = ()
+    runs: pd.DataFrame,
+    task: str,
+    scale: str,
+    source: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Selection:
     """The table of a task.
 
     Args:
+        runs: :func:`diffusion_dfl.reporting.frame.frame` of everything there is.
         task, scale: as on the command line.
         source: data source; None for the task's default.
         overrides: further ``key=value`` that all runs of the table share.
 
     Raises:
-        UserError, HydraException: an override that no run would take.
+        UserError: there is no such task.
     """
-    default = default_source(task)
+    if task not in choices("task"):
+        raise UserError(f"there is no task {task}; there are {', '.join(choices('task'))}")
+    default = default_source(task, runs)
+    changes = changes_of(overrides) if overrides else {}
     chosen = source or default
-    common = [f"task={task}", f"scale={scale}", *overrides]
-    if chosen != default:
-        common.insert(2, f"data={chosen}")
-
-    @cache
-    def composed(cell: Cell, changes: tuple[str, ...]) -> Preset:
-        identity = identity_of((*common, f"model={cell[0]}", f"grad={cell[1]}", *changes))
-        return Preset(identity.config_hash, identity.differs)
-
-    def current_hash(cell: Cell, differs: Mapping[str, Any]) -> str | None:
-        known = presets[cell].differs
-        changes = [f"{key}={literal(value)}" for key, value in differs.items() if key not in known]
-        try:
-            return composed(cell, tuple(changes)).config_hash
-        except (UserError, HydraException, OmegaConfBaseException):
-            return None
-
-    presets = {
-        (model, grad): composed((model, grad), ())
-        for model, grads in CELLS.items()
-        for grad in grads
-    }
-    name = identity_of(tuple(common)).task
-    return Selection(
-        task=name,
-        scale=scale,
-        source=chosen,
-        presets=presets,
-        current_hash=current_hash,
-        compare=_printed(name) and chosen == default and not overrides,
-    )
+    compare = _printed(task) and chosen == default and not changes
+    return Selection(task, scale, chosen, changes, compare)
 
 
 def _printed(task: str) -> bool:
     """Whether the paper prints numbers that belong beside a task's."""
     return task in TABLE_1 or (task.endswith("_released") and base_of(task) in TABLE_1)
-
-
-def literal(value: Any) -> str:
-    """A JSON value in the grammar of Hydra's overrides."""
-    if isinstance(value, str):
-        return QuotedString(text=value, quote=Quote.single).with_quotes()
-    return json.dumps(value)
 
 
 def of_table(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
@@ -156,22 +121,53 @@ def of_table(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
 
 
 def choose(runs: pd.DataFrame, wanted: Selection) -> Chosen:
-    """Runs of the table, its twins, and how many of either were stale.
+    """Runs of the table, its twins, and how many of either are of an older preset.
 
     Args:
         runs: :func:`diffusion_dfl.reporting.frame.frame`.
         wanted: the table.
     """
     found = of_table(runs, wanted)
+    if found.empty:
+        return Chosen(found, found, 0, ())
     kind = kinds(found, wanted)
-    twins = _one_twin(found[kind == "twin"])
-    return Chosen(found[kind == "run"], twins, int((kind == "stale").sum()))
+    rows, stale = found[kind == RUN], found[kind == STALE]
+    displaced = _cells(rows[~rows["published"]]) & _cells(stale[stale["published"]])
+    return Chosen(rows, _one_twin(found[kind == TWIN]), len(stale), sorted(displaced))
+
+
+def _cells(runs: pd.DataFrame) -> set[Cell]:
+    return set(zip(runs["model"], runs["grad"], strict=True))
 
 
 def kinds(found: pd.DataFrame, wanted: Selection) -> pd.Series:
-    """What every run of the table's task is to it: ``run``, ``twin``, ``stale`` or ``other``."""
-    told = [_kind(run, wanted) for run in found.to_dict("records")]
-    return pd.Series(told, index=found.index, dtype=object)
+    """What every run of the table's task is to it: ``run``, ``twin``, ``stale`` or ``other``.
+
+    A row is of one configuration. Where a user has made runs of another one, of today's preset, they
+    are the row.
+    """
+    if found.empty:
+        return pd.Series(dtype=object)
+    told = [_kind(run, wanted) for run in found[_DECIDING].to_dict("records")]
+    kind = pd.Series(told, index=found.index, dtype=object)
+    for _, cell in found[kind.isin([RUN, TWIN])].groupby(["model", "grad"]):
+        row = cell[kind[cell.index] == RUN]
+        if row.empty:
+            continue
+        current = row[row["config_hash"] == _current(row)]
+        kind[row.index.difference(current.index)] = STALE
+        twins = cell[kind[cell.index] == TWIN]
+        kind[twins.index[twins["preset"] != current["preset"].iloc[0]]] = STALE
+    return kind
+
+
+def _current(row: pd.DataFrame) -> str:
+    """Configuration of a row: the user's, where it is another than the published one; of several that
+    with most seeds."""
+    published = set(row.loc[row["published"], "config_hash"])
+    own = row[~row["config_hash"].isin(published)]
+    sizes = (own if len(own) else row).groupby("config_hash").size().sort_index()
+    return str(sizes.idxmax())
 
 
 def _one_twin(twins: pd.DataFrame) -> pd.DataFrame:
@@ -189,20 +185,72 @@ def _one_twin(twins: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept)
 
 
-def is_twin(differs: Mapping[str, Any]) -> bool:
-    """Whether these changes make a run the twin with decision weight 0 of another."""
-    return differs.get(_TWIN_WEIGHT) == 0
-
-
 def _kind(run: Mapping[Any, Any], wanted: Selection) -> str:
-    cell = (run["model"], run["grad"])
-    preset = wanted.presets.get(cell)
-    if preset is None:
-        return "other"
+    if run["grad"] not in CELLS.get(run["model"], ()) or not run["role"]:
+        return OTHER
     differs = json.loads(run["differs"])
-    if differs_text(differs) == differs_text(dict(preset.differs)):
-        return "run" if run["config_hash"] == preset.config_hash else "stale"
-    rest = {key: value for key, value in differs.items() if key not in _TWIN_KEYS}
-    if not is_twin(differs) or differs_text(rest) != differs_text(dict(preset.differs)):
-        return "other"  # an ablation, a search
-    return "twin" if run["config_hash"] == wanted.current_hash(cell, differs) else "stale"
+    if not changes_alone(differs, run["config"], wanted.changes, TWIN_KEYS):
+        return OTHER
+    keys = differs.keys() - {SOURCE} - wanted.changes.keys()
+    if keys and not is_twin(differs):
+        return OTHER
+    return STALE if run["role"] == STALE else TWIN if keys else RUN
+
+
+def changes_alone(
+    differs: Mapping[str, Any],
+    config: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    beside: Set[str] = frozenset(),
+) -> bool:
+    """Whether a run has these changes, be they its preset's own values, and no others.
+
+    Args:
+        differs: what it changes in its preset.
+        config: key -> value of its configuration.
+        changes: key -> value.
+        beside: keys that may be changed too.
+    """
+    if differs.keys() - {SOURCE} - changes.keys() - beside:
+        return False
+    return all(
+        differs.get(key, config.get(key, NEUTRAL.get(key))) == value
+        for key, value in changes.items()
+    )
+
+
+def of_cell(
+    runs: pd.DataFrame,
+    wanted: Selection,
+    cell: Cell,
+    changes: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+) -> pd.DataFrame:
+    """Runs of a cell of a table with further changes in its preset; a row a seed.
+
+    Args:
+        runs: :func:`diffusion_dfl.reporting.frame.frame`.
+        wanted: the table.
+        cell: model and grad.
+        changes: key -> value; values that are the preset's own give the table's row.
+        preset: hash of the preset that is changed; None for that of the table's row.
+    """
+    found = of_table(runs, wanted)
+    if found.empty:
+        return found
+    found = found[(found["model"] == cell[0]) & (found["grad"] == cell[1])]
+    row = found[kinds(found, wanted) == RUN]
+    if preset is None and len(row):
+        preset = row["preset"].iloc[0]
+    changed = {**wanted.changes, **(changes or {})}
+    same = [
+        run["role"] not in ("", STALE)
+        and changes_alone(json.loads(run["differs"]), run["config"], changed)
+        for run in found[_DECIDING].to_dict("records")
+    ]
+    found = found[pd.Series(same, index=found.index, dtype=bool)]
+    if preset is not None:
+        found = found[found["preset"] == preset]
+    elif len(found):
+        found = found[found["config_hash"] == _current(found)]
+    return found.sort_values("seed")

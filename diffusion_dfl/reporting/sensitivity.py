@@ -10,7 +10,8 @@ import pandas as pd
 from diffusion_dfl.reporting.layout import HEADLINE, layout_of, plain_name
 from diffusion_dfl.reporting.markdown import spread
 from diffusion_dfl.reporting.paper import ROWS
-from diffusion_dfl.reporting.selection import Selection, of_table
+from diffusion_dfl.reporting.roles import RUN, SOURCE, STALE
+from diffusion_dfl.reporting.selection import Selection, kinds, of_table
 from diffusion_dfl.reporting.statistics import Estimate, estimate
 
 _BASELINES = "test.baselines."
@@ -22,19 +23,24 @@ def sensitivity(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
 
     Args:
         runs: :func:`~diffusion_dfl.reporting.frame.frame` of everything there is.
-        wanted: the table; its presets are the setting ``as configured``.
+        wanted: the table; its rows are the setting ``as configured``.
 
-    ``kind`` is ``method``, ``baseline`` or ``bound``. A run belongs to a setting if it would have
-    today the hash it has, and changes nothing but keys of the task.
+    ``kind`` is ``method``, ``baseline`` or ``bound``. A run belongs to a setting if it changes nothing
+    but keys of the task, in the preset of its row.
     """
-    found = of_table(runs, wanted)
     rows: list[dict[str, Any]] = []
+    found = of_table(runs, wanted)
     if found.empty:
         return pd.DataFrame(rows)
     settings = pd.Series(
-        [_setting(run, wanted) for run in found.to_dict("records")], index=found.index, dtype=object
+        [_setting(run) for run in found[["role", "differs"]].to_dict("records")],
+        index=found.index,
+        dtype=object,
     )
-    found = found.assign(setting=settings).dropna(subset=["setting"])
+    kind = kinds(found, wanted)
+    presets = set(found.loc[kind == RUN, "preset"])
+    current = (settings != CONFIGURED) & found["preset"].isin(presets) | (kind == RUN)
+    found = found.assign(setting=settings)[current].dropna(subset=["setting"])
     layout = layout_of(wanted.task)
     for setting in sorted(found["setting"].unique(), key=lambda text: (text != CONFIGURED, text)):
         here = found[found["setting"] == setting]
@@ -91,18 +97,13 @@ def render(numbers: pd.DataFrame, wanted: Selection, higher_is_better: bool) -> 
     return "\n".join(lines) + "\n"
 
 
-def _setting(run: dict[Any, Any], wanted: Selection) -> str | None:
+def _setting(run: Mapping[Any, Any]) -> str | None:
     """What a run changes of its task, or None for a run of another kind."""
-    cell = (run["model"], run["grad"])
-    preset = wanted.presets.get(cell)
-    if preset is None:
+    if run["role"] in ("", STALE):
         return None
     differs = json.loads(run["differs"])
-    changed = {key: value for key, value in differs.items() if key not in preset.differs}
+    changed = {key: value for key, value in differs.items() if key != SOURCE}
     if any(not key.startswith("task.") for key in changed):
-        return None
-    current = wanted.current_hash(cell, differs) if changed else preset.config_hash
-    if run["config_hash"] != current:
         return None
     texts = [f"{key.removeprefix('task.')}={json.dumps(v)}" for key, v in sorted(changed.items())]
     return ", ".join(texts) or CONFIGURED

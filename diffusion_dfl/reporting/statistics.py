@@ -57,11 +57,17 @@ def _draws(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(count, size=size, dtype=np.uint16)
 
 
+@cache
+def _quantile(level: float, count: int) -> float:
+    """Upper end of the central ``level`` of Student's distribution with count - 1 degrees of freedom."""
+    return float(t.ppf((1 + level) / 2, count - 1))
+
+
+@cache
 def moved_out(level: float, count: int) -> float:
     """Lower level of a percentile interval of ``count`` values: ``Phi(-sqrt(n/(n-1)) t)``, ``t`` the
     quantile of Student's distribution with n - 1 degrees of freedom (Hesterberg, 2015, section 5.3)."""
-    quantile = float(t.ppf((1 + level) / 2, count - 1))
-    return float(norm.cdf(-math.sqrt(count / (count - 1)) * quantile))
+    return float(norm.cdf(-math.sqrt(count / (count - 1)) * _quantile(level, count)))
 
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -84,7 +90,7 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[fl
         return math.nan, math.nan
     numbers = np.asarray(values, dtype=float)
     means = numbers[_draws(len(numbers))].mean(axis=1)
-    quantile = float(t.ppf((1 + level) / 2, len(numbers) - 1))
+    quantile = _quantile(level, len(numbers))
     tail = moved_out(level, len(numbers))
     low, high = np.quantile(means, [tail, 1 - tail])
     mean, error = mean_and_error(values)

@@ -22,6 +22,8 @@ from diffusion_dfl.lease import in_use
 #: States of a run, in the order they are told.
 STATES = ("finished", "running", "interrupted", "failed", "stale", "missing")
 
+_NONE: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -52,7 +54,7 @@ class State:
     Attributes:
         name: one of `STATES`.
         detail: progress of a running or interrupted one, reason of a failed one.
-        published: whether only the committed record says that it is finished.
+        published: whether only the committed record says so.
         age: how long ago a running or interrupted one last said something.
     """
 
@@ -106,8 +108,14 @@ def _values(word: str) -> list[str]:
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def state(results: Path, run: Planned, published: bool = True) -> State:
-    """What became of a run, by its directory or, with ``published``, its committed record."""
+def state(results: Path, run: Planned, published: Mapping[str, str] = _NONE) -> State:
+    """What became of a run, by its directory or its committed record.
+
+    Args:
+        results: the folder with ``runs/``.
+        run: planned.
+        published: path -> hash of the configuration, of the committed records that count.
+    """
     directory = results / "runs" / run.path
     told = read_object(directory / "status.json")
     name = told.get("status")
@@ -116,7 +124,8 @@ def state(results: Path, run: Planned, published: bool = True) -> State:
         return State("finished")
     if in_use(directory):
         return _underway("running", directory)
-    if published and _record_hash(results / "published" / run.path) == run.config_hash:
+    committed = published.get(run.path.as_posix())
+    if committed == run.config_hash:
         return State("finished", published=True)
     if done is not None:
         return State("stale", "finished with another configuration")
@@ -124,7 +133,7 @@ def state(results: Path, run: Planned, published: bool = True) -> State:
         return State("failed", str(told.get("reason", "")).split("\n")[0])
     if name in ("running", "interrupted"):
         return _underway("interrupted", directory)
-    return State("missing")
+    return State("missing" if committed is None else "stale", published=committed is not None)
 
 
 def _record_hash(directory: Path) -> str | None:
@@ -161,9 +170,14 @@ def overview(states: Mapping[Planned, State]) -> str:
         lines.append(f"{path.as_posix():<{width}}  {sum(cell.values()):>7}  {numbers}")
     finished = sum(cell["finished"] for cell in counts.values())
     lines += ["", f"{finished} of {len(states)} runs are finished"]
-    published = sum(found.published for found in states.values())
-    if published:
-        lines[-1] += f", {published} of them as committed records only"
+    told = [found.name for found in states.values() if found.published]
+    if "finished" in told:
+        lines[-1] += f", {told.count('finished')} of them as committed records only"
+    if "stale" in told:
+        lines.append(
+            f"{told.count('stale')} committed records are of older presets; tables show them until "
+            "`make publish` has put others in their place"
+        )
     lines += [
         f"{found.name}: {run.path.as_posix()}: {found.detail}" + (found.age and f", {found.age}")
         for run, found in states.items()
@@ -178,13 +192,13 @@ def overview(states: Mapping[Planned, State]) -> str:
 def completing(states: Mapping[Planned, State], each: bool = False) -> Iterator[str]:
     """Commands for the runs that are neither finished nor running, one a configuration.
 
-    A stale run is started over, which keeps the old one aside. With ``each`` they are one a run, as
+    A stale run of one's own is started over, which keeps the old one aside. With ``each`` they are one a run, as
     an array job takes them.
     """
     seeds: dict[tuple[str, ...], list[int]] = {}
     for run, found in states.items():
         if found.name not in ("finished", "running"):
-            force = ("force=true",) if found.name == "stale" else ()
+            force = ("force=true",) if found.name == "stale" and not found.published else ()
             seeds.setdefault((*run.words, *force), []).append(run.seed)
     for words, open_ in seeds.items():
         line = f"{start()} {shlex.join(words)}"

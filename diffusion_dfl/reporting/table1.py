@@ -7,13 +7,12 @@ What is rendered (:mod:`diffusion_dfl.reporting.markdown`) or written as CSV com
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
+from functools import cache, cached_property
 from typing import Any
 
 import pandas as pd
 
-from diffusion_dfl.reporting.collect import LeftOut
+from diffusion_dfl.reporting.collect import Collection, LeftOut
 from diffusion_dfl.reporting.days import costs_by_day, interval
 from diffusion_dfl.reporting.layout import HEADLINE, base_of, layout_of, plain_name
 from diffusion_dfl.reporting.paper import DECISION_FOCUSED, ROWS, TABLE_1
@@ -49,6 +48,8 @@ class Table:
         seeds: of all runs together.
         missing: name of a row with runs -> seeds that other rows have and it has not.
         stale: runs of an older preset, not counted.
+        committed: whether it shows committed records.
+        displaced: rows that are the user's runs of today's preset, in place of published ones.
         left_out: runs of this task and scale that are no usable record.
         diverged: runs that diverged and kept their best checkpoint.
         source_versions: of how many versions of the source the runs are.
@@ -64,10 +65,19 @@ class Table:
     seeds: tuple[int, ...]
     missing: Mapping[str, Sequence[int]]
     stale: int
+    committed: bool
+    displaced: Sequence[str]
     left_out: Sequence[LeftOut]
     diverged: int
     source_versions: int
     disagreeing: Sequence[str]
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, str], pd.DataFrame]:
+        return {
+            (str(block), str(metric)): rows
+            for (block, metric), rows in self.numbers.groupby(["block", "metric"], sort=False)
+        }
 
     def block(self, name: str) -> pd.DataFrame:
         """Rows of one block."""
@@ -87,8 +97,8 @@ class Table:
 
     def estimates(self, block: str, metric: str = HEADLINE) -> dict[str, Estimate]:
         """Name -> estimate of the rows of a block that have any value of the metric."""
-        rows = self.block(block)
-        rows = rows[(rows["metric"] == metric) & (rows["count"] > 0)]
+        rows = self._groups.get((block, metric), self.numbers[:0])
+        rows = rows[rows["count"] > 0]
         columns = [rows[name] for name in ("name", "mean", "error", "low", "high", "count")]
         return {
             str(name): Estimate(mean, error, low, high, int(count))
@@ -100,7 +110,7 @@ def build(
     runs: pd.DataFrame,
     wanted: Selection,
     left_out: Sequence[LeftOut] = (),
-    results: Path | None = None,
+    collection: Collection | None = None,
 ) -> Table:
     """The table of a task.
 
@@ -108,7 +118,7 @@ def build(
         runs: :func:`diffusion_dfl.reporting.frame.frame` of everything there is.
         wanted: which of them the table is about.
         left_out: runs that are no usable record, of any task.
-        results: the folder they were collected from, for intervals over days; None for none.
+        collection: what ``runs`` are the frame of, for intervals over days; None for none.
     """
     chosen = choose(runs, wanted)
     directions = of_table(runs, wanted).get("test.higher_is_better", pd.Series(dtype=object))
@@ -118,7 +128,7 @@ def build(
         *_methods(chosen.runs, wanted),
         *_plain("baseline", baselines),
         *_plain("bound", _bounds(chosen.runs, wanted.task)),
-        *_differences(chosen, baselines, higher, results),
+        *_differences(chosen, baselines, higher, collection),
     ]
     columns = ["block", "section", "name", "model", "grad", "against", "metric"]
     columns += ["paper_mean", "paper_error", "mean", "error", "low", "high", "count"]
@@ -139,6 +149,8 @@ def build(
         seeds=seeds,
         missing=missing,
         stale=chosen.stale,
+        committed=bool(len(chosen.runs)) and bool(chosen.runs["published"].any()),
+        displaced=[name for _, name, *cell in ROWS if tuple(cell) in chosen.displaced],
         left_out=[run for run in left_out if run.concerns(wanted.task, wanted.scale)],
         diverged=int(
             chosen.runs.get("validation.diverged", pd.Series(dtype=object)).eq(True).sum()
@@ -247,14 +259,17 @@ def _bounds(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
 
 
 def _differences(
-    chosen: Chosen, baselines: Mapping[str, pd.Series], higher: bool, results: Path | None
+    chosen: Chosen,
+    baselines: Mapping[str, pd.Series],
+    higher: bool,
+    collection: Collection | None,
 ) -> list[dict[str, Any]]:
     """Paired differences of every method to what it should beat."""
 
     @cache
     def by_day(twin: bool, model: str, grad: str) -> pd.DataFrame:
         runs = _of_cell(chosen.twins if twin else chosen.runs, model, grad)
-        return pd.DataFrame() if results is None else costs_by_day(results, runs)
+        return pd.DataFrame() if collection is None else costs_by_day(collection, runs)
 
     cells = {name: (model, grad) for _, name, model, grad in ROWS}
     titles = {cell: name for name, cell in cells.items()}

@@ -14,7 +14,6 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from diffusion_dfl.reporting.page.gather import gather
 from diffusion_dfl.reporting.page.render import render
-from diffusion_dfl.reporting.selection import selection
 from tests.reporting.page.pages import (
     HOSTILE,
     ROOT,
@@ -83,7 +82,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of this project's own records."""
-    report = gather(ROOT / "results", ROOT / "docs" / "audit.md", [], selection)
+    report = gather(ROOT / "results", ROOT / "docs" / "audit.md", [])
     target = tmp_path_factory.mktemp("report") / "index.html"
     target.write_text(render(report), encoding="utf-8")
     return target

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.reporting.archive import Archive
 from diffusion_dfl.training.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +30,8 @@ def test_a_cell_run_again_gives_its_committed_record(
     if "task=power" in words and "DIFFUSION_DFL_DATA" not in os.environ:
         pytest.skip("no real data to run on")
     config = compose_config([*words, "seed=0", f"output.root={tmp_path}"])
-    committed = ROOT / "results" / "published" / identify(config).path / "summary.json"
-    record = json.loads(committed.read_text(encoding="utf-8"))
+    archive = Archive(ROOT / "results" / "published")
+    record = json.loads(archive.text(identify(config).path.as_posix(), "summary"))
     found = run(config)
     assert found["identity"]["config_hash"] == record["identity"]["config_hash"]
     for name in ("task", "task_exact", "task_at_500", "rmse_scenario"):

@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from diffusion_dfl.reporting.archive import Archive, Content, Entry, compact
+from diffusion_dfl.reporting.archive import write as write_archive
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
-from diffusion_dfl.reporting.paper import ROWS
-from diffusion_dfl.reporting.selection import Preset, Selection
+from diffusion_dfl.reporting.roles import RUN, role_name
+from diffusion_dfl.reporting.selection import Selection
 
 TWIN = {"grad.decision_weight": 0.0}
 
@@ -54,7 +56,7 @@ def summary(
 
 
 def write(root: Path, name: str, record: Any, status: str = "finished") -> None:
-    """A run directory."""
+    """A run directory of the user's own."""
     folder = root / name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("")
@@ -63,10 +65,56 @@ def write(root: Path, name: str, record: Any, status: str = "finished") -> None:
     (folder / "summary.json").write_text(text)
 
 
-def write_all(root: Path, records: list[dict[str, Any]]) -> None:
-    """Run directories of their own, one a record."""
-    for number, record in enumerate(records):
-        write(root / "published", place(record["identity"], number), record)
+def write_all(
+    root: Path, records: list[dict[str, Any]], rows: Mapping[int, pd.Series] | None = None
+) -> None:
+    """Published runs in cells of their own, one a record; ``rows`` by the record's number."""
+    publish(
+        root,
+        {place(record["identity"], number): record for number, record in enumerate(records)},
+        {place(records[number]["identity"], number): one for number, one in (rows or {}).items()},
+    )
+
+
+def publish(
+    root: Path, records: Mapping[str, Any], rows: Mapping[str, pd.Series] | None = None
+) -> None:
+    """Add published runs, path -> record; a text is put there as it is."""
+    contents = {
+        name: Content(
+            record if isinstance(record, str) else compact(record),
+            "{}",
+            "{}",
+            "{}",
+            rows=(rows or {}).get(name, pd.Series(dtype=float)),
+        )
+        for name, record in records.items()
+    }
+    put(root, {entry_of(name, record): contents[name] for name, record in records.items()})
+
+
+def put(root: Path, runs: Mapping[Entry, Content]) -> None:
+    """Add runs to those a results folder publishes."""
+    archive = Archive(root / "published")
+    paths = {entry.path for entry in runs}
+    there = {e: archive.content(path) for path, e in archive.entries.items() if path not in paths}
+    write_archive(root / "published", {**there, **runs})
+
+
+def unpublish(root: Path, path: str) -> None:
+    """Take a run out of those a results folder publishes."""
+    archive = Archive(root / "published")
+    kept = {entry: archive.content(name) for name, entry in archive.entries.items() if name != path}
+    write_archive(root / "published", kept)
+
+
+def entry_of(name: str, record: Any) -> Entry:
+    """The manifest's line of a record whose preset has the hash ``h``."""
+    identity = record.get("identity", {}) if isinstance(record, dict) else {}
+    told = {"source": "real", "config_hash": "h", "source_hash": "s", "differs": {}, **identity}
+    role = role_name(told["differs"])
+    preset = told["config_hash"] if role == RUN else "h"
+    return Entry(name, told["source"], role, preset, told["config_hash"], told["source_hash"])
 
 
 def place(identity: Mapping[str, Any], number: int = 0) -> str:
@@ -82,6 +130,5 @@ def frame_of(root: Path, records: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def wanted(task: str = "power", source: str = "real", compare: bool = True) -> Selection:
-    """A selection whose current presets all have the hash ``h``, their twins ``t``."""
-    presets = {(model, grad): Preset("h", {}) for _, _, model, grad in ROWS}
-    return Selection(task, "laptop", source, presets, lambda cell, differs: "t", compare)
+    """The table of a task."""
+    return Selection(task, "laptop", source, compare=compare)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diffusion_dfl.reporting.collect import collect
-from tests.reporting.records import place, summary, write
+from tests.reporting.records import place, publish, summary, write
 
 RECORD = summary("diffusion", "score", 0, 3.0)
 OTHER = summary("diffusion", "score", 1, 5.0)
@@ -17,13 +17,26 @@ COPY = place(RECORD["identity"], 1)
 
 
 def test_own_run_takes_the_place_of_the_committed_record(tmp_path: Path) -> None:
-    write(tmp_path / "published", place(RECORD["identity"]), summary("diffusion", "score", 0, 3.0))
+    publish(tmp_path, {place(RECORD["identity"]): RECORD})
     write(tmp_path / "runs", place(RECORD["identity"]), summary("diffusion", "score", 0, 2.0))
     (record,) = collect(tmp_path).records
     assert record.summary["test"]["task"] == 2.0
     assert not record.published
+    # Of the published configuration, so of its row, whatever today's preset is.
+    assert (record.role, record.preset) == ("run", "h")
     (committed,) = collect(tmp_path, own=False).records
     assert committed.summary["test"]["task"] == 3.0
+
+
+def test_own_run_of_another_configuration_stands_beside_the_committed_record(
+    tmp_path: Path,
+) -> None:
+    publish(tmp_path, {place(RECORD["identity"]): RECORD})
+    other = summary("diffusion", "score", 0, 2.0, config_hash="other")
+    write(tmp_path / "runs", place(RECORD["identity"]), other)
+    committed, own = collect(tmp_path).records
+    assert (committed.published, own.published) == (True, False)
+    assert own.role == "stale"  # It is of no preset of today either.
 
 
 NAMELESS = {**RECORD, "identity": {k: v for k, v in RECORD["identity"].items() if k != "seed"}}
@@ -55,15 +68,14 @@ def test_broken_and_unfinished_runs_are_named_not_counted(
 
 
 def test_two_records_of_the_same_run_are_both_left_out(tmp_path: Path) -> None:
-    write(tmp_path / "published", place(RECORD["identity"]), summary("diffusion", "score", 0, 3.0))
-    write(tmp_path / "published", COPY, summary("diffusion", "score", 0, 4.0))
-    write(tmp_path / "published", place(OTHER["identity"]), OTHER)
+    records = {place(RECORD["identity"]): RECORD, COPY: summary("diffusion", "score", 0, 4.0)}
+    publish(tmp_path, {**records, place(OTHER["identity"]): OTHER})
     found = collect(tmp_path)
     one = place(RECORD["identity"])
     assert [record.identity["seed"] for record in found.records] == [1]
     assert [str(run) for run in found.left_out] == [
-        f"published/{one}: claims to be the same run as {COPY}",
         f"published/{COPY}: claims to be the same run as {one}",
+        f"published/{one}: claims to be the same run as {COPY}",
     ]
 
 
@@ -74,7 +86,7 @@ def test_tuning_runs_are_counted_apart(tmp_path: Path) -> None:
         {**summary("diffusion", "score", 0, 3.0), "test": {}},
     )
     found = collect(tmp_path)
-    assert (found.records, found.left_out, found.tuning) == ([], [], 1)
+    assert (found.records, found.left_out, len(found.tuning)) == ([], [], 1)
 
 
 def test_a_record_that_is_not_as_the_run_left_it_is_named(tmp_path: Path) -> None:
@@ -103,7 +115,7 @@ def test_a_record_that_is_not_as_the_run_left_it_is_named(tmp_path: Path) -> Non
     ],
 )
 def test_a_record_in_the_place_of_another_run_is_named(tmp_path: Path, where: str) -> None:
-    write(tmp_path / "published", where, RECORD)
+    publish(tmp_path, {where: RECORD})
     found = collect(tmp_path)
     assert found.records == []
     assert "is of laptop/power/diffusion-score/seed-0" in str(found.left_out[0])

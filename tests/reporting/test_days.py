@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffusion_dfl.reporting.collect import Collection, collect
 from diffusion_dfl.reporting.days import BLOCK, costs_by_day, interval
+from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.markdown import render
 from diffusion_dfl.reporting.table1 import build
-from tests.reporting.records import frame_of, place, summary, wanted
+from tests.reporting.records import summary, wanted, write_all
 
 
 def panel(values: np.ndarray) -> pd.DataFrame:
@@ -60,32 +62,27 @@ def test_few_seeds_or_days_have_none() -> None:
     assert np.isnan(interval(panel(np.ones((9, 20))), panel(np.zeros((9, 20))))).all()
 
 
-def write_rows(root: Path, records: list[dict], names: list[str], offset: dict[str, float]) -> None:
-    for number, record in enumerate(records):
-        identity = record["identity"]
-        folder = root / "published" / place(identity, number)
-        lines = [
-            "row,task",
-            *(f"{name},{offset[identity['grad']] + identity['seed']}" for name in names),
-        ]
-        (folder / "rows.csv").write_text("\n".join(lines) + "\n")
-
-
 def test_a_table_shows_it_for_days_and_not_for_rows_that_are_none(tmp_path: Path) -> None:
     records = [
         summary("gaussian", grad, seed, cost + seed)
         for grad, cost in (("two_stage", 3.0), ("reparam", 2.0))
         for seed in range(6)
     ]
-    runs = frame_of(tmp_path, records)
-    days = list(pd.date_range("2015-01-01", periods=40).strftime("%Y-%m-%d"))
-    write_rows(tmp_path, records, days, {"two_stage": 3.0, "reparam": 2.0})
-    assert costs_by_day(tmp_path, runs[runs["grad"] == "reparam"]).shape == (6, 40)
-    table = build(runs, wanted(), results=tmp_path)
-    found = table.over_days("against_two_stage")["Gaussian reparameterization"]
-    assert (found.low, found.high) == pytest.approx((-1.0, -1.0))
+
+    def published(names: list[str]) -> Collection:
+        rows = {
+            number: pd.Series(record["test"]["task"], index=names, dtype=float)
+            for number, record in enumerate(records)
+        }
+        write_all(tmp_path, records, rows)
+        return collect(tmp_path)
+
+    found = published(list(pd.date_range("2015-01-01", periods=40).strftime("%Y-%m-%d")))
+    runs = frame(found)
+    assert costs_by_day(found, runs[runs["grad"] == "reparam"]).shape == (6, 40)
+    table = build(runs, wanted(), collection=found)
+    wide = table.over_days("against_two_stage")["Gaussian reparameterization"]
+    assert (wide.low, wide.high) == pytest.approx((-1.0, -1.0))
     assert "95 %, seeds and days" in render(table)
-    write_rows(
-        tmp_path, records, [f"row {day}" for day in range(40)], {"two_stage": 3.0, "reparam": 2.0}
-    )
-    assert "seeds and days" not in render(build(runs, wanted(), results=tmp_path))
+    found = published([f"row {day}" for day in range(40)])
+    assert "seeds and days" not in render(build(frame(found), wanted(), collection=found))

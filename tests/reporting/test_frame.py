@@ -18,7 +18,7 @@ def test_a_run_is_a_row_with_its_identity_and_every_number_of_its_record(tmp_pat
     (run,) = runs.to_dict("records")
     assert (run["model"], run["grad"], run["seed"]) == ("diffusion", "score", 3)
     assert json.loads(run["differs"]) == TWIN
-    assert run["published"]
+    assert (run["published"], run["role"], run["preset"]) == (True, "twin", "h")
     assert run["test.task"] == 2.5
     assert run["test.baselines.saa"] == 4.0
     assert (run["test.interval_95.0"], run["test.interval_95.1"]) == (1.0, 2.0)
@@ -47,7 +47,7 @@ def test_every_committed_record_is_read() -> None:
     collection = collect(ROOT / "results", own=False)
     assert collection.left_out == []
     runs = frame(collection)
-    assert len(runs) == len(list((ROOT / "results" / "published").rglob("summary.json")))
+    assert len(runs) == len(collection.archive.entries)
     assert runs["test.task"].notna().all()
     power = runs[(runs["task"] == "power") & (runs["differs"] == "{}")]
     assert power.groupby(["model", "grad"])["seed"].nunique().to_dict() == pytest.approx(

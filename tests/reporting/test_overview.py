@@ -7,17 +7,17 @@ import pytest
 from diffusion_dfl.reporting.figures.catalogue import FigureSource, MissingRuns
 from diffusion_dfl.reporting.figures.overview import overview
 from diffusion_dfl.reporting.paper import ROWS
-from diffusion_dfl.reporting.selection import selection
+from diffusion_dfl.reporting.selection import default_source
 from tests.reporting.records import summary, write_all
 
 
 def records(task: str, outlier: float) -> list[dict]:
-    wanted = selection(task, "laptop")
+    source = default_source(task)
     cells = [(model, grad) for _, _, model, grad in ROWS][:6]
     return [
         summary(
             *cell, seed, (outlier if number == 5 else 0.1 + 0.01 * number) + 0.001 * seed,
-            task=task, source=wanted.source, config_hash=wanted.presets[cell].config_hash,
+            task=task, source=source,
         )
         for number, cell in enumerate(cells)
         for seed in range(5)

@@ -18,13 +18,14 @@ from tests.reporting.page.pages import (
     HOSTILE,
     SEEDS,
     add,
+    add_own,
     gathered,
     make_results,
     page_of,
     place,
     with_laboratory,
 )
-from tests.reporting.records import summary
+from tests.reporting.records import summary, unpublish
 
 
 class Outline(HTMLParser):
@@ -114,7 +115,7 @@ def test_the_same_records_give_the_same_bytes(results: Path, tmp_path_factory: A
 def test_a_deleted_record_shows_as_missing(results: Path) -> None:
     path = place("gaussian", "two_stage", 3)
     assert run_of(page_of(results), f"published/{path}")["state"] == "finished"
-    shutil.rmtree(results / "published" / path)
+    unpublish(results, path)
     page = page_of(results)
     assert run_of(page, f"runs/{path}")["state"] == "missing"
     text = Outline(page).text
@@ -129,7 +130,7 @@ def test_markup_in_records_stays_text(results: Path) -> None:
     foreign = summary("gaussian", "two_stage", 0, 1.0, source=HOSTILE)
     foreign["test"]["baselines"] = {HOSTILE: 1.0}
     add(results, place("gaussian", "two_stage", 0, "-0000000c"), foreign)
-    failed = add(results, place("policy", "policy", 0), "{", folder="runs")
+    failed = add_own(results, place("policy", "policy", 0), "{")
     (failed / "status.json").write_text(json.dumps({"status": "failed", "reason": HOSTILE}))
     page = page_of(results)
     outline = Outline(page)
@@ -152,7 +153,7 @@ def test_scripts_write_text_never_html() -> None:
 
 
 def test_folders_users_and_secrets_of_a_machine_stay_out(results: Path) -> None:
-    failed = add(results, place("policy", "policy", 0), "{", folder="runs")
+    failed = add_own(results, place("policy", "policy", 0), "{")
     reason = "FileNotFoundError: '/home/somebody/my data/load.csv'; see /srv/somebody/run/log.txt"
     (failed / "status.json").write_text(json.dumps({"status": "failed", "reason": reason}))
     page = page_of(results)
@@ -180,21 +181,11 @@ def test_half_written_and_foreign_records_are_named_and_counted(results: Path) -
 
 
 def test_a_task_that_is_not_known_here_is_told_and_its_runs_are_listed(results: Path) -> None:
-    from diffusion_dfl.errors import UserError
-    from diffusion_dfl.reporting.page.gather import gather
-    from diffusion_dfl.reporting.page.render import render
-    from tests.reporting.page.pages import select
-
     record = summary("gaussian", "two_stage", 0, 1.0, task="mine")
     add(results, "laptop/mine/gaussian-two_stage/seed-0", record)
 
-    def refusing(task: str, scale: str, source: str) -> Any:
-        if task == "mine":
-            raise UserError("there is no task mine")
-        return select(task, scale, source)
-
-    page = render(gather(results, results / "no.md", [], refusing))
-    assert "mine, scale laptop, real data: there is no task mine" in Outline(page).text
+    page = page_of(results)
+    assert "mine, scale laptop, real data: there is no task mine;" in Outline(page).text
     run = run_of(page, "published/laptop/mine/gaussian-two_stage/seed-0")
     assert run["standing"] == "" and run["value"] == 1.0
 
@@ -220,19 +211,20 @@ def test_every_run_leads_to_its_configuration_and_environment(results: Path) -> 
 
 def test_an_older_preset_is_listed_as_stale_and_not_averaged(results: Path) -> None:
     old = summary("gaussian", "score", 0, 99.0, config_hash="old")
-    add(results, place("gaussian", "score", 0), old)
+    add_own(results, place("gaussian", "score", 0), old)
     report = gathered(results)
     assert "Gaussian score function" not in report.tables[0].table.estimates("method")
     page = page_of(results)
-    run = run_of(page, f"published/{place('gaussian', 'score', 0)}")
+    run = run_of(page, f"runs/{place('gaussian', 'score', 0)}")
     assert (run["state"], run["standing"]) == ("stale", "stale")
 
 
 def test_lines_that_are_no_epoch_are_counted(results: Path) -> None:
-    path = results / "published" / place("diffusion", "score", 0) / "metrics.jsonl"
+    record = summary("diffusion", "score", 9, 10.6)
+    path = add_own(results, place("diffusion", "score", 9), record) / "metrics.jsonl"
     with path.open("a") as handle:
         handle.write('{"stage": "train", "epo\nnull\n')
-    assert gathered(results).damaged == [(f"published/{place('diffusion', 'score', 0)}", 2)]
+    assert gathered(results).damaged == [(f"runs/{place('diffusion', 'score', 9)}", 2)]
     assert "1 runs have lines in metrics.jsonl that are no epoch" in page_of(results)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.reporting.archive import Archive
 from tests.reporting.records import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,40 +110,59 @@ def test_bad_input_is_one_clear_line(
     assert "Traceback" not in done.err
 
 
-def test_publishing_copies_records_of_default_sources_and_twins_and_no_weights(
-    script: Script,
-    tmp_path: Path,
+def published(results: Path) -> set[str]:
+    return set(Archive(results / "published").entries)
+
+
+def test_publishing_takes_records_of_default_sources_and_twins_and_names_what_does_not_belong(
+    script: Script, tmp_path: Path
 ) -> None:
+    laptop = "scale=laptop"
     kept = [
-        run(tmp_path, "portfolio", 0.25),
-        run(tmp_path, "inventory", 3.0, "seed=4"),
-        run(tmp_path, "synthetic", 3.0, "grad=reparam", "grad.decision_weight=0"),
+        run(tmp_path, "portfolio", 0.25, laptop),
+        run(tmp_path, "inventory", 3.0, "seed=4", laptop),
+        run(tmp_path, "synthetic", 3.0, "grad=reparam", "grad.decision_weight=0", laptop),
     ]
-    variant = run(tmp_path, "synthetic", 0.5, "decision.num_scenarios=7")
-    run(tmp_path, "portfolio", 0.5, "data=simulated")
-    run(tmp_path, "synthetic", None, "evaluation.test=false")
-    (tmp_path / "runs" / kept[0] / "checkpoint.pt").write_text("weights")
-    old = tmp_path / "published" / kept[0]
-    old.mkdir(parents=True)
-    (old / "days.csv").write_text("of an older schema")
-    done = script("publish.py", tmp_path, "--scale", "smoke")
+    variant = run(tmp_path, "synthetic", 0.5, "decision.num_scenarios=7", laptop)
+    run(tmp_path, "portfolio", 0.5, "data=simulated", laptop)
+    run(tmp_path, "synthetic", None, "evaluation.test=false", laptop)
+    run(tmp_path, "power", 3.0)
+    done = script("publish.py", tmp_path)
     assert done.code == 0, done.err
-    published = tmp_path / "published"
-    found = {path.parent.relative_to(published) for path in published.rglob("summary.json")}
-    assert found == set(kept)
-    names = {path.name for path in (published / kept[0]).iterdir()}
-    assert names == {"config.yaml", "summary.json", "status.json"}
-    assert "1 variants left where they are" in done.out
-    assert script("publish.py", tmp_path, "--scale", "smoke", "--variants").code == 0
-    assert (published / variant / "summary.json").exists()
+    assert published(tmp_path) == {path.as_posix() for path in kept}
+    assert "1 variants left where they are" in done.out and variant.as_posix() in done.out
+    for reason in (
+        "is of data=simulated, and the records are of data=sp500",
+        "was not evaluated on test days",
+        "is of scale smoke, and the records are of laptop",
+    ):
+        assert reason in done.out
+    assert script("publish.py", tmp_path, "--variants").code == 0
+    assert published(tmp_path) == {path.as_posix() for path in (*kept, variant)}
+    names = {path.name for path in (tmp_path / "published").iterdir()}
+    assert names == {"manifest.json", "runs.parquet", "epochs.parquet", "rows.parquet"}
 
 
 def test_publishing_one_task_leaves_the_others(script: Script, tmp_path: Path) -> None:
-    run(tmp_path, "portfolio", 0.25)
-    kept = run(tmp_path, "inventory", 3.0)
-    script("publish.py", tmp_path, "--scale", "smoke", "--task", "inventory")
-    found = [path.parent for path in (tmp_path / "published").rglob("summary.json")]
-    assert found == [tmp_path / "published" / kept]
+    run(tmp_path, "portfolio", 0.25, "scale=laptop")
+    kept = run(tmp_path, "inventory", 3.0, "scale=laptop")
+    script("publish.py", tmp_path, "--task", "inventory")
+    assert published(tmp_path) == {kept.as_posix()}
+
+
+def test_records_are_checked_and_a_damaged_file_is_one_sentence(
+    script: Script, tmp_path: Path
+) -> None:
+    run(tmp_path, "portfolio", 0.25, "scale=laptop")
+    script("publish.py", tmp_path)
+    assert "1 records, 0 damaged" in script("check_records.py", tmp_path).out
+    file = tmp_path / "published" / "runs.parquet"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    for name in ("check_records.py", "make_tables.py", "make_ablations.py", "make_report.py"):
+        done = script(name, tmp_path)
+        assert done.code != 0
+        assert "runs.parquet is not what was published (its digest differs)" in done.err
+        assert "Traceback" not in done.err
 
 
 def test_the_search_table_shows_tuning_runs_of_the_tasks_own_source(

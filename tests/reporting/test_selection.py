@@ -1,23 +1,19 @@
 """Which runs a table is about."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion_dfl.config.compose import compose_config, identify
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.reporting.selection import (
-    choices,
-    choose,
-    default_source,
-    is_twin,
-    literal,
-    selection,
-)
-from tests.reporting.records import TWIN, frame_of, summary, wanted
+from diffusion_dfl.reporting.collect import collect
+from diffusion_dfl.reporting.frame import frame
+from diffusion_dfl.reporting.markdown import render
+from diffusion_dfl.reporting.selection import choices, choose, default_source, selection
+from diffusion_dfl.reporting.table1 import build
+from tests.reporting.records import TWIN, frame_of, place, summary, wanted, write, write_all
 
 
 def test_tables_never_mix_sources_scales_variants_or_old_presets(tmp_path: Path) -> None:
@@ -26,11 +22,11 @@ def test_tables_never_mix_sources_scales_variants_or_old_presets(tmp_path: Path)
         {"source": "simulated", "differs": {"data.source": "simulated"}},
         {"scale": "smoke"},
         {"differs": {"decision.bandwidth_scale": 9.0}},
-        {"config_hash": "old"},
     ]
-    runs = frame_of(
-        tmp_path, [summary("diffusion", "score", 0, 1.0, **change) for change in changes]
-    )
+    write_all(tmp_path, [summary("diffusion", "score", 0, 1.0, **change) for change in changes])
+    old = summary("diffusion", "score", 0, 1.0, config_hash="old")
+    write(tmp_path / "runs", place(old["identity"]), old)
+    runs = frame(collect(tmp_path))
     chosen = choose(runs, wanted())
     assert (len(chosen.runs), len(chosen.twins), chosen.stale) == (0, 0, 1)
 
@@ -42,10 +38,12 @@ def test_twins_stand_apart_and_stale_ones_are_counted(tmp_path: Path) -> None:
         summary("diffusion", "score", 0, 1.0),
         summary("diffusion", "score", 0, 2.0, differs=TWIN, config_hash="t"),
         summary("diffusion", "reparam", 0, 3.0, differs=needed, config_hash="t"),
-        summary("diffusion", "score", 1, 4.0, differs=TWIN, config_hash="old"),
         summary("diffusion", "score", 2, 5.0, differs=more, config_hash="t"),
     ]
-    chosen = choose(frame_of(tmp_path, records), wanted())
+    write_all(tmp_path, records)
+    old = summary("diffusion", "score", 1, 4.0, differs=TWIN, config_hash="old")
+    write(tmp_path / "runs", place(old["identity"], 9), old)
+    chosen = choose(frame(collect(tmp_path)), wanted())
     assert chosen.runs["test.task"].tolist() == [1.0]
     assert sorted(chosen.twins["test.task"]) == [2.0, 3.0]
     assert chosen.stale == 1
@@ -82,47 +80,52 @@ def test_every_task_has_its_default_source_and_the_papers_come_first() -> None:
     assert {task: sources[task] for task in expected} == expected
 
 
-def test_presets_and_twins_are_those_train_would_run_today() -> None:
-    found = selection("portfolio", "smoke")
-    assert (found.task, found.scale, found.source, found.compare) == (
-        "portfolio",
-        "smoke",
-        "sp500",
-        True,
+def test_a_table_with_changes_has_the_runs_that_change_the_same(tmp_path: Path) -> None:
+    """A value that is the preset's own is in its configuration and no difference."""
+    changes = {"task.shortage": 9.0}
+    records = [
+        summary("gaussian", "score", 0, 1.0),
+        summary("gaussian", "score", 1, 2.0, differs=changes, config_hash="c"),
+        summary("gaussian", "score", 2, 3.0, differs={**changes, **TWIN}, config_hash="t"),
+        summary("gaussian", "score", 3, 4.0, differs={"task.shortage": 8.0}, config_hash="d"),
+    ]
+    runs = frame_of(tmp_path, records)
+    table = selection(
+        runs, "power", "laptop", None, ["task.shortage=9", "decision.curvature=convolved"]
     )
-    words = ["task=portfolio", "scale=smoke", "model=gaussian", "grad=score"]
-    cell = ("gaussian", "score")
-    assert found.presets[cell].config_hash == identify(compose_config(words)).config_hash
-    assert found.presets[cell].differs == {}
-    twin = identify(compose_config([*words, "grad.decision_weight=0"]))
-    assert is_twin(twin.differs)
-    assert found.current_hash(cell, twin.differs) == twin.config_hash
-    assert found.current_hash(cell, {"no.such_key": 1}) is None
-
-
-def test_overrides_and_another_source_are_part_of_every_preset_and_not_the_papers() -> None:
-    found = selection("portfolio", "smoke", "skfolio", ["task.num_assets=20"])
-    differs = found.presets["policy", "policy"].differs
-    assert differs == {"data.source": "skfolio", "task.num_assets": 20}
-    assert not found.compare
-    twin = {**differs, "grad.decision_weight": 0.0}
-    assert found.current_hash(("gaussian", "score"), twin) is not None
+    assert (table.source, table.compare) == ("real", False)
+    chosen = choose(runs, table)
+    assert chosen.runs["seed"].tolist() == [1]
+    assert chosen.twins["seed"].tolist() == [2]
 
 
 def test_the_papers_numbers_stand_beside_the_released_protocol_and_no_other_variant() -> None:
-    assert selection("power_released", "smoke").compare
-    assert not selection("power_weather", "smoke").compare
+    none = pd.DataFrame()
+    assert selection(none, "power_released", "smoke").compare
+    assert not selection(none, "power_weather", "smoke").compare
 
 
-def test_an_override_that_no_run_takes_is_refused() -> None:
-    with pytest.raises(UserError, match="no such key"):
-        selection("power", "smoke", None, ["+task.colour=red"])
+def test_a_task_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match="there is no task mine"):
+        selection(pd.DataFrame(), "mine", "smoke")
 
 
-@pytest.mark.parametrize("value", [None, True, 3, 0.5, "two words", "it's \\ here", [1, "a,b"]])
-def test_a_changed_value_survives_the_way_through_the_override_grammar(value: Any) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"key={literal(value)}"])
-    parsed = override.value()
-    if isinstance(parsed, list):
-        parsed = [getattr(item, "text", item) for item in parsed]
-    assert json.dumps(getattr(parsed, "text", parsed)) == json.dumps(value)
+def test_own_runs_of_todays_preset_are_the_row_where_the_published_ones_are_of_another(
+    tmp_path: Path,
+) -> None:
+    """Never one mean over two configurations; the twins of the one that left go with it."""
+    records = [summary("gaussian", "score", seed, 1.0) for seed in range(3)]
+    records.append(summary("gaussian", "score", 0, 1.5, differs=TWIN, config_hash="t"))
+    records.append(summary("gaussian", "two_stage", 0, 4.0))
+    write_all(tmp_path, records)
+    today = identify(compose_config(["task=power", "scale=laptop", "model=gaussian", "grad=score"]))
+    own = summary("gaussian", "score", 0, 2.0, config_hash=today.config_hash)
+    write(tmp_path / "runs", place(own["identity"]), own)
+    runs = frame(collect(tmp_path))
+    chosen = choose(runs, wanted())
+    assert sorted(chosen.runs["test.task"]) == [2.0, 4.0]
+    assert (len(chosen.twins), chosen.stale) == (0, 4)
+    assert chosen.displaced == [("gaussian", "score")]
+    text = render(build(runs, wanted()))
+    assert "Your runs of today's presets stand for the committed ones" in text
+    assert "of older presets: Gaussian score function." in text

@@ -61,17 +61,17 @@ def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None
     (killed / "metrics.jsonl").write_text('{"stage": "train", "epoch": 2}\n')
     (killed / ".lock").touch()
     busy = write(tmp_path, 4, "running")
-    record(tmp_path / "published" / CELL / "seed-6", current)
+    published = {f"{CELL.as_posix()}/seed-6": current, f"{CELL.as_posix()}/seed-8": "older"}
     record(write(tmp_path, 7, "finished"), "of an older preset")
-    record(tmp_path / "published" / CELL / "seed-8", "of an older preset")
     with Lease(busy):
-        states = {run: state(tmp_path, run) for run in runs}
+        states = {run: state(tmp_path, run, published) for run in runs}
     text, commands = overview(states), list(completing(states))
     assert [found.name for found in states.values()] == [
         "finished", "missing", "failed", "interrupted", "running", "missing", "finished",
-        "stale", "missing",
+        "stale", "stale",
     ]  # fmt: skip
     assert "2 of 9 runs are finished, 1 of them as committed records only" in text
+    assert "1 committed records are of older presets" in text
     assert "failed: smoke/power/gaussian-score/seed-2: TrainingDiverged: loss nan\n" in text
     assert "train epoch 2/6, 0 min since" in text
     assert "seed-4: before its first epoch" in text

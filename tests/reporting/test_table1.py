@@ -11,7 +11,7 @@ from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.layout import LAYOUTS, layout_of
 from diffusion_dfl.reporting.markdown import number, render
 from diffusion_dfl.reporting.table1 import build, tidy
-from tests.reporting.records import TWIN, frame_of, summary, wanted, write, write_all
+from tests.reporting.records import TWIN, frame_of, place, summary, wanted, write, write_all
 
 
 def row(text: str, name: str) -> list[str]:
@@ -192,9 +192,10 @@ def test_a_deleted_record_is_missed_and_stale_and_failed_runs_are_counted(tmp_pa
         *seeds("gaussian", "two_stage", [1.0, 2.0, 3.0]),
         summary("diffusion", "two_stage", 0, 1.0),
         summary("diffusion", "two_stage", 2, 1.0),
-        summary("diffusion", "two_stage", 1, 1.0, config_hash="old"),
     ]
     write_all(tmp_path, records)
+    old = summary("diffusion", "two_stage", 1, 1.0, config_hash="old")
+    write(tmp_path / "runs", place(old["identity"]), old)
     failed = summary("gaussian", "score", 0, 1.0)
     write(tmp_path / "runs", "laptop/power/gaussian-score/seed-0", failed, "failed")
     write(tmp_path / "runs", "smoke/power/gaussian-score/seed-0", failed, "failed")

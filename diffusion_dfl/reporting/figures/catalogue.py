@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.reporting.collect import collect
+from diffusion_dfl.reporting.collect import Collection, collect
 from diffusion_dfl.reporting.figures import learning, overview, problems, studies
 from diffusion_dfl.reporting.figures.style import save
 from diffusion_dfl.reporting.frame import frame
-from diffusion_dfl.reporting.selection import Selection, of_table, selection
+from diffusion_dfl.reporting.selection import Selection, of_cell, selection
 
 
 class MissingRuns(UserError):
@@ -35,11 +35,14 @@ class FigureSource:
     results: Path
     scale: str = "laptop"
     own: bool = True
-    _selections: dict[str, Selection] = field(default_factory=dict)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        return frame(collect(self.results, own=self.own))
+        return frame(self._collection)
+
+    @cached_property
+    def _collection(self) -> Collection:
+        return collect(self.results, own=self.own)
 
     @cached_property
     def controls(self) -> "FigureSource":
@@ -48,9 +51,7 @@ class FigureSource:
         return self if beside.runs.empty else beside
 
     def of(self, task: str) -> Selection:
-        if task not in self._selections:
-            self._selections[task] = selection(task, self.scale)
-        return self._selections[task]
+        return selection(self.runs, task, self.scale)
 
     def cell(self, task: str, model: str, grad: str, **changes: Any) -> pd.DataFrame:
         """Runs of a cell, with ``section__key=value`` changed; a row a seed.
@@ -59,12 +60,7 @@ class FigureSource:
             MissingRuns: there is none.
         """
         keys = {key.replace("__", "."): value for key, value in changes.items()}
-        wanted = self.of(task)
-        runs = of_table(self.runs, wanted)
-        current = wanted.current_hash((model, grad), keys)
-        if len(runs):
-            same = (runs["model"] == model) & (runs["grad"] == grad)
-            runs = runs[same & (runs["config_hash"] == current)].sort_values("seed")
+        runs = of_cell(self.runs, self.of(task), (model, grad), keys)
         if runs.empty:
             words = " ".join(f"{key}={value}" for key, value in keys.items())
             raise MissingRuns(
@@ -75,17 +71,13 @@ class FigureSource:
         return runs
 
     def epochs(self, runs: pd.DataFrame, stage: str = "train") -> pd.DataFrame:
-        """metrics.jsonl of runs, one row a seed and epoch."""
-        rows = []
-        for run in runs.to_dict("records"):
-            root = self.results / ("published" if run["published"] else "runs")
-            path = root / run["path"] / "metrics.jsonl"
-            if not path.exists():
-                continue
-            for line in path.read_text(encoding="utf-8").splitlines():
-                epoch = json.loads(line)
-                if epoch.get("stage") == stage:
-                    rows.append({"seed": run["seed"], **epoch})
+        """Epochs of runs, one row a seed and epoch."""
+        rows = [
+            {"seed": run["seed"], **epoch}
+            for run in runs[["seed", "path", "published"]].to_dict("records")
+            for epoch in self._collection.epochs(run["path"], run["published"])[0]
+            if epoch["stage"] == stage
+        ]
         if not rows:
             raise MissingRuns("its runs have no learning curves (metrics.jsonl)")
         return pd.DataFrame(rows)

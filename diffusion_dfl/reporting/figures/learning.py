@@ -81,15 +81,7 @@ def figure9(source: "FigureSource") -> Figure:
     for index, (grad, values) in enumerate(counts.items()):
         found = []
         for count in values:
-            current = source.of(_TASK).presets[(_MODEL, grad)]
-            changes = {"decision__num_scenarios": count}
-            preset = source.of(_TASK).current_hash(
-                (_MODEL, grad), {"decision.num_scenarios": count}
-            )
-            runs = source.cell(
-                _TASK, _MODEL, grad, **({} if preset == current.config_hash else changes)
-            )
-            found.append((count, runs))
+            found.append((count, source.cell(_TASK, _MODEL, grad, decision__num_scenarios=count)))
         for axis, column in zip(axes.flat, (HEADLINE, "timing.total"), strict=True):
             mean = [float(runs[column].mean()) for _, runs in found]
             error = [

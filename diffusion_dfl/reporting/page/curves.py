@@ -1,10 +1,8 @@
 """Learning curves: metrics.jsonl of runs -> mean and standard error over the seeds of a cell."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,31 +58,17 @@ class Curve:
     own: list[list[float | None]]
 
 
-def read(path: Path) -> tuple[Epochs, int]:
-    """The epochs of a metrics.jsonl, and how many of its lines are none.
+def by_stage(epochs: Sequence[Mapping[str, Any]]) -> Epochs:
+    """Epochs of a run by stage and number.
 
     A run that went on from its checkpoint may tell an epoch again; the last one holds.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}, 0
     stages: dict[str, dict[int, dict[str, float]]] = {}
-    damaged = 0
-    for line in lines:
-        try:
-            told = json.loads(line)
-            stage, epoch = told["stage"], told["epoch"]
-        except (ValueError, LookupError, TypeError):
-            damaged += 1
-            continue
-        if not isinstance(stage, str) or type(epoch) is not int:
-            damaged += 1
-            continue
-        stages.setdefault(stage, {})[epoch] = {
-            name: float(told[name]) for name in QUANTITIES if _is_finite(told.get(name))
+    for told in epochs:
+        stages.setdefault(told["stage"], {})[told["epoch"]] = {
+            name: told[name] for name in QUANTITIES if math.isfinite(told.get(name, math.nan))
         }
-    return stages, damaged
+    return stages
 
 
 def average(runs: Sequence[Epochs]) -> list[Curve]:
@@ -121,7 +105,3 @@ def _stage(stage: str, runs: Sequence[Mapping[int, Mapping[str, float]]]) -> Cur
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

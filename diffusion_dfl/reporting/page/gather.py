@@ -1,29 +1,25 @@
 """Everything the page shows, read from a results folder and the documents beside it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.collect import Collection, collect
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.layout import LAYOUTS
-from diffusion_dfl.reporting.page.curves import Curve, average, read
+from diffusion_dfl.reporting.page.curves import Curve, average, by_stage
 from diffusion_dfl.reporting.page.document import Section, sections
 from diffusion_dfl.reporting.page.grids import places_of
 from diffusion_dfl.reporting.page.privacy import redact
 from diffusion_dfl.reporting.page.runs import Run, list_runs
 from diffusion_dfl.reporting.page.studies import Study, studies
 from diffusion_dfl.reporting.paper import Cell
-from diffusion_dfl.reporting.selection import Selection, choose
+from diffusion_dfl.reporting.selection import Selection, choose, selection
 from diffusion_dfl.reporting.status import Planned, State, state
 from diffusion_dfl.reporting.table1 import Table, build
-
-Select = Callable[[str, str, str], Selection]
 
 
 @dataclass(frozen=True)
@@ -84,26 +80,26 @@ class Report:
         return [run for run in self.runs if run.state == "left out"]
 
 
-def gather(results: Path, audit: Path, planned: Sequence[Planned], select: Select) -> Report:
+def gather(results: Path, audit: Path, planned: Sequence[Planned]) -> Report:
     """Read everything.
 
     Args:
         results: with ``published/``, ``runs/`` and ``gradient_lab/``.
         audit: docs/audit.md.
         planned: runs whose state is told.
-        select: :func:`diffusion_dfl.reporting.selection.selection`, as the command line composes it.
+
+    Raises:
+        UserError: the committed records are not what was published.
     """
     found = collect(results)
-    collection = Collection(
-        found.records,
-        [replace(one, reason=redact(one.reason)) for one in found.left_out],
-        found.tuning,
-    )
+    left_out = [replace(one, reason=redact(one.reason)) for one in found.left_out]
+    collection = replace(found, left_out=left_out)
     runs = frame(collection)
-    selections, refused = _selections(runs, select)
-    states = {run: state(results, run) for run in planned}
-    listed = list_runs(results, collection, runs, selections, states)
-    curves, damaged = _curves(results, listed)
+    selections, refused = _selections(runs)
+    published = collection.archive.hashes
+    states = {run: state(results, run, published) for run in planned}
+    listed = list_runs(collection, runs, selections, states)
+    curves, damaged = _curves(collection, listed)
     return Report(
         tables=[_shown(runs, wanted, collection) for wanted in selections],
         refused=refused,
@@ -111,13 +107,13 @@ def gather(results: Path, audit: Path, planned: Sequence[Planned], select: Selec
         curves=curves,
         damaged=damaged,
         states=states,
-        tuning=collection.tuning,
+        tuning=len(collection.tuning),
         studies=studies(results / "gradient_lab"),
         audit=_audit(audit),
     )
 
 
-def _selections(runs: pd.DataFrame, select: Select) -> tuple[list[Selection], list[str]]:
+def _selections(runs: pd.DataFrame) -> tuple[list[Selection], list[str]]:
     """Tables of the records there are, and what has none because its task is not known here."""
     if runs.empty:
         return [], []
@@ -133,10 +129,9 @@ def _selections(runs: pd.DataFrame, select: Select) -> tuple[list[Selection], li
         ),
     ):
         try:
-            found.append(select(task, scale, source))
-        except (UserError, HydraException, OmegaConfBaseException) as error:
-            reason = redact(str(error).strip().split("\n")[0])
-            refused.append(f"{task}, scale {scale}, {source} data: {reason}")
+            found.append(selection(runs, task, scale, source))
+        except UserError as error:
+            refused.append(f"{task}, scale {scale}, {source} data: {redact(str(error))}")
     return found, refused
 
 
@@ -149,7 +144,9 @@ def _shown(runs: pd.DataFrame, wanted: Selection, collection: Collection) -> Sho
     return Shown(build(runs, wanted, collection.left_out), places_of(rows))
 
 
-def _curves(results: Path, runs: Sequence[Run]) -> tuple[list[CellCurves], list[tuple[str, int]]]:
+def _curves(
+    collection: Collection, runs: Sequence[Run]
+) -> tuple[list[CellCurves], list[tuple[str, int]]]:
     """Curves of the finished runs; only runs of one configuration are averaged."""
     cells: dict[tuple[str, str], list[int]] = {}
     for number, run in enumerate(runs):
@@ -160,8 +157,9 @@ def _curves(results: Path, runs: Sequence[Run]) -> tuple[list[CellCurves], list[
     for numbers in cells.values():
         epochs = []
         for number in numbers:
-            told, bad = read(results / runs[number].path / "metrics.jsonl")
-            epochs.append(told)
+            root, _, path = runs[number].path.partition("/")
+            told, bad = collection.epochs(path, root == "published")
+            epochs.append(by_stage(told))
             if bad:
                 damaged.append((runs[number].path, bad))
         curves = average(epochs)

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,12 +13,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from diffusion_dfl.files import read_object
 from diffusion_dfl.reporting.collect import Collection, LeftOut, Record
 from diffusion_dfl.reporting.frame import PARTS
 from diffusion_dfl.reporting.page.privacy import cleaned, redact
 from diffusion_dfl.reporting.paper import ROWS, Cell
-from diffusion_dfl.reporting.selection import Selection, kinds, literal, of_table
+from diffusion_dfl.reporting.roles import literal
+from diffusion_dfl.reporting.selection import Selection, kinds, of_table
 from diffusion_dfl.reporting.status import Planned, State
 
 #: What a record is to its table -> in words; `""` where there is no table of its task.
@@ -98,7 +97,6 @@ class Run:
 
 
 def list_runs(
-    results: Path,
     collection: Collection,
     runs: pd.DataFrame,
     selections: Iterable[Selection],
@@ -107,7 +105,6 @@ def list_runs(
     """Runs in the order of their paths.
 
     Args:
-        results: the folder they are in.
         collection, runs: what was found there, and its frame.
         selections: of the tables there are.
         states: what became of planned runs.
@@ -119,10 +116,10 @@ def list_runs(
             standing[(bool(row["published"]), str(row["path"]))] = kind
     planned = {run.path.as_posix(): state for run, state in states.items()}
     listed = [
-        _of_record(results, record, standing.get((record.published, record.path.as_posix()), ""))
+        _of_record(collection, record, standing.get((record.published, record.path.as_posix()), ""))
         for record in collection.records
     ]
-    listed += [_of_left_out(results, one, planned) for one in collection.left_out]
+    listed += [_of_left_out(collection, one, planned) for one in collection.left_out]
     there = {run.path.partition("/")[2] for run in listed}
     listed += [
         _of_path(f"runs/{path}", state.name, redact(state.detail))
@@ -132,12 +129,12 @@ def list_runs(
     return sorted(listed, key=lambda run: _order(run.path))
 
 
-def _of_record(results: Path, record: Record, standing: str) -> Run:
+def _of_record(collection: Collection, record: Record, standing: str) -> Run:
     identity = cleaned(record.identity)
     root = "published" if record.published else "runs"
     path = record.path.as_posix()
     differs = identity["differs"]
-    config, environment = _files(results / root / path)
+    config, environment = _texts(collection, path, record.published)
     return Run(
         path=f"{root}/{path}",
         state="stale" if standing == "stale" else "finished",
@@ -161,7 +158,7 @@ def _of_record(results: Path, record: Record, standing: str) -> Run:
     )
 
 
-def _of_left_out(results: Path, one: LeftOut, planned: Mapping[str, State]) -> Run:
+def _of_left_out(collection: Collection, one: LeftOut, planned: Mapping[str, State]) -> Run:
     root = "published" if one.published else "runs"
     path = one.path.as_posix()
     state = planned.get(path)
@@ -171,7 +168,7 @@ def _of_left_out(results: Path, one: LeftOut, planned: Mapping[str, State]) -> R
         state.name if state is not None and underway and not one.published else "left out",
         redact(one.reason),
     )
-    config, environment = _files(results / root / path)
+    config, environment = _texts(collection, path, one.published)
     return replace(known, config=config, environment=environment)
 
 
@@ -185,14 +182,10 @@ def _of_path(path: str, state: str, detail: str) -> Run:
     )  # fmt: skip
 
 
-def _files(directory: Path) -> tuple[str, str]:
+def _texts(collection: Collection, path: str, published: bool) -> tuple[str, str]:
     """Configuration and environment of a run as text."""
-    try:
-        text = (directory / "config.yaml").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    environment = json.dumps(read_object(directory / "env.json"), sort_keys=True)
-    return _config(_SEED.sub("", text)), _environment(environment)
+    config = _SEED.sub("", collection.config(path, published))
+    return _config(config), _environment(collection.environment(path, published))
 
 
 @cache
@@ -209,8 +202,8 @@ def _config(text: str) -> str:
 
 @cache
 def _environment(text: str) -> str:
-    values = cleaned(json.loads(text))
-    return json.dumps(values, indent=2, ensure_ascii=False) if values else ""
+    values = cleaned(json.loads(text or "{}"))
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) if values else ""
 
 
 def _leaves(name: str, value: Any) -> Iterable[tuple[str, Any]]:

@@ -4,14 +4,16 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffusion_dfl.reporting.archive import Content, Entry
 from diffusion_dfl.reporting.page.gather import Report, gather
 from diffusion_dfl.reporting.page.render import render
-from diffusion_dfl.reporting.selection import Selection
+from diffusion_dfl.reporting.publishing import content_of
 from diffusion_dfl.reporting.status import Planned
-from tests.reporting.records import TWIN, summary, wanted, write
+from tests.reporting.records import TWIN, entry_of, put, summary, write
 
 ROOT = Path(__file__).resolve().parents[3]
 SEEDS = range(6)
@@ -35,20 +37,35 @@ def place(model: str, grad: str, seed: int, suffix: str = "") -> str:
 
 def make_results(root: Path) -> None:
     """Six seeds of four cells and of a twin, with curves, configuration and environment."""
+    runs: dict[Entry, Content] = {}
     for (model, grad), value in CELLS.items():
         for seed in SEEDS:
             record = summary(model, grad, seed, value + 0.01 * seed, {"baselines": {"saa": 8.0}})
             record["timing"] = {"total": 60.0 + seed}
-            add(root, place(model, grad, seed), record)
+            runs |= made(root, place(model, grad, seed), record)
     for seed in SEEDS:
         record = summary("gaussian", "reparam", seed, 5.4, config_hash="t", differs=TWIN)
-        add(root, place("gaussian", "reparam", seed, "-0000000a"), record)
+        runs |= made(root, place("gaussian", "reparam", seed, "-0000000a"), record)
+    put(root, runs)
 
 
-def add(root: Path, name: str, record: Any, folder: str = "published") -> Path:
-    """A run with all its files; its directory."""
-    write(root / folder, name, record)
-    directory = root / folder / name
+def add(root: Path, name: str, record: Any) -> None:
+    """A published run."""
+    put(root, made(root, name, record))
+
+
+def made(root: Path, name: str, record: Any) -> dict[Entry, Content]:
+    """What is published of a run with all its files."""
+    directory = add_own(root / "made", name, record)
+    content = replace(content_of(directory), summary=(directory / "summary.json").read_text())
+    shutil.rmtree(root / "made")
+    return {entry_of(name, record): content}
+
+
+def add_own(root: Path, name: str, record: Any) -> Path:
+    """A run of the user's own with all its files; its directory."""
+    write(root / "runs", name, record)
+    directory = root / "runs" / name
     seed = int(directory.name.removeprefix("seed-"))
     (directory / "config.yaml").write_text(
         f"seed: {seed}\nscale: laptop\ntask:\n  name: power\n  note: '{HOSTILE}'\n"
@@ -75,13 +92,8 @@ def planned() -> list[Planned]:
     ]
 
 
-def select(task: str, scale: str, source: str) -> Selection:
-    """In place of the selection that composes every preset."""
-    return wanted(task, source)
-
-
 def gathered(root: Path) -> Report:
-    return gather(root, ROOT / "docs" / "audit.md", planned(), select)
+    return gather(root, ROOT / "docs" / "audit.md", planned())
 
 
 def page_of(root: Path) -> str:

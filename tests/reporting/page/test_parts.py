@@ -1,12 +1,11 @@
 """Parts of the page: privacy, curves, rows, dots, documents."""
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.reporting.page.curves import POINTS, average, read, thinned
+from diffusion_dfl.reporting.page.curves import POINTS, average, by_stage, thinned
 from diffusion_dfl.reporting.page.document import sections
 from diffusion_dfl.reporting.page.dots import Dot, chart, ticks
 from diffusion_dfl.reporting.page.grids import difference_grid, main_grid, twin_grid
@@ -47,20 +46,12 @@ def test_values_named_as_secrets_are_withheld_and_others_kept() -> None:
     }  # fmt: skip
 
 
-def test_curves_are_means_with_standard_errors_over_the_seeds_that_have_the_epoch(
-    tmp_path: Path,
-) -> None:
+def test_curves_are_means_with_standard_errors_over_the_seeds_that_have_the_epoch() -> None:
     values = [{0: 1.0, 1: 2.0}, {0: 3.0, 1: 6.0}, {0: 5.0}]
-    runs = []
-    for number, run in enumerate(values):
-        path = tmp_path / f"{number}.jsonl"
-        path.write_text(
-            "".join(
-                json.dumps({"stage": "train", "epoch": e, "validation_score": v}) + "\n"
-                for e, v in run.items()
-            )
-        )
-        runs.append(read(path)[0])
+    runs = [
+        by_stage([{"stage": "train", "epoch": e, "validation_score": v} for e, v in run.items()])
+        for run in values
+    ]
     (curve,) = average(runs)
     band = curve.bands["validation_score"]
     assert band.mean == [3.0, 4.0]
@@ -69,13 +60,9 @@ def test_curves_are_means_with_standard_errors_over_the_seeds_that_have_the_epoc
     assert curve.own == [[1.0, 2.0], [3.0, 6.0], [5.0, None]]
 
 
-def test_an_epoch_told_again_after_a_restart_counts_once(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = [{"stage": "train", "epoch": 1, "validation_score": v} for v in (9.0, 2.0)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    epochs, damaged = read(path)
-    assert epochs["train"][1]["validation_score"] == 2.0
-    assert damaged == 0
+def test_an_epoch_told_again_after_a_restart_counts_once() -> None:
+    told = [{"stage": "train", "epoch": 1, "validation_score": v} for v in (9.0, 2.0)]
+    assert by_stage(told)["train"][1]["validation_score"] == 2.0
 
 
 def test_thinning_keeps_both_ends_and_the_order() -> None:
