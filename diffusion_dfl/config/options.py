@@ -54,8 +54,8 @@ class Option:
 
 
 def groups(folder: Path) -> list[str]:
-    """Names of the groups, the folders of ``conf/``."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    """Names of the groups, the folders of ``conf/`` but for the spaces of searches."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "search")
 
 
 def read_group(folder: Path, group: str) -> dict[str, Option]:

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
-    for name in ("staffing", "set_score", "log_normal"):
+    for name in ("staffing", "set_score", "log_normal", "student"):
         sys.modules.pop(name, None)
 
 
@@ -60,6 +60,7 @@ def test_the_page_is_made_of_the_files_it_names() -> None:
         "by_script.py",
         "set_score.py",
         "log_normal.py",
+        "student.py",
         "both.py",
         "my_conf/task/staffing.yaml",
         "my_conf/grad/set_score.yaml",
@@ -72,6 +73,7 @@ def test_a_problem_takes_forty_lines_and_an_estimator_thirty() -> None:
     assert lines("staffing.py") + lines("my_conf/task/staffing.yaml") <= 40
     assert lines("set_score.py") <= 30
     assert lines("log_normal.py") <= 30
+    assert lines("student.py") <= 30
 
 
 @pytest.mark.slow
@@ -107,6 +109,30 @@ def test_both_own_parts_train_by_script(folder: Path) -> None:
     )
     assert fitted.history["train"][1][1]["gradient_norm"] > 0
     assert (fitted.sample(task.dataset.contexts[:5], 20) > 0).all()
+
+
+def test_the_residual_predictor_of_the_page_trains_on_a_base_that_did_not_see_its_rows(
+    folder: Path,
+) -> None:
+    import staffing
+    import student
+
+    torch.set_num_threads(1)
+    task = staffing.make_task(np.random.default_rng(0))
+    knobs = ddfl.TrainingSettings(epochs=2, batch_size=60, learning_rate=1e-2)
+    for estimator in (ddfl.Reparam(6), ddfl.Score(6)):
+        fitted = ddfl.train(
+            task,
+            student.Student,
+            estimator,
+            foundation=knobs,
+            fit=knobs,
+            train=knobs,
+            device="cpu",
+        )
+        assert {f"foundation-{fold}" for fold in range(4)} < fitted.history.keys()
+        assert fitted.history["train"][1][1]["decision_norm"] > 0
+        assert fitted.sample(task.dataset.contexts[:5], 20).std() > 0
 
 
 def test_the_estimator_of_the_page_is_unbiased_where_the_gradient_is_known(folder: Path) -> None:
