@@ -30,6 +30,12 @@ CELLS: dict[str, tuple[str, ...]] = {
     "flow": ("two_stage", "reparam", "score"),
     "policy": ("policy",),
     "bootstrap": ("two_stage",),
+    "boosting": ("two_stage",),
+}
+
+#: The rows of every task's table; the other models are baselines for tasks they suit.
+TABLE_CELLS = {
+    model: grads for model, grads in CELLS.items() if model not in ("bootstrap", "boosting")
 }
 
 _GRADS = {name for grads in CELLS.values() for name in grads}

@@ -261,6 +261,19 @@ class BootstrapModel:
 
 
 @dataclass
+class BoostingModel:
+    """Keys of boosted quantiles."""
+
+    name: str = MISSING
+    _target_: str = MISSING
+    level: float = MISSING
+    rounds: int = MISSING
+    learning_rate: float = MISSING
+    leaves: int = MISSING
+    leaf_rows: int = MISSING
+
+
+@dataclass
 class DiffusionModel(ResidualModel):
     outcome_frequencies: int = MISSING
     num_diffusion_steps: int = MISSING
@@ -335,6 +348,7 @@ def register() -> None:
         ("diffusion", DiffusionModel),
         ("flow", FlowModel),
         ("bootstrap", BootstrapModel),
+        ("boosting", BoostingModel),
     ):
         store.store(group="schema/model", name=name, node=model)
     for name, grad in (("plain", PlainGrad), ("reparam", ReparamGrad), ("score", ScoreGrad)):

@@ -7,6 +7,7 @@ from diffusion_dfl.predictors.base import (
     Scaling,
     Standardiser,
 )
+from diffusion_dfl.predictors.boosting import BoostedQuantiles
 from diffusion_dfl.predictors.bootstrap import ResidualBootstrap
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.diffusion import DiffusionPredictor
@@ -18,6 +19,7 @@ from diffusion_dfl.predictors.residual import ResidualBase
 
 __all__ = [
     "Backpropagation",
+    "BoostedQuantiles",
     "DeterministicPredictor",
     "DiffusionPredictor",
     "FlowPredictor",

@@ -53,6 +53,7 @@ _EXACT = Column("test.task_exact", "Task, exact rule")
 _LARGE = Column("test.task_at_500", "Task, M large")
 _CRPS = Column("test.crps", "CRPS", 4)
 _COVERAGE = Column("test.coverage_90", "Coverage 90 %")
+_LEVEL = Column("test.plan_level", "Plan level", 4)
 _REGRET = Column("test.regret", "Regret ↓")
 
 _M_LARGE = "`M large` decides on `evaluation.num_large` scenarios with the trained rule."
@@ -89,8 +90,9 @@ LAYOUTS: dict[str, Layout] = {
         "Power schedule",
         "cost",
         "",
-        (_EXACT, _LARGE, _CRPS, _COVERAGE),
-        "`Task` is the mean cost of a test day, summed over its hours. " + _RULES + _M_LARGE,
+        (_EXACT, _LARGE, _CRPS, _COVERAGE, _LEVEL),
+        "`Task` is the mean cost of a test day, summed over its hours. `Plan level` is the share of "
+        "loads at or below the schedule. " + _RULES + _M_LARGE,
         {
             "ols_offsets": "Least squares and an offset an hour",
             "ols_point": "Least squares",

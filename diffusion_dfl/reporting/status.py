@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
 
-from diffusion_dfl.config.arguments import CELLS, normalise
+from diffusion_dfl.config.arguments import TABLE_CELLS, normalise
 from diffusion_dfl.config.commands import start
 from diffusion_dfl.config.identities import identity_of
 from diffusion_dfl.errors import UserError
@@ -81,7 +81,7 @@ def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
     else:
         cells = [
             (*words, f"model={model}", f"grad={grad}")
-            for model, grads in CELLS.items()
+            for model, grads in TABLE_CELLS.items()
             for grad in grads
         ]
     runs: dict[Path, Planned] = {}

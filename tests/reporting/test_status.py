@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.config.arguments import CELLS
+from diffusion_dfl.config.arguments import TABLE_CELLS
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.lease import Lease
 from diffusion_dfl.reporting.status import Planned, completing, overview, plan, state
@@ -39,7 +39,7 @@ def test_a_plan_is_what_the_command_would_run() -> None:
 
 def test_without_a_model_every_pair_that_makes_sense_is_planned() -> None:
     runs = plan(["task=inventory", "scale=smoke", "seed=0,5"])
-    assert len(runs) == 2 * sum(len(grads) for grads in CELLS.values())
+    assert len(runs) == 2 * sum(len(grads) for grads in TABLE_CELLS.values())
     assert len({run.cell for run in runs}) == len(runs) // 2
 
 
