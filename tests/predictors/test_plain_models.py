@@ -1,0 +1,154 @@
+"""Models in closed form: ridge, residual bootstraps, boosted quantiles."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.predictors import BoostedQuantiles, LinearPredictor, ResidualBootstrap
+from diffusion_dfl.predictors.base import Scaling
+from diffusion_dfl.training.loop import refuse_other_architecture
+
+torch.set_num_threads(1)
+
+
+def data(rows: int = 300, features: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    contexts = 3.0 + 2.0 * torch.randn(rows, features, generator=generator)
+    noise = 0.3 * torch.randn(rows, 2, generator=generator)
+    outcomes = torch.stack([contexts.sum(1), 5.0 - contexts[:, 0]], dim=1) + noise
+    return contexts, outcomes
+
+
+def noise(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_ridge_is_least_squares_where_rows_are_many() -> None:
+    contexts, outcomes = data()
+    model = LinearPredictor(4, 2)
+    model.fit_rows(contexts, outcomes)
+    inputs = np.column_stack([contexts.numpy(), np.ones(len(contexts))])
+    weights, *_ = np.linalg.lstsq(inputs, outcomes.numpy(), rcond=None)
+    location, scale = model.location_and_scale(contexts)
+    np.testing.assert_allclose(location.detach(), inputs @ weights, atol=1e-2)
+    np.testing.assert_allclose(scale[0], outcomes.std(0, correction=0), rtol=1e-5)
+
+
+def test_the_penalty_of_a_ridge_has_the_least_leave_one_out_error() -> None:
+    """By brute force, every row left out in turn, on as many features as rows."""
+    contexts, outcomes = data(30, 25)
+    model = LinearPredictor(25, 2)
+    model.fit_rows(contexts, outcomes)
+    plain = torch.linalg.lstsq(
+        torch.cat([contexts, torch.ones(30, 1)], 1).double(), outcomes.double()
+    ).solution
+    fresh, wanted = data(400, 25)
+    ridge = (model.location_and_scale(fresh).location - wanted).square().mean()
+    full = torch.cat([fresh, torch.ones(400, 1)], 1).double() @ plain
+    assert ridge < (full - wanted).square().mean()
+
+
+def test_a_bootstrap_draws_whole_residual_vectors_of_the_base() -> None:
+    contexts, outcomes = data()
+    model = ResidualBootstrap(4, 2, base="linear", base_folds=1)
+    model.fit_scaling(contexts, outcomes)
+    model.base.members[0].fit_rows(contexts, outcomes)
+    model.fit_rows(contexts, outcomes)
+    drawn = model.sample(contexts[:5], 50, noise())
+    location, scale = model.base(contexts[:5])
+    residual = (drawn - location.unsqueeze(1)) / scale.unsqueeze(1)
+    gap = (residual.reshape(-1, 1, 2) - model.residuals).abs().amax(-1).amin(1)
+    assert gap.max() < 1e-4
+    assert len(residual.reshape(-1, 2).unique(dim=0)) > 100
+
+
+def test_its_residuals_are_those_of_the_scaling_it_is_seen_under() -> None:
+    """Training hands it the scaling of a base that did not see the row."""
+    contexts, outcomes = data(20)
+    model = ResidualBootstrap(4, 2)
+    scaling = Scaling(outcomes - 1.0, torch.full_like(outcomes, 2.0))
+    model.under(scaling).fit_rows(contexts, outcomes)
+    torch.testing.assert_close(model.residuals, torch.full_like(outcomes, 0.5))
+
+
+def test_the_normal_law_has_the_residuals_moments_and_no_dependence() -> None:
+    contexts, outcomes = data()
+    model = ResidualBootstrap(4, 2, base="deterministic", law="normal", base_folds=1, base_width=4)
+    model.fit_scaling(contexts, outcomes)
+    model.base.members[0].fit_scaling(contexts, outcomes)
+    model.residuals = torch.stack([torch.randn(500), torch.zeros(500)], 1) * 0.1 + 0.7
+    location, scale = model.base(contexts[:1])
+    drawn = (model.sample(contexts[:1], 20000, noise()) - location) / scale
+    torch.testing.assert_close(drawn.mean((0, 1)), model.residuals.mean(0), atol=3e-3, rtol=0)
+    torch.testing.assert_close(
+        drawn.std((0, 1)), model.residuals.std(0, correction=0), atol=3e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("base", ["linear", "deterministic", "gaussian"])
+def test_weights_come_back_from_a_file_with_as_many_rows_as_there_were(base: str) -> None:
+    contexts, outcomes = data(40)
+    model = ResidualBootstrap(4, 2, base=base, base_folds=2, base_width=4)  # type: ignore[arg-type]
+    model.fit_scaling(contexts, outcomes)
+    model.fit_rows(contexts, outcomes)
+    _assert_restored(
+        model, ResidualBootstrap(4, 2, base=base, base_folds=2, base_width=4), contexts
+    )  # type: ignore[arg-type]
+
+
+def test_boosted_quantiles_hold_their_level_and_come_back_from_a_file() -> None:
+    contexts, outcomes = data(2000)
+    model = BoostedQuantiles(4, 2, level=0.9, rounds=60, learning_rate=0.1)
+    model.fit_scaling(contexts, outcomes)
+    model.fit_rows(contexts[:1500], outcomes[:1500])
+    found = model.sample(contexts[1500:], 1, noise())
+    assert found.shape == (500, 1, 2)
+    level = (outcomes[1500:] <= found[:, 0]).float().mean(0)
+    assert ((level > 0.83) & (level < 0.95)).all()
+    again = BoostedQuantiles(4, 2, level=0.9, rounds=60, learning_rate=0.1)
+    _assert_restored(model, again, contexts[:50])
+
+
+def _assert_restored(model, again, contexts: torch.Tensor) -> None:
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    refuse_other_architecture("weights.pt", saved, again)  # type: ignore[arg-type]
+    again.load_state_dict(saved)
+    torch.testing.assert_close(
+        again.eval().sample(contexts, 7, noise()), model.eval().sample(contexts, 7, noise())
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: ResidualBootstrap(4, 2, base="forest"), "base='forest' is unknown"),
+        (lambda: ResidualBootstrap(4, 2, law="student"), "law='student' is unknown"),
+        (lambda: ResidualBootstrap(4, 2, base_folds=0), "base_folds=0 must be an integer >= 1"),
+        (lambda: BoostedQuantiles(4, 2, level=1.0), "level=1.0 must be in"),
+        (lambda: BoostedQuantiles(4, 2, rounds=0), "rounds=0 must be an integer >= 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(make, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+def test_without_scikit_learn_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.ensemble", None)
+    with pytest.raises(UserError, match=r"pip install 'diffusion-dfl\[boosting\]'"):
+        BoostedQuantiles(4, 2)
+
+
+def test_none_of_them_has_a_gradient_or_a_density() -> None:
+    contexts, outcomes = data(10)
+    for model in (ResidualBootstrap(4, 2), BoostedQuantiles(4, 2)):
+        with pytest.raises(TypeError):
+            model.loss(contexts, outcomes, noise())
+        with pytest.raises(TypeError):
+            model.weighted_log_density(contexts, outcomes[:, None], outcomes[:, :1], noise())
