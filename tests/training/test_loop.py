@@ -13,11 +13,12 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch, Loss, Reparam, Score, ScorePath, TwoStage
 from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor
+from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor, Scaling
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.training.checkpoint import Checkpoint, read_tensors
-from diffusion_dfl.training.loop import Stage, TrainingDiverged, TrainingSettings
+from diffusion_dfl.training.loop import Stage, TrainingDiverged
 from diffusion_dfl.training.run_directory import MetricsLog
+from diffusion_dfl.training.settings import TrainingSettings
 
 HOURS, EPOCHS = 2, 4
 Score_ = Callable[[Predictor], float]
@@ -67,11 +68,12 @@ class Setup:
         path: Path,
         make: Callable[[], Predictor] = _gaussian,
         estimator: Estimator | None = None,
-        score: Score_ = _loss_on_rows,
+        score: Score_ | None = _loss_on_rows,
+        stop: int | None = None,
         **settings: object,
     ) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self.make, self.score = path, make, score
+        self.path, self.make, self.score, self.stop = path, make, score, stop
         self.estimator = TwoStage() if estimator is None else estimator
         self.settings = TrainingSettings(
             **{"epochs": EPOCHS, "batch_size": 16, "learning_rate": 1e-2, **settings}  # type: ignore[arg-type]
@@ -104,6 +106,7 @@ class Setup:
             torch.Generator().manual_seed(seed),
             Checkpoint(self.path / "checkpoint.pt"),
             Told(),
+            stop=self.stop,
         )
 
     def lines(self) -> str:
@@ -287,6 +290,86 @@ def test_no_epochs_means_no_training(tmp_path: Path) -> None:
     before = {k: v.clone() for k, v in stage.predictor.state_dict().items()}
     assert stage.run().epoch == 0
     assert all(torch.equal(before[k], v) for k, v in stage.predictor.state_dict().items())
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+def test_a_stage_that_validates_nothing_ends_with_its_last_weights(
+    ema_decay: float, tmp_path: Path
+) -> None:
+    setup = Setup(tmp_path, score=None, ema_decay=ema_decay)
+    stage = setup.stage()
+    progress = stage.run()
+    assert (progress.epoch, progress.best_epoch) == (EPOCHS, EPOCHS)
+    assert progress.best_score == progress.first_score == math.inf
+    assert "validation_score" not in setup.lines()
+    assert len(setup.lines().splitlines()) == EPOCHS + 1
+    watched = Setup(tmp_path / "watched", keep="last", ema_decay=ema_decay).stage()
+    watched.run()
+    assert _equal(stage.predictor, watched.predictor)
+    assert _equal(stage.predictor, stage.evaluated)
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+@pytest.mark.parametrize("stop", [0, 2])
+def test_a_stage_told_to_stop_is_the_beginning_of_the_whole_one(
+    stop: int, decay: str, tmp_path: Path
+) -> None:
+    """With the learning rates of all its epochs, whatever its patience."""
+    seen: list[dict[str, Tensor]] = []
+
+    def score(predictor: Predictor) -> float:
+        seen.append({k: v.clone() for k, v in predictor.state_dict().items()})
+        return 0.0
+
+    Setup(tmp_path / "whole", score=score, decay=decay).stage().run()
+    stage = Setup(tmp_path / "cut", score=None, stop=stop, decay=decay, patience=1).stage()
+    assert stage.run().epoch == stop
+    assert all(torch.equal(seen[stop][k], v) for k, v in stage.predictor.state_dict().items())
+
+
+def test_only_weights_that_are_trained_are_the_optimisers(tmp_path: Path) -> None:
+    """A base is fixed; AdamW would let its weights decay."""
+
+    def residual() -> Predictor:
+        return GaussianPredictor(
+            3,
+            HOURS,
+            width=8,
+            layers=1,
+            outcome_scaling="residual",
+            base_folds=2,
+            base_width=8,
+            base_layers=1,
+        )
+
+    stage = Setup(tmp_path, residual, weight_decay=0.1).stage()
+    own = [p for name, p in stage.predictor.named_parameters() if not name.startswith("base.")]
+    held = [p for group in stage.optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in own}
+    assert stage.optimizer.defaults["fused"] is True
+    assert stage.predictor.base is not None
+    before = {k: v.clone() for k, v in stage.predictor.base.state_dict().items()}
+    stage.run()
+    assert all(torch.equal(before[k], v) for k, v in stage.predictor.base.state_dict().items())
+
+
+def test_rows_are_seen_under_their_own_scaling_whatever_their_order(tmp_path: Path) -> None:
+    found: dict[float, float] = {}
+
+    class Watch(TwoStage):
+        def __call__(self, predictor, layer, batch, generator):  # type: ignore[no-untyped-def]
+            location, scale = predictor.scaling(batch.context)
+            for row, place, width in zip(batch.outcome, location, scale, strict=True):
+                found[float(row[0])] = float(place[0])
+                assert float(width[0]) == 2.0
+            return super().__call__(predictor, layer, batch, generator)
+
+    stage = Setup(tmp_path, estimator=Watch(), epochs=1, batch_size=8).stage()
+    count = len(stage.outcomes)
+    number = torch.arange(float(count)).unsqueeze(1).expand(-1, HOURS)
+    stage.scaling = Scaling(number, torch.full((count, HOURS), 2.0))
+    stage.run()
+    assert found == {float(row[0]): float(k) for k, row in enumerate(stage.outcomes)}
 
 
 class Poison:

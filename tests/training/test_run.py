@@ -156,6 +156,8 @@ def test_the_numbers_of_the_record_are_sound(root: Path) -> None:
     assert not validation["diverged"]
     assert all(value >= 0 for value in summary["timing"].values())
     assert summary["resources"]["saved_for_backward_bytes"] > 0
+    assert 0 < test["plan_level"] < 1
+    assert validation["refit_epochs"] is None  # scale=smoke makes none
     assert summary["identity"]["seed"] == 0
 
 
@@ -261,6 +263,47 @@ def test_runs_of_one_seed_share_one_fit(tmp_path: Path) -> None:
     assert times[0] == times[1]
     folders = [item for item in fit.parents[1].iterdir() if item.is_dir()]
     assert folders == [fit.parent]
+
+
+def test_runs_with_a_refit_share_both_passes_of_the_fit_whichever_comes_first(
+    tmp_path: Path,
+) -> None:
+    """The one that trains in between leaves nothing of it in what they share."""
+    more = ("fit.refit=true", "fit.validate_every=1", "train.learning_rate=1e-2")
+    alone = _run(tmp_path / "alone", *more)
+    _run(tmp_path / "first", "grad=reparam", *more)
+    shared = _run(tmp_path / "first", *more)
+    assert _numbers(shared) == _numbers(alone)
+    fit = _fit_directory(tmp_path / "first", *more)
+    before = {name: (fit / name).read_bytes() for name in ("checkpoint.pt", "refit-fit.pt")}
+    two_stage = _run(tmp_path / "first", "grad=two_stage", *more)
+    assert {name: (fit / name).read_bytes() for name in before} == before
+    chosen = alone["validation"]["refit_epochs"]
+    assert chosen == {
+        "fit": alone["validation"]["fit_best_epoch"],
+        "train": alone["validation"]["best_epoch"],
+    }
+    assert two_stage["validation"]["refit_epochs"] == {"fit": chosen["fit"]}
+    lines = [json.loads(line) for line in (fit / "metrics.jsonl").read_text().splitlines()]
+    epochs = {
+        stage: [one["epoch"] for one in lines if one["stage"] == stage]
+        for stage in ("fit", "refit-fit")
+    }
+    assert epochs == {"fit": [0, 1, 2], "refit-fit": list(range(chosen["fit"] + 1))}
+
+
+def test_where_all_epochs_were_given_the_record_of_a_refit_has_no_validation(
+    tmp_path: Path,
+) -> None:
+    more = ("fit.refit=true", "fit.patience=0", "fit.keep=last", "train.keep=last")
+    summary = _run(tmp_path, *more)
+    validation = summary["validation"]
+    assert validation["task"] is validation["first_task"] is validation["fit_loss"] is None
+    assert validation["refit_epochs"] == {"fit": 2, "train": 1}
+    assert (validation["epochs"], validation["best_epoch"]) == (1, 1)
+    assert math.isfinite(summary["test"]["task"])
+    assert not _directory(tmp_path, *more).joinpath("checkpoint.pt").exists()
+    assert _directory(tmp_path, *more).joinpath("refit-train.pt").exists()
 
 
 def test_a_decision_focused_run_starts_from_the_two_stage_weights(tmp_path: Path) -> None:
