@@ -108,7 +108,13 @@ def write_presets(row: Row, study: Study, folder: Path) -> list[Path]:
         for name in ("foundation", "fit"):
             if name in best.user_attrs["epochs"][0]:
                 epochs = [one[name] for one in best.user_attrs["epochs"]]
-                values.update(_given(name, round(float(np.mean(epochs)))))
+                found = round(float(np.mean(epochs)))
+                known = {**study.space.fixed, **values}
+                if (
+                    known.get(f"{name}.decay") == "cosine"
+                ):  # Its length is a knob, not where it is best.
+                    found = known[f"{name}.epochs"]
+                values.update(_given(name, found))
         shared = folder / f"{row.task}-{row.model}.yaml"
         _write(shared, comment, values)
         rule = folder / f"{row.task}-{row.model}-{row.grad}.yaml"
