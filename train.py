@@ -26,7 +26,9 @@ def main(config: DictConfig) -> float:
     with job():
         summary = run(config, worker=0 if number is None else int(number))
         announce(summary, Path(config.output.root))
-        cost = float(summary["validation"]["task"])
+        validation = summary["validation"]["task"]
+        if validation is not None:  # All rows before the test may have been trained on.
+            cost = float(validation)
     return cost
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.config import own
 from diffusion_dfl.config.arguments import CONFIG_DIRECTORY, check_cell
-from diffusion_dfl.config.rules import check_path
+from diffusion_dfl.config.rules import check_path, check_refit
 from diffusion_dfl.config.schema import register
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers.decision import CURVATURES, LAYER_SOLVERS
@@ -352,5 +352,6 @@ def validate(config: DictConfig) -> None:
     for key, good, mend in checks:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
+    check_refit(config)
     if config.grad.name == "score_path":
         check_path(config)

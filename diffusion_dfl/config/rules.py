@@ -28,6 +28,32 @@ def check_path(config: DictConfig) -> None:
             )
 
 
+def check_refit(config: DictConfig) -> None:
+    """Refuse a refit of nothing, and one that leaves nothing to be judged by.
+
+    Raises:
+        UserError: naming the key, the value and the mend.
+    """
+    if not config.fit.refit:
+        return
+    stages = [] if config.model.name == "policy" else ["fit"]
+    if config.model.get("outcome_scaling") == "residual" or "law" in config.model:
+        stages.append("foundation")
+    if config.grad.name != "two_stage":
+        stages.append("train")
+    if all(config[stage].epochs == 0 for stage in stages):
+        raise UserError(
+            f"fit.refit=true with {', '.join(f'{stage}.epochs=0' for stage in stages)}: no epoch is "
+            "chosen that could be repeated on more rows; set epochs above 0, or fit.refit=false"
+        )
+    if not config.evaluation.test and all(config[stage].keep == "last" for stage in stages):
+        raise UserError(
+            f"evaluation.test=false with fit.refit=true and {stages[-1]}.keep=last: all rows before the "
+            "test are trained on and the test is not looked at, so nothing would be measured; add "
+            "fit.refit=false, which keeps the validation rows out"
+        )
+
+
 def check_decision_rule(config: DictConfig, kinked: bool) -> None:
     """Refuse decision rules that have no gradient, or no solver.
 

@@ -27,7 +27,11 @@ def announce(summary: dict[str, Any], results: Path | None = None) -> None:
     identity, test, validation = summary["identity"], summary["test"], summary["validation"]
     name = f"{identity['task']} {identity['model']}-{identity['grad']} seed {identity['seed']}"
     # Validation is by the program's cost, whatever the headline number is.
-    numbers = [f"validation cost {validation['task']:.4g} (start {validation['first_task']:.4g})"]
+    numbers = ["all days before the test trained on"]
+    if validation["task"] is not None:
+        numbers = [
+            f"validation cost {validation['task']:.4g} (start {validation['first_task']:.4g})"
+        ]
     if test:
         layout = layout_of(identity["task"])
         higher = bool(test.get("higher_is_better"))

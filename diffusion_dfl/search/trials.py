@@ -134,11 +134,13 @@ class Bench:
 
 
 def _base_values(config: DictConfig) -> dict[str, Any]:
-    """What the fit of a base reads."""
-    return {
-        key: value
-        for key, value in fit_values(config).items()
-        if key.split(".")[0] not in ("fit", "model") or key.startswith("model.base_")
+    """What the fit of a base reads; a base of Gaussians is the same for all models on top."""
+    values = fit_values(config)
+    read = {key: value for key, value in values.items() if key.startswith("model.base_")}
+    if values.get("model.base", "gaussian") != "gaussian":
+        read["model.base"] = values["model.base"]
+    return read | {
+        key: value for key, value in values.items() if key.split(".")[0] not in ("fit", "model")
     }
 
 
