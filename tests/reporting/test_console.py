@@ -31,6 +31,17 @@ def test_a_portfolio_says_its_return_its_direction_and_the_best_baseline(
     assert "validation cost 0.00021 (start 1435)" in line
 
 
+def test_a_run_that_trained_on_all_rows_has_no_validation_cost_to_tell(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = record("power", 3.1)
+    found["validation"] = {"task": None, "first_task": None}
+    announce(found)
+    line = capsys.readouterr().out
+    assert "all days before the test trained on, test cost 3.100" in line
+    assert "validation" not in line
+
+
 @pytest.mark.parametrize("task", ["power", "synthetic", "inventory"])
 def test_the_other_tasks_say_a_cost(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     announce(record(task, 3.1, task_exact=3.4, baselines={"a": 5.0, "b": 4.0}))
