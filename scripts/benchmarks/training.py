@@ -230,18 +230,24 @@ def _instance(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
 def _fit(predictor: DiffusionPredictor, contexts: Tensor, outcomes: Tensor) -> None:
     """A few hundred steps of the two-stage fit, of the base first."""
     generator = torch.Generator().manual_seed(1)
-    base = predictor.foundation()
-    stages: list[Predictor] = [predictor] if base is None else [base, predictor]
+    members = [] if predictor.base is None else list(predictor.base.members)
+    for member in members:
+        assert isinstance(member, Predictor)
+        member.fit_scaling(contexts, outcomes)
+    stages = [*members, predictor]
     for stage in stages:
-        stage.requires_grad_(True)
-        optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-3)
+        if stage is not predictor:
+            stage.requires_grad_(True)
+        optimizer = torch.optim.AdamW(
+            [one for one in stage.parameters() if one.requires_grad], lr=1e-3
+        )
         for _ in range(400):
             rows = torch.randint(len(contexts), (256,), generator=generator)
             optimizer.zero_grad()
             stage.loss(contexts[rows], outcomes[rows], generator).backward()
             optimizer.step()
-        if stage is base:
-            base.requires_grad_(False)
+        if stage is not predictor:
+            stage.requires_grad_(False).eval()
 
 
 class Floor:

@@ -165,13 +165,14 @@ def _gradients(predictor: DiffusionPredictor, batch: Batch, point: Point, seeds:
 def _estimator(point: Point) -> Estimator:
     count = point.scenarios
     if point.estimator == "reparam":
-        return Reparam(count)
+        return Reparam(count, fit_weight=0.0)
     if point.estimator.startswith("last"):
-        return Reparam(count, backpropagation="last", last_steps=int(point.estimator.split()[1]))
+        steps = int(point.estimator.split()[1])
+        return Reparam(count, fit_weight=0.0, backpropagation="last", last_steps=steps)
     if point.estimator == "score_path":
-        return ScorePath(count, weight_clip=point.clip)
+        return ScorePath(count, fit_weight=0.0, weight_clip=point.clip)
     fresh = count if point.estimator == "score, fresh" else 0
-    return Score(count, num_gradient_scenarios=fresh, weight_clip=point.clip)
+    return Score(count, fit_weight=0.0, num_gradient_scenarios=fresh, weight_clip=point.clip)
 
 
 def _row_evaluations(predictor: DiffusionPredictor, point: Point) -> int:

@@ -205,12 +205,12 @@ def epoch_rows(bench: Bench, effort: Effort) -> list[dict[str, Any]]:
         cost = bench.expected_cost()
         for scenarios, count in effort.followed_draws:
             seeds = range(1000 * epoch, 1000 * epoch + count)
-            true = bench.gradients(Reparam(scenarios), seeds)
+            true = bench.gradients(Reparam(scenarios, fit_weight=0.0), seeds)
             for k in (*effort.timesteps, None):
                 estimator: Estimator = ScorePath(scenarios)
                 if k is not None:
                     bench.set_surrogate(k, **PLAIN)
-                    estimator = Score(scenarios)
+                    estimator = Score(scenarios, fit_weight=0.0)
                 found = bench.gradients(estimator, seeds)
                 head = {"epoch": epoch, "cost": cost, "M": scenarios, "k": k}
                 rows.append(head | agreement(found, true))
@@ -227,11 +227,11 @@ def dimension_rows(bench: Bench, effort: Effort) -> list[dict[str, Any]]:
     for scenarios, count in effort.draws:
         head = {"d": size, "cost": cost, "optimal_cost": bench.task.optimal_cost, "M": scenarios}
         head["effective"] = bench.effective_scenarios(scenarios)
-        true = bench.gradients(Reparam(scenarios), range(count))
+        true = bench.gradients(Reparam(scenarios, fit_weight=0.0), range(count))
         estimators: dict[str, Estimator] = {
-            "score": Score(scenarios),
-            "score_path": ScorePath(scenarios),
-            "reparam": Reparam(scenarios),
+            "score": Score(scenarios, fit_weight=0.0),
+            "score_path": ScorePath(scenarios, fit_weight=0.0),
+            "reparam": Reparam(scenarios, fit_weight=0.0),
         }
         for name, estimator in estimators.items():
             # Reparam against itself, on scenarios of its own: what the noise alone leaves.
@@ -245,12 +245,12 @@ def dimension_rows(bench: Bench, effort: Effort) -> list[dict[str, Any]]:
 def surrogate_rows(bench: Bench, effort: Effort, fit_steps: int) -> list[dict[str, Any]]:
     """Cosine with reparam by surrogate."""
     scenarios, count = effort.surrogate_draws
-    true = bench.gradients(Reparam(scenarios), range(count))
+    true = bench.gradients(Reparam(scenarios, fit_weight=0.0), range(count))
     head = {"fit_steps": fit_steps, "cost": bench.expected_cost(), "M": scenarios}
     rows: list[dict[str, Any]] = []
     for name, options in SURROGATES.items():
         bench.set_surrogate(effort.fixed_timesteps, **options)
-        found = bench.gradients(Score(scenarios), range(count))
+        found = bench.gradients(Score(scenarios, fit_weight=0.0), range(count))
         rows.append(head | {"surrogate": name} | agreement(found, true))
     path = bench.gradients(ScorePath(scenarios), range(count))
     rows.append(head | {"surrogate": "score_path"} | agreement(path, true))
