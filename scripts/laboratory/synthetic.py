@@ -207,7 +207,7 @@ def epoch_rows(bench: Bench, effort: Effort) -> list[dict[str, Any]]:
             seeds = range(1000 * epoch, 1000 * epoch + count)
             true = bench.gradients(Reparam(scenarios, fit_weight=0.0), seeds)
             for k in (*effort.timesteps, None):
-                estimator: Estimator = ScorePath(scenarios)
+                estimator: Estimator = ScorePath(scenarios, fit_weight=0.0)
                 if k is not None:
                     bench.set_surrogate(k, **PLAIN)
                     estimator = Score(scenarios, fit_weight=0.0)
@@ -252,7 +252,7 @@ def surrogate_rows(bench: Bench, effort: Effort, fit_steps: int) -> list[dict[st
         bench.set_surrogate(effort.fixed_timesteps, **options)
         found = bench.gradients(Score(scenarios, fit_weight=0.0), range(count))
         rows.append(head | {"surrogate": name} | agreement(found, true))
-    path = bench.gradients(ScorePath(scenarios), range(count))
+    path = bench.gradients(ScorePath(scenarios, fit_weight=0.0), range(count))
     rows.append(head | {"surrogate": "score_path"} | agreement(path, true))
     return rows
 

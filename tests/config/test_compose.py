@@ -233,13 +233,26 @@ def test_the_exact_rule_suits_the_other_estimators() -> None:
     [
         (["model.final_noise=false"], r"model\.final_noise=False.*model\.final_noise=true"),
         (["model.sampler=ddim", "model.eta=0"], r"model\.eta=0.*model\.eta=1"),
-        (["train.dropout=true"], r"train\.dropout=true.*train\.dropout=false"),
         (["model.sampler=dpm_solver"], r"model\.sampler=dpm_solver.*sampler=ancestral"),
     ],
 )
 def test_a_path_without_noise_in_every_step_is_refused(overrides: list[str], key: str) -> None:
     with pytest.raises(UserError, match=rf"grad=score_path with {key}"):
         validate(compose_config(["grad=score_path", *overrides]))
+
+
+def test_dropout_in_training_is_no_matter_of_paths() -> None:
+    """They are drawn and judged without it by the estimator itself."""
+    for dropout in ("true", "false"):
+        validate(compose_config(["grad=score_path", f"train.dropout={dropout}"]))
+
+
+@pytest.mark.parametrize("stage", ["foundation", "fit", "train"])
+def test_a_stage_that_keeps_its_last_weights_has_nothing_to_be_patient_for(stage: str) -> None:
+    words = ["model=gaussian", "grad=score", f"{stage}.keep=last"]
+    with pytest.raises(UserError, match=rf"^{stage}\.patience=7 must be 0 with {stage}\.keep=last"):
+        validate(compose_config([*words, f"{stage}.patience=7"]))
+    validate(compose_config([*words, f"{stage}.patience=0"]))
 
 
 @pytest.mark.parametrize(

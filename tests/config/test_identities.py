@@ -10,7 +10,7 @@ from diffusion_dfl.config import compose, identities
 from diffusion_dfl.config.compose import compose_config, identify
 from diffusion_dfl.config.identities import identity_of
 
-WORDS = ("task=power", "model=gaussian", "grad=reparam", "decision.num_scenarios=50")
+WORDS = ("task=synthetic", "model=gaussian", "grad=reparam", "decision.num_scenarios=50")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_is_remembered_is_what_composing_says(own_conf: Path) -> None:
 
 def test_a_changed_preset_is_composed_anew(own_conf: Path) -> None:
     before = identity_of(WORDS).config_hash
-    preset = own_conf / "preset" / "power-gaussian-reparam.yaml"
+    preset = own_conf / "preset" / "synthetic-gaussian-reparam.yaml"
     preset.write_text(preset.read_text() + "evaluation:\n  num_large: 400\n")
     forget()
     assert identity_of(WORDS).config_hash != before
@@ -54,7 +54,7 @@ def test_a_changed_preset_is_composed_anew(own_conf: Path) -> None:
 def test_a_damaged_file_and_a_folder_that_cannot_be_written_only_cost_time(own_conf: Path) -> None:
     known = identity_of(WORDS)
     (place,) = (own_conf.parent / ".cache").iterdir()
-    place.write_text('{"[\\"task=power\\"]": {"task": "pow')
+    place.write_text('{"[\\"task=synthetic\\"]": {"task": "pow')
     forget()
     assert identity_of(WORDS) == known
     shutil.rmtree(own_conf.parent / ".cache")

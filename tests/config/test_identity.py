@@ -226,10 +226,32 @@ def test_the_diffusion_fit_reads_its_network_its_data_and_its_foundation(overrid
 
 
 def test_a_fit_without_a_foundation_does_not_read_its_keys() -> None:
+    scaled = "model.outcome_scaling=global"
     for key in ("epochs=3", "learning_rate=1e-5", "patience=1"):
-        assert _fit(f"foundation.{key}") == _fit()
-        scaled = "model.outcome_scaling=global"
+        assert _fit(scaled, f"foundation.{key}") == _fit(scaled)
         assert _diffusion_fit(scaled, f"foundation.{key}") == _diffusion_fit(scaled)
+
+
+@pytest.mark.parametrize("model", ["gaussian", "flow", "diffusion"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "foundation.epochs=3",
+        "model.base_folds=2",
+        "model.base_width=77",
+        "model.base_layers=3",
+        "model.base_dropout=0.01",
+        "model.base_activation=gelu",
+    ],
+)
+def test_every_residual_fit_reads_its_base(model: str, override: str) -> None:
+    cell = (f"model={model}", "model.outcome_scaling=residual")
+    assert _fit(*cell, override) != _fit(*cell)
+
+
+@pytest.mark.parametrize("override", ["model.activation=relu", "fit.refit=false"])
+def test_the_fit_reads_the_activation_and_whether_it_is_made_twice(override: str) -> None:
+    assert _fit(override) != _fit()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ TINY = [
     "model=diffusion",
     "grad=score",
     "model.width=8",
+    "model.base_folds=2",
+    "model.base_width=8",
     "foundation.epochs=1",
     "fit.epochs=2",
     "train.epochs=2",
@@ -112,7 +114,7 @@ def test_a_damaged_configuration_is_refused_and_left(root: Path, kind: str) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("name", ["checkpoint.pt", "foundation.pt", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "foundation-1.pt", "metrics.jsonl"])
 def test_a_damaged_file_of_the_shared_fit_is_made_good(
     root: Path, finished: Path, name: str, kind: str
 ) -> None:
