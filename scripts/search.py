@@ -19,7 +19,7 @@ import torch
 
 from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.search.report import describe, write_presets, write_table
+from diffusion_dfl.search.report import describe, keep_twin, write_presets, write_table
 from diffusion_dfl.search.rows import Row, bench, rows_of
 from diffusion_dfl.search.space import FOLDER
 
@@ -55,7 +55,11 @@ def main() -> int:
                 budget = replace(budget, seconds=arguments.seconds)
             study = row.study()
             if not arguments.show:
-                study = row.run(bench(arguments.root, torch.device("cpu")), budget)
+                tried = bench(arguments.root, torch.device("cpu"))
+                study = row.run(tried, budget)
+                twin = row.twin(tried, study)
+                if twin:
+                    keep_twin(study, twin)
             print("\n".join(describe(row, study)), flush=True)
             if study.trials:
                 write_table(row, study)

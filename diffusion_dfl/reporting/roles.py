@@ -25,8 +25,10 @@ REFUSED = (UserError, HydraException, OmegaConfBaseException)
 #: Role of a run that today's presets no longer make.
 STALE = "stale"
 
-# What a twin changes. A cell without a fit loss of its own needs one to have a twin.
-_TWIN_WEIGHT, TWIN_KEYS = "grad.decision_weight", {"grad.decision_weight", "grad.fit_weight"}
+# What a twin changes. A cell without a fit loss of its own needs one to have a twin, and every row has
+# the c that costs it least.
+_TWIN_WEIGHT = "grad.decision_weight"
+TWIN_KEYS = {_TWIN_WEIGHT, "grad.fit_weight", "decision.bandwidth_scale"}
 
 #: What `differs` has beyond changes: the data source is part of a table's name.
 SOURCE = "data.source"

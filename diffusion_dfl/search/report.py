@@ -12,13 +12,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from diffusion_dfl.files import replacing
 from diffusion_dfl.search.rows import Row
-from diffusion_dfl.search.study import Study, chosen_costs
+from diffusion_dfl.search.study import Study, best_choice, chosen_costs
+from diffusion_dfl.search.trials import Outcome
 
 _FEWEST = 2  # Instances of a standard error.
 
 
 def write_table(row: Row, study: Study) -> Path:
-    """``results/search/<row>.csv``: a line a trial, the best first."""
+    """``results/search/<row>.csv``: a line a trial, the best first, and the winner's twin."""
     path = row.root / f"{row.name}.csv"
     knobs = list(study.space.knobs)
     header = ["trial", "state", "mean", "choice", "instances", "seconds", *knobs, "costs", "reason"]
@@ -27,6 +28,11 @@ def write_table(row: Row, study: Study) -> Path:
         writer.writerow(header)
         for trial in _in_order(study):
             writer.writerow(_line(study, trial, knobs))
+        twin = _twin(study)
+        if twin is not None:
+            costs = json.dumps([{twin[0]: round(float(cost), 5)} for cost in twin[1]])
+            told = [f"{twin[1].mean():.5f}", twin[0], len(twin[1]), ""]
+            writer.writerow(["twin", "complete", *told, *[""] * len(knobs), costs, ""])
     return path
 
 
@@ -63,6 +69,22 @@ def _shown(value: Any) -> Any:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
+def keep_twin(study: Study, outcomes: list[Outcome]) -> None:
+    """Put the twin's costs beside the winner they are of."""
+    best = study.finished()[0].number
+    costs = [dict(one.costs) for one in outcomes]
+    study.study.set_user_attr("twin", {"of": best, "costs": costs})
+
+
+def _twin(study: Study) -> tuple[str, np.ndarray] | None:
+    """The twin's own best c and its costs, an instance each; None if it is not known."""
+    kept = study.study.user_attrs.get("twin")
+    if kept is None or not study.finished() or kept["of"] != study.finished()[0].number:
+        return None
+    choice, _ = best_choice(kept["costs"])
+    return choice, np.array([one[choice] for one in kept["costs"]])
+
+
 def describe(row: Row, study: Study) -> list[str]:
     """The study in sentences."""
     done, every = study.finished(), study.trials
@@ -81,6 +103,13 @@ def describe(row: Row, study: Study) -> list[str]:
         )
     if len(done) > 1:
         lines.append("  runner-up: " + _distance(done[0], done[1]))
+    twin = _twin(study)
+    if twin is not None:
+        gap = chosen_costs(done[0]) - twin[1]
+        lines.append(
+            f"  twin with decision weight 0: {twin[1].mean():.4f} at its best c={twin[0]}; the row less "
+            f"its twin, paired: {gap.mean():+.4f} +- {gap.std(ddof=1) / math.sqrt(len(gap)):.4f}"
+        )
     return lines
 
 

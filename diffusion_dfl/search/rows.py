@@ -118,6 +118,18 @@ class Row:
         config = trial_config(self.config, changes)
         return bench.fit(config, instance) if self.stage == "fit" else bench.train(config, instance)
 
+    def twin(self, bench: Bench, study: Study) -> list[Outcome]:
+        """The winner's steps with decision weight 0 on every instance; nothing for a row without."""
+        has_twin = self.fit is not None and "decision_weight" in self.config.grad
+        if not has_twin or not study.finished():
+            return []
+        best = study.finished()[0]
+        config = trial_config(self.config, {**study.space.fixed, **study.space.values(best.params)})
+        if not config.grad.fit_weight:
+            return []
+        epochs = int(best.user_attrs["chosen"])
+        return [bench.twin(config, instance, epochs) for instance in self.instances]
+
 
 def rows_of(task: str, model: str, root: Path, overrides: tuple[str, ...] = ()) -> list[Row]:
     """The searches of a model, in the order in which they need each other.

@@ -74,12 +74,7 @@ class Bench:
         """The two-stage fit, and its cost at every c."""
         steps, _ = self._steps(config, instance)
         predictor = self._fitted(config, steps)
-        rules = [steps.rule]
-        if predictor.stochastic and instance.task.program.kinked:
-            rules = [replace(steps.rule, bandwidth_scale=c) for c in BANDWIDTH_SCALES]
-        costs = steps.validation_costs(predictor, rules)
-        named = {f"{rule.bandwidth_scale:g}": cost for rule, cost in zip(rules, costs, strict=True)}
-        return Outcome(named, _best_epochs(steps))
+        return Outcome(self._costs(steps, predictor), _best_epochs(steps))
 
     def train(self, config: DictConfig, instance: Instance) -> Outcome:
         """The decision-focused stage, and its cost after every epoch."""
@@ -92,20 +87,28 @@ class Bench:
         costs = {str(epoch): score for epoch, score in log.scores.items()}
         return Outcome(costs, {"train": float(min(log.scores, key=log.scores.__getitem__))})
 
-    def after(self, config: DictConfig, instance: Instance, epochs: int) -> tuple[Predictor, Steps]:
-        """The predictor after so many epochs of the decision-focused stage (0 for the fit's), and the
-        steps that made it."""
+    def twin(self, config: DictConfig, instance: Instance, epochs: int) -> Outcome:
+        """The same steps with decision weight 0, and their cost at every c."""
+        config = trial_config(config, {"grad.decision_weight": 0.0})
         steps, _ = self._steps(config, instance)
         predictor = self._fitted(config, steps)
+        steps.settings = {
+            **steps.settings,
+            "train": replace(steps.settings["train"], epochs=epochs, keep="last", patience=0),
+        }
         if epochs:
-            settings = {**steps.settings, "train": replace(steps.settings["train"], keep="last")}
-            settings["train"] = replace(settings["train"], epochs=epochs)
-            steps = Steps(
-                instance.task, steps.rule, settings, instance.seed, self.device, steps.place
-            )
             with torch.random.fork_rng(devices=[]):
                 steps.train(predictor, make_estimator(config))
-        return predictor.eval(), steps
+        return Outcome(self._costs(steps, predictor.eval()), {"train": float(epochs)})
+
+    @staticmethod
+    def _costs(steps: Steps, predictor: Predictor) -> dict[str, float]:
+        """Validation cost by c; by the rule's own alone where there is nothing to smooth."""
+        rules = [steps.rule]
+        if predictor.stochastic and steps.task.program.kinked:
+            rules = [replace(steps.rule, bandwidth_scale=c) for c in BANDWIDTH_SCALES]
+        costs = steps.validation_costs(predictor, rules)
+        return {f"{rule.bandwidth_scale:g}": cost for rule, cost in zip(rules, costs, strict=True)}
 
     def _fitted(self, config: DictConfig, steps: Steps) -> Predictor:
         with torch.random.fork_rng(devices=[]):

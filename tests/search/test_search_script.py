@@ -59,8 +59,10 @@ def test_a_fit_then_its_row_end_in_tables_and_presets(
     assert "2 of 2 trials" in told
     with (root / "power-gaussian-reparam.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert len(rows) == 2
+    assert len(rows) == 3
     assert rows[0]["state"] == "complete"
+    assert rows[-1]["trial"] == "twin"
+    assert "the row less its twin, paired: " in told
     costs = json.loads(rows[0]["costs"])
     assert len(costs) == 8
     assert set(costs[0]) == {"0", "1", "2"}
