@@ -107,7 +107,7 @@ def _listed(message: str) -> set[tuple[str, str]]:
 VALID = {(model, grad) for model, grads in CELLS.items() for grad in grads}
 
 
-def test_the_valid_cells_are_those_of_table_1_the_path_score_and_the_flow() -> None:
+def test_the_valid_cells_are_those_of_table_1_the_path_score_the_flow_and_plain_models() -> None:
     assert {
         ("deterministic", "two_stage"),
         ("deterministic", "reparam"),
@@ -122,6 +122,8 @@ def test_the_valid_cells_are_those_of_table_1_the_path_score_and_the_flow() -> N
         ("flow", "reparam"),
         ("flow", "score"),
         ("policy", "policy"),
+        ("bootstrap", "two_stage"),
+        ("boosting", "two_stage"),
     } == VALID
 
 

@@ -17,6 +17,7 @@ from diffusion_dfl.config.arguments import normalise
 from diffusion_dfl.config.compose import compose_config, fit_path, identify
 from diffusion_dfl.config.identities import searching
 from diffusion_dfl.reporting.console import announce
+from diffusion_dfl.training.execution import stage_settings
 from diffusion_dfl.training.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,19 +121,20 @@ def test_an_own_task_model_and_grad_make_a_run(
     assert again == summary  # It was finished.
 
 
-def test_a_run_and_the_function_train_give_the_same_numbers(write: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_run_and_the_function_train_give_the_same_numbers(
+    refit: bool, write: Callable[..., Path]
+) -> None:
     folder = write(task={**TASK})
     words = ["task=shop", "model=gaussian", "grad=score", "model.width=8"]
+    words.append(f"fit.refit={str(refit).lower()}")
     summary = made(folder, *words)
     sys.path.append(str(folder.parent))
     import own_shop
 
     with searching(folder):
         config = compose_config([*SMALL, *words])
-    settings = {
-        stage: ddfl.TrainingSettings(**{str(key): value for key, value in config[stage].items()})
-        for stage in ("fit", "train")
-    }
+    settings = stage_settings(config)
     options = {key: value for key, value in config.grad.items() if key not in ("name", "_target_")}
     torch.set_num_threads(1)
     fitted = ddfl.train(
@@ -141,6 +143,7 @@ def test_a_run_and_the_function_train_give_the_same_numbers(write: Callable[...,
         ddfl.Score(6, **options),
         decision=ddfl.DecisionRule(6),
         device="cpu",
+        refit=refit,
         **settings,
     )
     assert fitted.validation_cost == summary["validation"]["task"]
