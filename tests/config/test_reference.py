@@ -50,7 +50,10 @@ def test_a_key_that_no_file_sets_is_named(copy: Path) -> None:
 
 def test_values_stand_as_they_are_written_and_composed(page: str) -> None:
     assert "| `task.shortage` | float | `50.0` | gamma_s, cost of a unit of unmet load |" in page
-    assert "| `learning_rate` | float | `1.0e-3` | `1.0e-3` | `1.0e-4` | of AdamW |" in page
+    # The base and the training side by side; the fit, which has a key more, by itself.
+    assert "| `learning_rate` | float | `1.0e-3` | `1.0e-4` | of AdamW |" in page
+    assert "| `fit.learning_rate` | float | `1.0e-3` | of AdamW |" in page
+    assert "| `fit.refit` | bool | `true` |" in page
     assert "| `task.weights` | list[float] or null | `null` |" in page
     assert compose_config([]).train.learning_rate == 1e-4
 
@@ -62,12 +65,13 @@ def test_every_option_has_its_heading(page: str, group: str) -> None:
 
 
 def test_every_preset_of_a_cell_has_a_row_with_what_it_shares(page: str) -> None:
-    row = next(line for line in page.splitlines() if line.startswith("| `power-diffusion-score` |"))
-    assert "`train.epochs=6`" in row  # its own
-    assert "`model.base_dropout=0.3`" in row  # of the file it shares with the other cells
-    assert "| `power-diffusion` |" not in page
-    rows = [line for line in page.splitlines() if line.startswith("| `power-diffusion-")]
-    assert len(rows) == len(list((CONFIG_DIRECTORY / "preset").glob("power-diffusion-*.yaml")))
+    lines = page.splitlines()
+    row = next(line for line in lines if line.startswith("| `synthetic-diffusion-score` |"))
+    assert "`train.epochs=60`" in row  # its own
+    assert "`model.outcome_scaling=global`" in row  # of the file it shares with the other cells
+    assert "| `synthetic-diffusion` |" not in page
+    rows = [line for line in lines if line.startswith("| `synthetic-diffusion-")]
+    assert len(rows) == len(list((CONFIG_DIRECTORY / "preset").glob("synthetic-diffusion-*.yaml")))
 
 
 def test_an_option_inherits_the_comments_of_its_base_and_not_its_value() -> None:

@@ -27,6 +27,7 @@ from diffusion_dfl.predictors import (
     Predictor,
 )
 from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.training.balance import GradientBalance
 from tests.devices.fake_cuda import DEVICE, DeviceMistakeError, FakeCuda, fake_cuda
 
 B, X, Y, M = 3, 3, 4, 6
@@ -44,8 +45,8 @@ def _diffusion(**knobs: Any) -> Predictor:
     )
 
 
-def _gaussian() -> Predictor:
-    return GaussianPredictor(X, Y, 8)
+def _gaussian(**knobs: Any) -> Predictor:
+    return GaussianPredictor(X, Y, 8, **knobs)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,12 @@ STEPS = {
     "score-fresh": Step(Score(M, num_gradient_scenarios=4)),
     "score-gaussian": Step(Score(M, trust_region=2.0), _gaussian),
     "score_path": Step(ScorePath(M, fit_weight=1.0, trust_region=2.0), knobs=_PATH, fast=True),
+    "score_path-dropout": Step(ScorePath(M), dropout=True, knobs={"dropout": 0.3, **_PATH}),
+    "reparam-gaussian-residual": Step(
+        Reparam(M), _gaussian, fast=True, knobs={"outcome_scaling": "residual", "base_width": 8}
+    ),
+    "score-relu": Step(Score(M, balance="none"), knobs={"activation": "relu"}, fast=True),
+    "score-gelu": Step(Score(M, fit_weight=0.0), knobs={"activation": "gelu"}),
     "policy": Step(Policy(), lambda: PolicyNetwork(X, Y, 8), fast=True),
 }
 _SOME = [
@@ -136,15 +143,19 @@ def run_step(
     trained = [weight for weight in predictor.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.1)
     torch.manual_seed(2)
-    loss = step.estimator(predictor, layer, batch, generator.manual_seed(3))
-    loss.value.backward()
+    seen = predictor
+    if predictor.base is not None:
+        fold = torch.arange(B, device=batch.context.device) % predictor.base.folds
+        seen = predictor.under(predictor.base(batch.context, fold))
+    loss = step.estimator(seen, layer, batch, generator.manual_seed(3))
+    balanced = GradientBalance().backward(loss, trained)
     results = {f"gradient of {name}": weight.grad.clone() for name, weight in _trained(predictor)}
     norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
     assert bool(torch.isfinite(norm) & torch.isfinite(loss.value))
     optimizer.step()
     results |= {f"new {name}": weight.detach() for name, weight in _trained(predictor)}
     results |= dict(predictor.named_buffers())
-    return results | {"loss": loss.value.detach(), "norm": norm, **loss.metrics}
+    return results | {"loss": loss.value.detach(), "norm": norm, **balanced, **loss.metrics}
 
 
 def _trained(predictor: Predictor) -> list[tuple[str, nn.Parameter]]:
