@@ -95,6 +95,8 @@ def test_the_literal_ten_seed_line_runs_ten_seeds(tmp_path: Path) -> None:
         "foundation.epochs=1",
         "data.num_days=120",
         "model.width=8",
+        "model.base_folds=2",
+        "model.base_width=8",
         "evaluation.num_large=25",
         "device=cpu",
     ]
@@ -122,6 +124,8 @@ def test_one_command_sweeps_all_tasks_with_both_gradients_of_the_diffusion(tmp_p
         "fit.epochs=1",
         "train.epochs=1",
         "model.width=8",
+        "model.base_folds=2",
+        "model.base_width=8",
         "decision.num_scenarios=8",
         "evaluation.num_large=8",
         "device=cpu",

@@ -101,6 +101,7 @@ def test_ten_seeds_interrupted_and_repeated_finish_only_what_is_missing(
     command = ["task=power", "model=diffusion", "grad=score", "-m", "seed=0-9"]
     small = [
         "data=simulated", "data.num_days=150", "scale=smoke", "model.width=8", "fit.epochs=2",
+        "model.base_folds=2", "model.base_width=8",
         "foundation.epochs=1", "train.epochs=2", "decision.num_scenarios=5",
         "evaluation.num_large=10", f"output.root={tmp_path}",
     ]  # fmt: skip

@@ -18,6 +18,7 @@ FEW = (
     "train.batch_size=2",
     "train.epochs=1",
     "fit.epochs=1",
+    "fit.refit=false",
     "foundation.epochs=1",
     "device=cpu",
 )

@@ -27,6 +27,8 @@ TINY = (
     "data.num_days=200",
     "evaluation.num_large=10",
     "model.width=8",
+    "model.base_folds=2",
+    "model.base_width=8",
     "model.num_sampling_steps=3",
     "device=cpu",
 )
