@@ -19,6 +19,7 @@ import torch
 
 from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.reporting.statistics import mean_and_error
 from diffusion_dfl.search.report import describe, keep_twin, write_presets, write_table
 from diffusion_dfl.search.rows import Row, bench, rows_of
 from diffusion_dfl.search.space import FOLDER
@@ -41,6 +42,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of each stage; conf/search/budget.yaml")
     parser.add_argument("--show", action="store_true", help="say what was found, and run nothing")
     parser.add_argument(
+        "--calibration",
+        action="store_true",
+        help="CRPS and coverage of a fit's winner, out of fold",
+    )
+    parser.add_argument(
         "--presets", action="store_true", help="write presets before the budget is spent"
     )
     arguments = parser.parse_args()
@@ -61,6 +67,11 @@ def main() -> int:
                 if twin:
                     keep_twin(study, twin)
             print("\n".join(describe(row, study)), flush=True)
+            if arguments.calibration and row.stage == "fit" and study.finished():
+                tried = bench(arguments.root, torch.device("cpu"))
+                for name, values in row.calibration(tried, study).items():
+                    mean, error = mean_and_error(values)
+                    print(f"  {name}: {mean:.4f} +- {error:.4f} over instances", flush=True)
             if study.trials:
                 write_table(row, study)
             spent = len(study.trials) >= budget.trials or study.spent >= budget.seconds

@@ -118,6 +118,15 @@ class Row:
         config = trial_config(self.config, changes)
         return bench.fit(config, instance) if self.stage == "fit" else bench.train(config, instance)
 
+    def calibration(self, bench: Bench, study: Study) -> dict[str, list[float]]:
+        """Forecast scores of the winner of a fit, under its own rule, an instance each."""
+        best = study.finished()[0]
+        changes = {**study.space.fixed, **study.space.values(best.params)}
+        changes["decision.bandwidth_scale"] = float(best.user_attrs["chosen"])
+        config = trial_config(self.config, changes)
+        every = [bench.forecasts(config, instance) for instance in self.instances]
+        return {name: [one[name] for one in every] for name in every[0]}
+
     def twin(self, bench: Bench, study: Study) -> list[Outcome]:
         """The winner's steps with decision weight 0 on every instance; nothing for a row without."""
         has_twin = self.fit is not None and "decision_weight" in self.config.grad

@@ -101,6 +101,14 @@ class Bench:
                 steps.train(predictor, make_estimator(config))
         return Outcome(self._costs(steps, predictor.eval()), {"train": float(epochs)})
 
+    def forecasts(self, config: DictConfig, instance: Instance) -> dict[str, float]:
+        """How well a fit's scenarios are calibrated on the held-out rows."""
+        steps, _ = self._steps(config, instance)
+        predictor = self._fitted(config, steps)
+        found = steps.evaluate(predictor, "validation", config.evaluation.num_large).metrics
+        names = ("crps", "coverage_90", "plan_level")
+        return {name: float(found[name]) for name in names if found.get(name) is not None}
+
     @staticmethod
     def _costs(steps: Steps, predictor: Predictor) -> dict[str, float]:
         """Validation cost by c; by the rule's own alone where there is nothing to smooth."""
