@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[50, 100, 200, 400, 1600],
         help="values of M",
     )
-    parser.add_argument("--draws", type=at_least(3), default=96, help="draws of the diffusion")
+    parser.add_argument("--draws", type=at_least(3), default=32, help="draws of the diffusion")
     parser.add_argument("--days", type=at_least(1), default=64, help="contexts of the diffusion")
     parser.add_argument("--scenarios", type=at_least(3), default=200, help="M of the diffusion")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -48,28 +48,42 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, write results/gradient_lab/bias.{json,md,png,pdf}; 0."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    closed: list[dict[str, Any]] = []
-    diffusion: list[dict[str, Any]] = []
-    if "closed" in arguments.parts:
-        for case in CASES:
-            for scenarios in arguments.sizes:
-                rows = arguments.rows if case.hours == 1 else max(arguments.rows // 5, 2)
-                closed += rows_of(case, scenarios, RULES, rows)
-                print(f"{case.name}, M = {scenarios}", flush=True)
-    if "diffusion" in arguments.parts:
-        predictor, batch = trained_power(arguments.results, arguments.days)
-        bench = Bench(predictor, batch, arguments.scenarios, _BANDWIDTH_SCALE)
-        diffusion = diffusion_rows(bench, SETTINGS, arguments.draws, arguments.draws)
-    record = {
-        "command": "python scripts/gradient_lab.py bias",
+    record: dict[str, Any] = {
+        "command": _command(arguments),
         "environment": environment(),
-        "seconds": round(time.perf_counter() - started),
         "settings": {
             key: getattr(arguments, key) for key in ("rows", "sizes", "draws", "days", "scenarios")
         },
-        "closed": closed,
-        "diffusion": diffusion,
+        "closed": [],
+        "diffusion": [],
     }
-    for path in write_files(arguments.results / "gradient_lab", "bias", record, markdown, figure):
+    folder, paths = arguments.results / "gradient_lab", []
+    for part in arguments.parts:
+        record[part] = {"closed": _closed, "diffusion": _diffusion}[part](arguments)
+        record["seconds"] = round(time.perf_counter() - started)
+        # After each part: the second takes most of the time.
+        paths = write_files(folder, "bias", record, markdown, figure)
+    for path in paths:
         print(f"wrote {path}")
     return 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    parts = "" if tuple(arguments.parts) == PARTS else f" --parts {' '.join(arguments.parts)}"
+    return f"python scripts/gradient_lab.py bias --draws {arguments.draws}{parts}"
+
+
+def _closed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for case in CASES:
+        for scenarios in arguments.sizes:
+            rows = arguments.rows if case.hours == 1 else max(arguments.rows // 5, 2)
+            found += rows_of(case, scenarios, RULES, rows)
+            print(f"{case.name}, M = {scenarios}", flush=True)
+    return found
+
+
+def _diffusion(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    predictor, batch = trained_power(arguments.results, arguments.days)
+    bench = Bench(predictor, batch, arguments.scenarios, _BANDWIDTH_SCALE)
+    return diffusion_rows(bench, SETTINGS, arguments.draws, arguments.draws)

@@ -68,9 +68,10 @@ def _worst(record: dict[str, Any]) -> list[str]:
         "gradient's length that a bound takes, in the worst of the cases and parameters below, against "
         "the score without bounds on the same scenarios. A clip is in standard deviations of the "
         "weights of a context, a region in multiples of d. *region chi2(M)*: 1 + 2 sqrt(x/d) + 2 x/d "
-        "with x = log M, beyond which at most one of a model's own M scenarios lies.",
+        "with x = log M, beyond which at most one of a model's own M scenarios lies. *Gone*: below "
+        f"{_GONE:g} at the largest M, and not risen to it; a bound that grows with M gets there at some M.",
         "",
-        "| bound | " + " | ".join(f"M = {size}" for size in sizes) + " | vanishes with M |",
+        "| bound | " + " | ".join(f"M = {size}" for size in sizes) + " | gone |",
         "|---|" + "---:|" * len(sizes) + "---|",
     ]
     for rule, by_size in worst.items():
@@ -172,7 +173,10 @@ def figure(record: dict[str, Any]) -> "Figure":
             color=PALETTE[index % len(PALETTE)],
             marker=MARKERS[index % len(MARKERS)],
             linestyle=LINES[index % len(LINES)],
-            markersize=4.5,
+            # Hollow once the palette has gone round.
+            markerfacecolor="white" if index >= len(PALETTE) else None,
+            linewidth=1.0 if index >= len(PALETTE) else 1.8,
+            markersize=5,
         )
     left.set_xscale("log")
     left.set_yscale("log")

@@ -221,5 +221,5 @@ def test_the_command_writes_data_text_and_figures_of_the_closed_form(tmp_path: P
     assert len(record["closed"]) == len(CASES) * 2 * (len(bias_closed_form.RULES) + 1)
     text = (folder / "bias.md").read_text()
     assert "python scripts/gradient_lab.py bias" in text
-    assert "vanishes with M" in text
+    assert "| gone |" in text
     assert (folder / "bias.png").read_bytes().startswith(b"\x89PNG")
