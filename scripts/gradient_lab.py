@@ -11,12 +11,18 @@ import sys
 for _pool in ("OMP", "MKL", "OPENBLAS", "RAYON"):
     os.environ[f"{_pool}_NUM_THREADS"] = "1"
 
-from laboratory import linear, power, synthetic, variance  # noqa: E402
+from laboratory import bias, linear, power, synthetic, variance  # noqa: E402
 
 from diffusion_dfl.errors import UserError  # noqa: E402
 
 # name -> module with add_arguments(parser) and run(arguments) -> exit code
-COMMANDS = {"linear": linear, "synthetic": synthetic, "variance": variance, "power": power}
+COMMANDS = {
+    "linear": linear,
+    "synthetic": synthetic,
+    "variance": variance,
+    "power": power,
+    "bias": bias,
+}
 
 
 def main() -> int:

@@ -119,6 +119,9 @@ SMALL: dict[str, Small] = {
     "python scripts/gradient_lab.py power": Small(
         "--draws 2 --truth 2 --days 2 --axes curvature", real_data=True, before="weights"
     ),
+    "python scripts/gradient_lab.py bias": Small(
+        "--rows 10 --sizes 20 --draws 3 --days 1 --scenarios 5", real_data=True, before="weights"
+    ),
     "python scripts/sampler_variance.py": Small(),
     f"python scripts/predict.py {_SCORE_RUN} --columns": Small(before="run"),
     f"python scripts/predict.py {_SCORE_RUN} --template contexts.csv": Small(before="run"),

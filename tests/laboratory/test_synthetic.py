@@ -150,11 +150,16 @@ def test_the_command_writes_every_cell_as_data_text_and_figures(tmp_path: Path) 
         assert (folder / f"synthetic.{kind}").read_bytes().startswith(magic)
 
 
-@pytest.mark.parametrize("name", ["variance", "power", "linear"])
+@pytest.mark.parametrize("name", ["variance", "power", "linear", "bias"])
 def test_a_committed_record_still_draws_its_figure(name: str) -> None:
-    from laboratory import linear_report, power, variance
+    from laboratory import bias_report, linear_report, power, variance
 
-    module = {"variance": variance, "power": power, "linear": linear_report}[name]
+    module = {
+        "variance": variance,
+        "power": power,
+        "linear": linear_report,
+        "bias": bias_report,
+    }[name]
     path = ROOT / "results" / "gradient_lab" / f"{name}.json"
     figure = module.figure(json.loads(path.read_text()))
     labelled = [axis for axis in figure.axes if axis.get_xlabel()]

@@ -223,17 +223,46 @@ def _variance(record: Mapping[str, Any]) -> _Charts:
     return (), charts
 
 
+def _bias(record: Mapping[str, Any]) -> _Charts:
+    """Expected direction and length of every estimator of the diffusion, noise left out."""
+    rows = record["diffusion"]
+    names = [
+        ", ".join(
+            [row["surrogate"]]
+            + [f"{name} {row[name]:g}" for name in ("clip", "region") if row.get(name)]
+        )
+        for row in rows
+    ]
+    charts = []
+    for key, title in (("cosine", "Direction"), ("along", "Length along the pathwise gradient")):
+        values, errors = _finite(rows, key), _finite(rows, f"{key}_se")
+        dots = [
+            Dot(name, value, value - error, value + error, f"{value:.2f} ± {error:.2f}")
+            for name, value, error in zip(names, values, errors, strict=True)
+            if value == value
+        ]
+        note = "Of the expectation of the estimate. Line: ± standard error (jackknife)."
+        charts.append(chart(title, note, key, dots))
+    return (), charts
+
+
 #: Study -> its charts from its JSON.
 _CHARTS: Mapping[str, Callable[[Any], _Charts]] = {
     "linear": _linear,
     "synthetic": _synthetic,
     "power": _power,
     "variance": _variance,
+    "bias": _bias,
 }
 
 
 def _each(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [float(row[name]) for row in rows]
+
+
+def _finite(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """Values of a column; NaN where the record has none."""
+    return [float("nan") if row[name] is None else float(row[name]) for row in rows]
 
 
 def _line(
