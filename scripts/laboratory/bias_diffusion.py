@@ -61,9 +61,9 @@ class Setting:
     def estimator_of(self, scenarios: int) -> Estimator:
         """The estimator itself; a test holds :meth:`density` against it."""
         if self.estimator == "reparam":
-            return Reparam(scenarios)
+            return Reparam(scenarios, fit_weight=0.0)
         kind = {"score": Score, "score_path": ScorePath}[self.estimator]
-        return kind(scenarios, weight_clip=self.clip, trust_region=self.region)
+        return kind(scenarios, fit_weight=0.0, weight_clip=self.clip, trust_region=self.region)
 
     def density(
         self,
@@ -136,7 +136,7 @@ class Bench:
 
     def pathwise(self, seeds: range) -> Tensor:
         """Draws of the pathwise gradient, ``(R, P)``."""
-        estimator = Reparam(self.scenarios)
+        estimator = Reparam(self.scenarios, fit_weight=0.0)
 
         def value(generator: torch.Generator) -> Tensor:
             return estimator(self.predictor, self.layer, self.batch, generator).value
