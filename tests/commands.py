@@ -147,13 +147,11 @@ SMALL: dict[str, Small] = {
     "python scripts/make_ablations.py --commands": Small(),
     "python scripts/make_figures.py --list": Small(),
     "python scripts/make_search_table.py": Small(),
-    "python scripts/make_search_table.py --task NAME --write": Small(
-        # An empty search is refused with --write.
-        instead="python scripts/make_search_table.py --task synthetic"
-    ),
+    "python scripts/search.py task=power model=diffusion --show": Small(real_data=True),
 }
 
 _OWN = "tests/own/test_extend_page.py"
+_SEARCH = "tests/search/test_search_script.py"
 
 #: Commands that no test of the docs runs -> the test that runs what they stand for, or why none can.
 NOT_RUN: dict[str, str] = {
@@ -166,6 +164,9 @@ NOT_RUN: dict[str, str] = {
     "make fetch": "tests/data/test_download.py",
     "make docs": "tests/test_docs_site.py",
     "make chaos": "tests/end_to_end/test_chaos.py",
+    "make search task=power model=diffusion": _SEARCH,
+    "python scripts/search.py task=inventory model=gaussian grad=two_stage --trials 2 "
+    "--root build/search --preset-folder build/presets": _SEARCH,
     "make audit": "tests/reporting/test_audit.py",
     "make wandb-sync": "tests/test_scripts.py",
     "python examples/quickstart.py": "tests/test_examples.py",

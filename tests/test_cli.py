@@ -57,7 +57,7 @@ def test_a_key_like_none_gets_those_of_its_parent() -> None:
         (["--hlep"], r"--hlep: there is no such flag; did you mean --help"),
         (["--model=gaussian"], "an override has no dashes: model=gaussian"),
         (["--cfg", "jobs"], "--cfg.*invalid choice: 'jobs'"),
-        (["preset=power-gaussian-scor"], "did you mean power-gaussian-score?"),
+        (["preset=synthetic-gaussian-scor"], "did you mean synthetic-gaussian-score?"),
     ],
 )
 def test_flags_and_presets_that_are_not_there_are_refused(words: list[str], said: str) -> None:
@@ -66,4 +66,4 @@ def test_flags_and_presets_that_are_not_there_are_refused(words: list[str], said
 
 
 def test_what_is_there_passes() -> None:
-    refuse_unknown(["preset=power-gaussian-score", "seed=3", "--cfg", "job", "-m", "-sc"])
+    refuse_unknown(["preset=synthetic-gaussian-score", "seed=3", "--cfg", "job", "-m", "-sc"])

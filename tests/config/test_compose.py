@@ -68,6 +68,10 @@ def test_a_bare_composition_is_the_main_job_on_real_data() -> None:
     assert (config.model.name, config.grad.name) == ("diffusion", "score")
 
 
+#: Of the sampler, whatever a preset says.
+TEN_STEPS = ("model=diffusion", "model.num_sampling_steps=10")
+
+
 def _settings(path: Path) -> list[tuple[str, bool]]:
     """``(line, has a comment)`` of every ``key: value`` line outside of ``hydra:``."""
     found = []
@@ -273,7 +277,7 @@ def test_every_task_has_its_own_data_by_default(task: str, source: str) -> None:
     ("overrides", "refusal"),
     [
         (
-            ["model=diffusion", "grad.backpropagation=last", "grad.last_steps=11"],
+            [*TEN_STEPS, "grad.backpropagation=last", "grad.last_steps=11"],
             r"^grad\.last_steps=11 must be at most model\.num_sampling_steps=10$",
         ),
         (
@@ -298,7 +302,7 @@ def test_backpropagation_through_steps_that_do_not_exist_is_refused(
     [
         ["model=gaussian"],
         ["grad.backpropagation=checkpoint"],
-        ["grad.backpropagation=last", "grad.last_steps=10"],
+        [*TEN_STEPS, "grad.backpropagation=last", "grad.last_steps=10"],
     ],
 )
 def test_backpropagation_through_steps_that_exist_is_accepted(overrides: list[str]) -> None:
