@@ -59,6 +59,9 @@ def main() -> int:
                 budget = replace(budget, trials=arguments.trials)
             if arguments.seconds is not None:
                 budget = replace(budget, seconds=arguments.seconds)
+            if arguments.show and not row.journal.exists():
+                print(f"{row.name}: not searched yet")
+                continue
             study = row.study()
             if not arguments.show:
                 tried = bench(arguments.root, torch.device("cpu"))

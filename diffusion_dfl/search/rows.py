@@ -68,6 +68,11 @@ class Row:
         has_fit = self.stage == "decision" and "two_stage" in CELLS.get(self.model, ())
         return replace(self, grad="two_stage", stage="fit") if has_fit else None
 
+    @property
+    def journal(self) -> Path:
+        """Where the study is."""
+        return self.root / "studies" / f"{self.name}.journal"
+
     def study(self) -> Study:
         """The row's study, to be run or read.
 
@@ -77,8 +82,7 @@ class Row:
         space = replace(
             self.space, fixed={**self.fitted, **self.space.fixed}, overrides=self.overrides
         )
-        journal = self.root / "studies" / f"{self.name}.journal"
-        return Study(journal, space, data_digest(self.instances))
+        return Study(self.journal, space, data_digest(self.instances))
 
     @cached_property
     def instances(self) -> list[Instance]:

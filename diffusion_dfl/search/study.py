@@ -53,13 +53,15 @@ class Study:
         self.journal, self.space = journal, space
         journal.parent.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(
-            study_name=journal.stem,
-            storage=JournalStorage(JournalFileBackend(str(journal))),
-            load_if_exists=True,
-            direction="minimize",
-            pruner=optuna.pruners.NopPruner(),
-        )
+        made = journal.exists()
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        if made:  # Reading writes nothing.
+            self.study = optuna.load_study(study_name=journal.stem, storage=storage)
+        else:
+            self.study = optuna.create_study(
+                study_name=journal.stem, storage=storage, direction="minimize"
+            )
+        self.study.pruner = optuna.pruners.NopPruner()
         # A sampler begins with its seed: one that goes on must not draw again what was drawn.
         self.study.sampler = optuna.samplers.TPESampler(
             seed=len(self.study.get_trials(deepcopy=False)),
