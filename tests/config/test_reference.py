@@ -55,7 +55,7 @@ def test_values_stand_as_they_are_written_and_composed(page: str) -> None:
     assert "| `fit.learning_rate` | float | `1.0e-3` | of AdamW |" in page
     assert "| `fit.refit` | bool | `true` |" in page
     assert "| `task.weights` | list[float] or null | `null` |" in page
-    assert compose_config([]).train.learning_rate == 1e-4
+    assert compose_config(["grad=two_stage"]).train.learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("group", ["task", "model", "grad", "data", "logger"])

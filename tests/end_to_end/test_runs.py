@@ -51,7 +51,7 @@ def test_every_cell_gives_a_whole_record(tmp_path: Path, cell: tuple[str, str]) 
     assert sum(test["hourly"]) == pytest.approx(test["task"])
     assert test["solver_failures"] == 0
     assert (test["rmse_scenario"] is None) == (model == "policy")
-    assert (test["crps"] is None) == (model in ("policy", "deterministic"))
+    assert (test["crps"] is None) == (model in ("policy", "deterministic", "boosting"))
     assert ("task_raw" in test) == (model == "policy")
 
 
@@ -97,9 +97,9 @@ def test_directory_of_another_configuration_is_refused_and_left_alone(tmp_path: 
     cell = ("model=gaussian", "grad=two_stage")
     small_run(tmp_path, *cell)
     (config,) = tmp_path.glob("runs/smoke/power/gaussian-two_stage-*/seed-0/config.yaml")
-    config.write_text(config.read_text().replace("dropout: 0.3", "dropout: 0.7"))
+    config.write_text(config.read_text().replace("\n  dropout: 0.1", "\n  dropout: 0.7"))
     before = {path: path.read_bytes() for path in config.parent.iterdir()}
-    with pytest.raises(UserError, match=r"model\.dropout \(0\.7 there, 0\.3 here\).*force=true"):
+    with pytest.raises(UserError, match=r"model\.dropout \(0\.7 there, 0\.1 here\).*force=true"):
         small_run(tmp_path, *cell)
     assert {path: path.read_bytes() for path in config.parent.iterdir()} == before
 

@@ -67,7 +67,7 @@ def test_draws_are_those_of_the_estimator() -> None:
     count, rule = 30, Rule(2.0, region=1.5)
     found, _ = bias_closed_form.gradients(CASE, count, (rule,), 5, seed=3)
     predictor = CASE.predictor(5)
-    estimator = Score(count, weight_clip=2.0, trust_region=1.5)
+    estimator = Score(count, fit_weight=0.0, weight_clip=2.0, trust_region=1.5)
     batch = Batch(torch.eye(5), CASE.outcome(5))
     layer = DecisionLayer(CASE.program, CASE.bandwidth_scale)
     loss = estimator(predictor, layer, batch, _generator(3)).value

@@ -39,7 +39,7 @@ def test_table_shows_ours_beside_the_paper_and_missing_cells(tmp_path: Path) -> 
     assert ours[1:3] == ["2.893 ± 0.03 (0.121 an hour)", "<u>3.171 ± 0.02</u>"]
     assert ours[4] == "**3.100 ± 0.100**"
     assert ours[-1] == "2"
-    assert row(text, "Gaussian score function")[3:] == ["missing"] * 8 + ["0"]
+    assert row(text, "Gaussian score function")[3:] == ["missing"] * 9 + ["0"]
     assert "Solver failures: 4." in text
 
 

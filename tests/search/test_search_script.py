@@ -42,6 +42,7 @@ def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return search.main()
 
 
+@pytest.mark.slow
 def test_a_fit_then_its_row_end_in_tables_and_presets(
     small_space: Path,
     tmp_path: Path,
