@@ -86,4 +86,10 @@ def _closed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def _diffusion(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     predictor, batch = trained_power(arguments.results, arguments.days)
     bench = Bench(predictor, batch, arguments.scenarios, _BANDWIDTH_SCALE)
-    return diffusion_rows(bench, SETTINGS, arguments.draws, arguments.draws)
+    steps = len(predictor.sampler.timesteps)
+    # Of the sampler's own steps no more than there are can be drawn.
+    possible = tuple(one for one in SETTINGS if one.steps != "sampler" or one.count <= steps)
+    if len(possible) < len(SETTINGS):
+        left = len(SETTINGS) - len(possible)
+        print(f"{left} settings need more than the preset's {steps} sampling steps: left out")
+    return diffusion_rows(bench, possible, arguments.draws, arguments.draws)
