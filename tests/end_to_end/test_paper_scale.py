@@ -20,6 +20,7 @@ FEW = (
     "fit.epochs=1",
     "fit.refit=false",
     "foundation.epochs=1",
+    "model.base_folds=1",
     "device=cpu",
 )
 
