@@ -229,7 +229,8 @@ def _dense(
     if constraints.smooth is not None:
         curved = solution.duals[:, -constraints.smooth.size :]
         reduced = reduced + block(constraints.smooth.hessian(z, curved), free)
-    reduced = reduced * is_free.unsqueeze(1) * is_free.unsqueeze(2)
+    # A cost may have no curvature at a bound that is the end of its domain.
+    reduced = torch.where(is_free.unsqueeze(1) & is_free.unsqueeze(2), reduced, 0.0)
     target = right.gather(1, free) * is_free
     reduced_direction, dual, singular = _solve_kkt(reduced, rows, is_free, mask, target)
     direction = torch.zeros_like(z).scatter_add(1, free, reduced_direction * is_free)

@@ -63,10 +63,15 @@ class _Structure:
                     "solver_args={'solve_method': 'Clarabel'}), or state the cost as a "
                     "diffusion_dfl program, whose solvers need no cones"
                 )
-        indices, starts, (rows, columns) = context.reduced_A.problem_data_index
-        matrix_rows, matrix_columns = _coordinates(indices, starts)
         quadratic = context.reduced_P.problem_data_index
         pair = _coordinates(*quadratic[:2]) if quadratic is not None else _coordinates([], [0])
+        if context.reduced_A.problem_data_index is None:
+            # No constraint at all.
+            rows, columns = 0, len(quadratic[1])
+            matrix_rows, matrix_columns = _coordinates([], [0])
+        else:
+            indices, starts, (rows, columns) = context.reduced_A.problem_data_index
+            matrix_rows, matrix_columns = _coordinates(indices, starts)
         cones = Cones(int(dims.zero), int(dims.nonneg), tuple(int(size) for size in dims.soc))
         if cones.rows != int(rows):
             raise ValueError(f"the problem has {rows} rows, its cones {cones.rows}: {dims}")

@@ -12,10 +12,10 @@ from diffusion_dfl.layers.adjoint import Degeneracy
 from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
 from diffusion_dfl.layers.implicit import Curvature, ImplicitDecision, SolveOptions, SolveRecord
 from diffusion_dfl.programs import Program
+from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
 from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
-from diffusion_dfl.solvers.devices import require_float64
-from diffusion_dfl.solvers.dispatch import refuse_context
+from diffusion_dfl.solvers.dispatch import checked_scenarios, refuse_context
 
 LayerSolver = SolverName | Literal["cvxpylayers"]
 LAYER_SOLVERS: tuple[LayerSolver, ...] = (*SOLVERS, "cvxpylayers")
@@ -142,11 +142,11 @@ class DecisionLayer(nn.Module):
 
     def forward(
         self,
-        scenarios: Tensor,
-        weights: Tensor | None = None,
-        bandwidth: Tensor | None = None,
-        context: Tensor | None = None,
-        start: Tensor | None = None,
+        scenarios: Numbers,
+        weights: Numbers | None = None,
+        bandwidth: Numbers | None = None,
+        context: Numbers | None = None,
+        start: Numbers | None = None,
     ) -> Tensor:
         """Decisions ``(B, n)`` in float64, on the scenarios' device.
 
@@ -154,7 +154,7 @@ class DecisionLayer(nn.Module):
         part of the graph.
 
         Args:
-            scenarios: ``(B, M, d_y)``, any floating dtype.
+            scenarios: ``(B, M, d_y)``, any floating dtype; like the others a tensor, an array or a list.
             weights: ``(B, M)``, rows with sum 1; uniform if None.
             bandwidth: ``(B, d_y)``, fixed or differentiable; by the rule above if None. Only with
                 ``curvature="convolved"``.
@@ -166,16 +166,15 @@ class DecisionLayer(nn.Module):
             TypeError: scenarios that are not floating, or a device without float64.
             ValueError: shapes that do not match.
         """
-        if not scenarios.is_floating_point():
-            raise TypeError(f"scenarios have dtype {scenarios.dtype}; pass floating scenarios")
-        require_float64(scenarios.device)
-        scenarios = scenarios.double()
+        scenarios = checked_scenarios(scenarios).double()
+        context = _like("context", context, scenarios)
         if self.solver == "cvxpylayers":
             refuse_context(self.program, scenarios, context, "cvxpylayers")
             return self._forward_cvxpylayers(scenarios, weights)
+        weights = _like("weights", weights, scenarios)
         if weights is None:
-            weights = scenarios.new_full(scenarios.shape[:2], 1.0 / max(scenarios.shape[1], 1))
-        weights = weights.double()
+            weights = scenarios.new_full(scenarios.shape[:2], 1.0 / scenarios.shape[1])
+        bandwidth = _like("bandwidth", bandwidth, scenarios)
         if bandwidth is None:
             bandwidth = self.bandwidth(scenarios, weights)
         elif self.curvature != "convolved":
@@ -188,13 +187,10 @@ class DecisionLayer(nn.Module):
             self.program,
             scenarios,
             weights,
-            bandwidth.double(),
-            None if context is None else context.double(),
+            bandwidth,
+            context,
             SolveOptions(
-                self.solver,
-                self.curvature,
-                self.on_failure,
-                None if start is None else start.double(),
+                self.solver, self.curvature, self.on_failure, _like("start", start, scenarios)
             ),
             record,
         )
@@ -204,12 +200,12 @@ class DecisionLayer(nn.Module):
         self.statistics.retried += record.recovery.retried
         self.statistics.by_retry += record.recovery.by_retry
         self.statistics.by_reference += record.recovery.by_reference
-        self._judge(solution.status, time.perf_counter() - begin)
+        self._judge(solution.status, time.perf_counter() - begin, solution.proof)
         return decision
 
     @torch.no_grad()
     def solve(
-        self, scenarios: Tensor, exact: bool = False, context: Tensor | None = None
+        self, scenarios: Numbers, exact: bool = False, context: Numbers | None = None
     ) -> Solution:
         """Decide without a gradient, by the layer's rule or by the exact program; not counted.
 
@@ -218,10 +214,9 @@ class DecisionLayer(nn.Module):
             exact: without the bandwidth.
             context: ``(B, d_x)``, for programs whose constraints depend on it.
         """
-        require_float64(scenarios.device)
-        scenarios = scenarios.double()
+        scenarios = checked_scenarios(scenarios).double()
         width = None if exact else self.bandwidth(scenarios)
-        context = None if context is None else context.double()
+        context = _like("context", context, scenarios)
         # cvxpylayers is a way to differentiate Clarabel's solution.
         solver = "cvxpy" if self.solver == "cvxpylayers" else self.solver
         return solve(self.program, scenarios, None, width, context, solver=solver)
@@ -232,7 +227,7 @@ class DecisionLayer(nn.Module):
             return torch.zeros_like(scenarios[:, 0])
         return bandwidth_rule(scenarios, weights, self.bandwidth_scale, self.sample_size)
 
-    def _forward_cvxpylayers(self, scenarios: Tensor, weights: Tensor | None) -> Tensor:
+    def _forward_cvxpylayers(self, scenarios: Tensor, weights: Numbers | None) -> Tensor:
         from diffusion_dfl.layers.cvxpylayers_backend import CvxpyDecision
 
         if weights is not None:
@@ -246,14 +241,14 @@ class DecisionLayer(nn.Module):
         self._judge(status, time.perf_counter() - begin)
         return decision
 
-    def _judge(self, status: Tensor, seconds: float) -> None:
+    def _judge(self, status: Tensor, seconds: float, proof: Tensor | None = None) -> None:
         failures = int((status != int(Status.SOLVED)).sum())
         self.statistics.instances += len(status)
         self.statistics.failures += failures
         self.statistics.seconds += seconds
         allowed = 0.0 if self.on_failure == "raise" else self.max_failure_share
         if failures > allowed * len(status):
-            failure = SolverFailure(f"the decision layer failed on {report(status)}")
+            failure = SolverFailure(f"the decision layer failed on {report(status, proof)}")
             failure.invalid = bool((status == int(Status.INVALID_INPUT)).any())
             raise failure
 
@@ -261,3 +256,11 @@ class DecisionLayer(nn.Module):
         self.statistics.vertices += int(degeneracy.vertex.sum())
         self.statistics.rank_deficient += int(degeneracy.rank_deficient.sum())
         self.statistics.weak += int(degeneracy.weak.sum())
+
+
+def _like(name: str, value: Numbers | None, scenarios: Tensor) -> Tensor | None:
+    """An argument in float64; what is no tensor yet, on the scenarios' device."""
+    if value is None:
+        return None
+    found = as_tensor(name, value).double()
+    return found if isinstance(value, Tensor) else found.to(scenarios.device)

@@ -142,6 +142,27 @@ class Constraints:
             smooth=0 if self.smooth is None else self.smooth.size,
         )
 
+    @property
+    def stated(self) -> Tensor:
+        """Whether every limit is a number, and that of every equality finite: ``(B|1,)`` bool."""
+        known = self.matrix.isfinite().all(2).all(1) & ~self.limit.isnan().any(1)
+        known = known & self.equality_matrix.isfinite().all(2).all(1)
+        known = known & self.equality_value.isfinite().all(1)
+        for bound in (self.lower, self.upper):
+            if bound is not None:
+                known = known & ~bound.isnan().any(1)
+        return known
+
+    @property
+    def impossible(self) -> Tensor:
+        """Whether an infinite limit leaves no decision, as ``G z <= -inf``: ``(B|1,)`` bool."""
+        empty = (self.limit == -torch.inf).any(1)
+        if self.lower is not None:
+            empty = empty | (self.lower == torch.inf).any(1)
+        if self.upper is not None:
+            empty = empty | (self.upper == -torch.inf).any(1)
+        return empty
+
     def select(self, rows: Tensor) -> "Constraints":
         """The instances ``rows`` of the batch."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.general import Hinge, TorchProgram
 from diffusion_dfl.programs.general.feasible_set import Limit
+from diffusion_dfl.programs.numbers import Numbers, as_tensor
 
 
 def conditional_value_at_risk(
@@ -24,11 +25,11 @@ def conditional_value_at_risk(
     num_outcomes: int,
     smooth: Callable[[Tensor, Tensor], Tensor] | None = None,
     risk_weight: float = 1.0,
-    matrix: Tensor | None = None,
+    matrix: Numbers | None = None,
     limit: Limit | None = None,
     lower: Limit | None = None,
     upper: Limit | None = None,
-    equality_matrix: Tensor | None = None,
+    equality_matrix: Numbers | None = None,
     equality_value: Limit | None = None,
     inequality: Callable[[Tensor | None, Tensor], Tensor] | None = None,
     num_inequalities: int = 0,
@@ -80,11 +81,11 @@ def conditional_value_at_risk(
         num_outcomes,
         smooth=mean_part,
         hinges=[Hinge(risk_weight / (1 - level), excess_loss)],
-        matrix=_with_column(matrix),
+        matrix=_with_column("matrix", matrix),
         limit=limit,
-        lower=_with_entry(lower, num_decisions, -torch.inf),
-        upper=_with_entry(upper, num_decisions, torch.inf),
-        equality_matrix=_with_column(equality_matrix),
+        lower=_with_entry("lower", lower, num_decisions, -torch.inf),
+        upper=_with_entry("upper", upper, num_decisions, torch.inf),
+        equality_matrix=_with_column("equality_matrix", equality_matrix),
         equality_value=equality_value,
         inequality=None if inequality is None else own_inequality,
         num_inequalities=num_inequalities,
@@ -92,19 +93,26 @@ def conditional_value_at_risk(
     )
 
 
-def _with_column(matrix: Tensor | None) -> Tensor | None:
+def _with_column(name: str, matrix: Numbers | None) -> Tensor | None:
     """A column of zeros for t."""
-    return None if matrix is None else torch.cat([matrix, torch.zeros_like(matrix[:, :1])], dim=1)
+    if matrix is None:
+        return None
+    rows = as_tensor(name, matrix)
+    if rows.dim() != 2:
+        raise ValueError(f"{name} has shape {tuple(rows.shape)}; expected (rows, num_decisions)")
+    return torch.cat([rows, torch.zeros_like(rows[:, :1])], dim=1)
 
 
-def _with_entry(bound: Limit | None, size: int, free: float) -> Limit | None:
+def _with_entry(name: str, bound: Limit | None, size: int, free: float) -> Limit | None:
     """A bound that leaves t free."""
     if bound is None:
         return None
     if callable(bound):
-        return lambda x: _extended(bound(x), size, free)
-    return _extended(torch.as_tensor(bound, dtype=torch.float64), size, free)
+        return lambda x: _extended(name, bound(x), size, free)
+    return _extended(name, as_tensor(name, bound), size, free)
 
 
-def _extended(bound: Tensor, size: int, free: float) -> Tensor:
-    return torch.cat([bound.expand(size), bound.new_full((1,), free)])
+def _extended(name: str, bound: Tensor, size: int, free: float) -> Tensor:
+    if bound.shape not in ((), (1,), (size,)):
+        raise ValueError(f"{name} has shape {tuple(bound.shape)}; expected ({size},) or one number")
+    return torch.cat([bound.double().expand(size), bound.new_full((1,), free, dtype=torch.float64)])

@@ -63,9 +63,9 @@ class Multipliers:
 def violation(problem: Problem, point: Multipliers, at: FirstOrder, hessian: Tensor) -> Tensor:
     """KKT residuals over what is allowed: at most 1 in a solved instance, ``(B,)``.
 
-    Stationarity is relative to the sizes of the scenarios' gradients, feasibility to the problem's
-    length (for hinges that of their arguments) or the rounding of the decision, and complementarity
-    to their product.
+    Stationarity is relative to the sizes of the scenarios' gradients, feasibility of a row to the
+    decision and to its own limit (of hinges to the size of their arguments), complementarity to
+    the product of both.
     """
     z, hinges = point.z, problem.hinges
     gradients = problem.program.gradients(
@@ -73,11 +73,14 @@ def violation(problem: Problem, point: Multipliers, at: FirstOrder, hessian: Ten
     ).abs()
     steep = largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
     steep = steep + 1e-5 * problem.slope
-    far = 1e-3 * z.abs().amax(1)
-    length, near = problem.length + far, problem.hinge_length + far
+    size = z.abs().amax(1)
+    near = problem.hinge_length + 1e-3 * size
+    reach = (size + 1e-6 * problem.length).unsqueeze(1)
+    of_rows = problem.rows.sizes + reach
+    of_equalities = problem.rows.constraints.equality_value.abs() + reach
     stationarity = at.gradient + problem.force(at, point.dual, point.nu)
-    ratios = [largest(at.values.clamp_min(0)) / length, largest(at.equality) / length]
-    unused = torch.where(point.dual > 0, point.dual * at.values, 0.0)
+    ratios = [largest(at.values.clamp_min(0) / of_rows), largest(at.equality / of_equalities)]
+    unused = torch.where(point.dual > 0, point.dual * at.values / of_rows, 0.0)
     if hinges is not None:
         stationarity = stationarity + hinges.force(point.alpha)
         steep = torch.maximum(steep, largest(hinges.weight.sum(1)))
@@ -85,7 +88,7 @@ def violation(problem: Problem, point: Multipliers, at: FirstOrder, hessian: Ten
         below = point.alpha * at.arguments.clamp_max(0)
         ratios += [largest(part) / (steep * near) for part in (above, below)]
         ratios.append(largest(torch.where(point.held, at.arguments, 0.0)) / near)
-    ratios.append(largest(unused) / (steep * length).clamp_min(1e-300))
+    ratios.append(largest(unused) / steep.clamp_min(1e-300))
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
     resolution = largest(torch.einsum("bij,bj->bi", hessian.abs(), z.abs()))
     rounding = _ROUNDING / TOLERANCE * (resolution + 10 * problem.slope)

@@ -29,12 +29,11 @@ _AIM = 1e-10
 _CERTIFICATE = 1e-9
 _MAX_ITERATIONS = 100
 _PATIENCE = 4
+_AS_GOOD = 1 + 1e-6
 _REFINEMENTS = 2
 _POLISHES = 2
 # Magnitudes below this share of the data's do not count as the scale of a residual.
 _FLOOR = 1e-12
-# From here the polish can often still reach the tolerance.
-_POLISHABLE = 1e-4
 
 
 def solve_cone(problem: ConeProblem) -> ConeSolution:
@@ -108,11 +107,12 @@ class _Solver:
         for step in range(_MAX_ITERATIONS + 1):
             now, certificate = self._measure(problem, state)
             worst = now.amax(1)
-            better = worst < merit
+            # As good counts as better: where all vanishes together, ratios say nothing.
+            better = worst <= _AS_GOOD * merit
             progress = worst < 0.5 * merit
             best = _State(*(_pick(better, new, old) for new, old in _pairs(state, best)))
             best_residuals = _pick(better, now, best_residuals)
-            merit = torch.where(better, worst, merit)
+            merit = torch.minimum(worst, merit)
             since = torch.where(progress, 0, since + 1)
             certified = (certificate > 0) & (merit > TOLERANCE)
             broken = ~_finite(state)
@@ -296,13 +296,15 @@ class _Solver:
         """Newton steps on slack and dual as the two projections of one vector.
 
         They take nearly solved instances to rounding error where the solution is regular, and are
-        undone where they do not help.
+        undone where they do not help. Where solution and multipliers vanish together, no iterate is
+        nearly solved by its relative residual, and the steps end at the solution all the same.
         """
         problem, zero, algebra = self.scaled.problem, self.zero, self.algebra
         x, slack, dual = final
         one = torch.ones_like(residuals[:, 0])
         state = _State(x, slack, dual, one, one)
-        usable = (status <= int(Status.NOT_CONVERGED)) & (residuals.amax(1) <= _POLISHABLE)
+        finite = torch.cat(final, dim=1).isfinite().all(1)
+        usable = (status <= int(Status.NOT_CONVERGED)) & finite
         usable = usable.unsqueeze(1)
         for _ in range(_POLISHES):
             vector = torch.where(usable, state.slack - state.dual[:, zero:], 1.0)

@@ -13,6 +13,7 @@ from diffusion_dfl.programs import (
     ProductAllocation,
     Program,
 )
+from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers.box_newton import solve_allocation
 from diffusion_dfl.solvers.devices import require_float64
@@ -31,22 +32,22 @@ SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 
 def solve(
     program: Program,
-    scenarios: Tensor,
-    weights: Tensor | None = None,
-    bandwidth: Tensor | None = None,
-    context: Tensor | None = None,
+    scenarios: Numbers,
+    weights: Numbers | None = None,
+    bandwidth: Numbers | None = None,
+    context: Numbers | None = None,
     *,
     solver: SolverName = "auto",
-    start: Tensor | None = None,
+    start: Numbers | None = None,
 ) -> Solution:
     """Solve ``z* = argmin_z sum_m omega_m f_s(y_m, z)`` under the program's constraints.
 
     The whole batch at once, on the scenarios' device. A bad instance does not raise: it is
-    reported in ``Solution.status``.
+    reported in ``Solution.status``, and its decision is NaN.
 
     Args:
         program: what to solve.
-        scenarios: ``(B, M, d_y)`` float64, ``M >= 1``.
+        scenarios: ``(B, M, d_y)`` float64, ``M >= 1``; like the others a tensor, an array or a list.
         weights: ``(B, M)``, non-negative, each row with sum 1; uniform if None.
         bandwidth: ``(B, d_y)``, width of the Gaussian that smooths a kinked program; None or 0
             for the exact program, as is a width too narrow for float64. Smooth programs ignore it.
@@ -62,7 +63,9 @@ def solve(
             solver where one is asked for.
         ValueError: shapes that do not match, or a solver that cannot take this program.
     """
-    weights, bandwidth = _checked(program, scenarios, weights, bandwidth, context, start)
+    scenarios, weights, bandwidth, context, start = _checked(
+        program, scenarios, weights, bandwidth, context, start
+    )
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
     scenarios, weights, bandwidth = scenarios.detach(), weights.detach(), bandwidth.detach()
@@ -77,9 +80,12 @@ def solve(
     valid &= (weights.sum(1) - 1.0).abs() <= 1e-3
     if context is not None:
         valid &= context.isfinite().all(1)
+    limits = program.constraints(scenarios, context)
+    valid &= limits.stated
     bandwidth = resolvable(scenarios, bandwidth) if program.kinked else bandwidth * 0.0
     if bool(valid.all()):
-        return _run(solver, program, scenarios, weights, bandwidth, context, start)
+        solution = _run(solver, program, scenarios, weights, bandwidth, context, start)
+        return solution.without_decision(limits.impossible)
     # A harmless stand-in keeps the batch together; its rows are overwritten below.
     scenarios = torch.where(valid.view(-1, 1, 1), scenarios, 0.0)
     weights = torch.where(valid.view(-1, 1), weights, 1.0 / scenarios.shape[1])
@@ -87,55 +93,78 @@ def solve(
     if context is not None:
         context = torch.where(valid.view(-1, 1), context, 0.0)
     solution = _run(solver, program, scenarios, weights, bandwidth, context, start)
-    return solution.invalidated(~valid)
+    return solution.without_decision(limits.impossible).invalidated(~valid)
 
 
 def _checked(
     program: Program,
-    scenarios: Tensor,
-    weights: Tensor | None,
-    bandwidth: Tensor | None,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Weights and bandwidth with their defaults, or an error that names what does not fit."""
+    scenarios: Numbers,
+    weights: Numbers | None,
+    bandwidth: Numbers | None,
+    context: Numbers | None,
+    start: Numbers | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """The arguments as tensors with their defaults, or an error that names what does not fit."""
     if not isinstance(program, Program):
         raise TypeError(
             f"{program!r} is not a diffusion_dfl.programs.Program; pass an instance of one"
         )
-    require_float64(scenarios.device)
+    scenarios = checked_scenarios(scenarios)
     if scenarios.dtype != torch.float64:
         raise TypeError(
             f"scenarios have dtype {scenarios.dtype}; solves need torch.float64 "
             "(DecisionLayer casts for you)"
         )
+    batch, num_scenarios, size = scenarios.shape
+
+    def part(name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
+        if value is None:
+            return None
+        found = as_tensor(name, value)
+        if not isinstance(value, Tensor):
+            found = found.to(scenarios.device)
+        if tuple(found.shape) != shape:
+            raise ValueError(f"{name} have shape {tuple(found.shape)}; expected {shape}")
+        if found.dtype != scenarios.dtype or found.device != scenarios.device:
+            raise TypeError(
+                f"{name} are {found.dtype} on {found.device}; the scenarios are "
+                f"{scenarios.dtype} on {scenarios.device}: convert one of them"
+            )
+        return found
+
+    context = None if context is None else as_tensor("context", context)
+    context = part("context", context, (batch, *(() if context is None else context.shape[1:])))
+    program.validate(scenarios, context)
+    weights = part("weights", weights, (batch, num_scenarios))
+    if weights is None:
+        weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)
+    bandwidth = part("bandwidth", bandwidth, (batch, size))
+    if bandwidth is None:
+        bandwidth = scenarios.new_zeros(batch, size)
+    return (
+        scenarios,
+        weights,
+        bandwidth,
+        context,
+        part("start", start, (batch, program.num_decisions)),
+    )
+
+
+def checked_scenarios(scenarios: Numbers) -> Tensor:
+    """Scenarios as a floating tensor ``(B, M, d_y)`` with ``M >= 1``, on a device with float64.
+
+    Raises:
+        TypeError, ValueError: what is none.
+    """
+    scenarios = as_tensor("scenarios", scenarios)
+    if not scenarios.is_floating_point():
+        raise TypeError(f"scenarios have dtype {scenarios.dtype}; pass floating scenarios")
+    require_float64(scenarios.device)
     if scenarios.dim() != 3 or scenarios.shape[1] < 1:
         raise ValueError(
             f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, d_y), M >= 1"
         )
-    program.validate(scenarios, context)
-    batch, num_scenarios, size = scenarios.shape
-    if weights is None:
-        weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)
-    if bandwidth is None:
-        bandwidth = scenarios.new_zeros(batch, size)
-    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [
-        ("weights", weights, (batch, num_scenarios)),
-        ("bandwidth", bandwidth, (batch, size)),
-    ]
-    if context is not None:
-        expected.append(("context", context, (batch, *context.shape[1:])))
-    if start is not None:
-        expected.append(("start", start, (batch, program.num_decisions)))
-    for name, value, shape in expected:
-        if tuple(value.shape) != shape:
-            raise ValueError(f"{name} have shape {tuple(value.shape)}; expected {shape}")
-        if value.dtype != scenarios.dtype or value.device != scenarios.device:
-            raise TypeError(
-                f"{name} are {value.dtype} on {value.device}; the scenarios are "
-                f"{scenarios.dtype} on {scenarios.device}: convert one of them"
-            )
-    return weights, bandwidth
+    return scenarios
 
 
 def refuse_context(

@@ -8,7 +8,7 @@ certified instances leave the batch, as do those that :mod:`diffusion_dfl.solver
 to have no optimum.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,10 +36,18 @@ from diffusion_dfl.solvers.predictor_corrector import (
     started,
 )
 from diffusion_dfl.solvers.rows import largest
-from diffusion_dfl.solvers.scaling import cold_start, rescaled, scaled_problem
+from diffusion_dfl.solvers.scaling import (
+    cold_start,
+    rescaled,
+    scaled_problem,
+    sized_by_cost,
+    within_bounds,
+)
 from diffusion_dfl.solvers.solution import Solution, Status
 
 _MAX_ITERATIONS = 200
+# Distance to the constraints that a first decision begins with, as a share of the problem's length.
+_COLD, _WARM = 0.1, 0.01
 # Iterations without progress before an instance is given up.
 _STALL = 30
 # And before its active set is tried again, or evidence that it has no optimum is looked for.
@@ -73,48 +81,76 @@ def solve_interior_point(
 
     Returns:
         The :class:`Solution`. SOLVED is certified by the KKT residuals of the program as given,
-        INFEASIBLE by multipliers that exclude every decision within 1e8 times the data's size,
-        UNBOUNDED by a feasible direction along which the cost still falls at that distance.
+        INFEASIBLE by multipliers that exclude every decision within 1e8 times the largest number of
+        the program, UNBOUNDED by a feasible direction along which the cost still falls at that
+        distance (:mod:`diffusion_dfl.solvers.evidence`); their residuals are ``Solution.proof``.
     """
     problem = scaled_problem(program, scenarios, weights, bandwidth, context)
+
+    def chosen(value: Tensor | None, rows: Tensor) -> Tensor | None:
+        return None if value is None else value[rows]
+
     later = _narrow(problem)
     rows = torch.nonzero(~later).flatten()
     if len(rows) == len(later):
-        point, status, iterations = _interior(problem, start)
+        outcome = _interior(problem, start)
     else:
-        point, status, iterations = _nothing(problem)
+        outcome = _Outcome.nothing(problem)
         if rows.numel():
-            first = None if start is None else start[rows]
-            found, status[rows], iterations[rows] = _interior(problem.select(rows), first)
-            point.write(rows, found)
+            outcome.write(rows, _interior(problem.select(rows), chosen(start, rows)))
     if program.kinked:
-        later = (status == int(Status.NOT_CONVERGED)) & (bandwidth > 0).any(1)
-        rows = torch.nonzero(later).flatten()
+        rows = outcome.open((bandwidth > 0).any(1))
         if rows.numel():
-            first = None if start is None else start[rows]
-            x = None if context is None else context[rows]
-            found, status[rows], steps = _through_exact(problem.select(rows), first, x)
-            iterations[rows] += steps
-            point.write(rows, found)
+            first, x = chosen(start, rows), chosen(context, rows)
+            outcome.write(rows, _through_exact(problem.select(rows), first, x))
     # Where many rows meet, steps can get ever shorter; a fresh start from there does not.
-    rows = torch.nonzero(status == int(Status.NOT_CONVERGED)).flatten()
-    rows = rows[point.z[rows].isfinite().all(1)]
+    rows = outcome.open(outcome.point.z.isfinite().all(1))
     if rows.numel():
-        found, status[rows], steps = _interior(problem.select(rows), point.z[rows])
-        iterations[rows] += steps
-        point.write(rows, found)
-    return _solution(problem, point, status, iterations, context)
+        outcome.write(rows, _interior(problem.select(rows), outcome.point.z[rows]))
+    # Limits may say nothing of a program's size.
+    rows = outcome.open()
+    if rows.numel():
+        outcome.write(rows, _interior(sized_by_cost(problem.select(rows)), None))
+    return _solution(problem, outcome, context)
 
 
-def _nothing(problem: Problem) -> tuple[Multipliers, Tensor, Tensor]:
-    """A result of :func:`_interior` without a solved instance."""
-    z = torch.zeros_like(problem.scenarios[:, 0, :1]).expand(-1, problem.program.num_decisions)
-    at = problem.first_order(z)
-    alpha = torch.zeros_like(at.arguments)
-    status = torch.full_like(z[:, 0], int(Status.NOT_CONVERGED), dtype=torch.int64)
-    dual, nu = torch.zeros_like(at.values), torch.zeros_like(at.equality)
-    point = Multipliers(z.clone(), dual, nu, alpha, torch.zeros_like(alpha, dtype=torch.bool))
-    return point, status, torch.zeros_like(status)
+@dataclass(frozen=True)
+class _Outcome:
+    """Decisions with multipliers, status, iterations ``(B,)`` and, of instances without an optimum,
+    the residual of the proof ``(B,)``."""
+
+    point: Multipliers
+    status: Tensor
+    iterations: Tensor
+    proof: Tensor
+
+    @staticmethod
+    def nothing(problem: Problem) -> "_Outcome":
+        """Without a solved instance."""
+        z = torch.zeros_like(problem.scenarios[:, 0, :1]).expand(-1, problem.program.num_decisions)
+        at = problem.first_order(z)
+        alpha = torch.zeros_like(at.arguments)
+        dual, nu = torch.zeros_like(at.values), torch.zeros_like(at.equality)
+        point = Multipliers(z.clone(), dual, nu, alpha, torch.zeros_like(alpha, dtype=torch.bool))
+        return _Outcome.of(point)
+
+    @staticmethod
+    def of(point: Multipliers) -> "_Outcome":
+        """Of decisions about which nothing is known."""
+        status = torch.full_like(point.z[:, 0], int(Status.NOT_CONVERGED), dtype=torch.int64)
+        unknown = torch.full_like(point.z[:, 0], torch.nan)
+        return _Outcome(point, status, torch.zeros_like(status), unknown)
+
+    def open(self, among: Tensor | None = None) -> Tensor:
+        """Indices of the instances ``among (B,)``, or all, that are not decided."""
+        left = self.status == int(Status.NOT_CONVERGED)
+        return torch.nonzero(left if among is None else left & among).flatten()
+
+    def write(self, rows: Tensor, other: "_Outcome") -> None:
+        """Put a further attempt at the instances ``rows``, in place; iterations add up."""
+        self.point.write(rows, other.point)
+        self.status[rows], self.proof[rows] = other.status, other.proof
+        self.iterations[rows] += other.iterations
 
 
 def _narrow(problem: Problem) -> Tensor:
@@ -125,9 +161,7 @@ def _narrow(problem: Problem) -> Tensor:
     return ((problem.bandwidth > 0) & (problem.bandwidth < _NARROW * spread)).any(1)
 
 
-def _through_exact(
-    problem: Problem, start: Tensor | None, context: Tensor | None
-) -> tuple[Multipliers, Tensor, Tensor]:
+def _through_exact(problem: Problem, start: Tensor | None, context: Tensor | None) -> _Outcome:
     """Solve convolved programs from the decisions of those with exact kinks.
 
     Through a narrow kernel the slope is a staircase, which Newton's method climbs one scenario at a
@@ -137,7 +171,8 @@ def _through_exact(
     """
     width = torch.zeros_like(problem.bandwidth)
     exact = scaled_problem(problem.program, problem.scenarios, problem.weights, width, context)
-    point, status, iterations = _interior(exact, start)
+    outcome = _interior(exact, start)
+    point = outcome.point
     if problem.hinges is None:
         alpha = point.z.new_zeros(len(point.z), 0, 0)
         point = replace(point, alpha=alpha, held=alpha > 0)
@@ -145,32 +180,29 @@ def _through_exact(
         real = problem.hinges.weight > 0
         alpha = torch.where(real, point.alpha, 0.0)
         point = replace(point, alpha=alpha, held=point.held & real)
-    rows = torch.nonzero(status == int(Status.SOLVED)).flatten()
+    outcome = replace(outcome, point=point)
+    rows = torch.nonzero(outcome.status == int(Status.SOLVED)).flatten()
     if not rows.numel():
-        return point, status, iterations
+        return outcome
     part, begun = problem.select(rows), point.select(rows)
     slack = torch.where(begun.dual > 0, 0.0, part.length.unsqueeze(1))
     found, score = polish(part, begun, slack, _NARROW_ROUNDS, 1)
     reached = score <= 1.0
     point.write(rows[reached], found.select(reached))
-    status[rows[~reached]] = int(Status.NOT_CONVERGED)
     rows = rows[~reached]
     if rows.numel():
-        found, status[rows], steps = _interior(problem.select(rows), point.z[rows])
-        point.write(rows, found)
-        iterations[rows] += steps
-    return point, status, iterations
+        outcome.write(rows, _interior(problem.select(rows), point.z[rows]))
+    return outcome
 
 
-def _interior(problem: Problem, start: Tensor | None) -> tuple[Multipliers, Tensor, Tensor]:
-    """Decisions with multipliers, status and iterations of a batch."""
+def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
+    """One run of the iteration, from a cold start or from decisions ``(B, n)``."""
     first = cold_start(problem) if start is None else start
+    first = within_bounds(problem, first, _COLD if start is None else _WARM)
     problem = rescaled(problem, first)
-    iterate = started(problem, first, start is not None)
+    iterate = started(problem, first, _COLD if start is None else _WARM)
     rows = torch.arange(len(first), device=first.device)
-    final = multipliers(problem, iterate)
-    status = torch.full_like(rows, int(Status.NOT_CONVERGED))
-    iterations = torch.zeros_like(rows)
+    final = _Outcome.of(multipliers(problem, iterate))
     best = torch.full_like(problem.slope, torch.inf)
     stalled = torch.zeros_like(rows)
     threshold = torch.full_like(problem.slope, _FIRST_POLISH)
@@ -182,12 +214,12 @@ def _interior(problem: Problem, start: Tensor | None) -> tuple[Multipliers, Tens
         hessian, bend = part.curvature(iterate.z, iterate.dual)
         distance = error(part, iterate, at)
         stalled = torch.where(distance < 0.9 * best, 0, stalled + 1)
-        outcome = _excluded(part, iterate, at, hessian, bend)
+        outcome, proof = _excluded(part, iterate, at, hessian, bend)
         lost = (stalled >= _STALL) | ~distance.isfinite() | (step == _MAX_ITERATIONS)
         suspect = (stalled % _PAUSE == 0) & (stalled > 0) & (distance > _FIRST_POLISH) | lost
         suspect = torch.nonzero(suspect & (outcome == int(Status.NOT_CONVERGED))).flatten()
         if suspect.numel():
-            outcome[suspect] = _without_optimum(
+            outcome[suspect], proof[suspect] = _without_optimum(
                 part.select(suspect), at.select(suspect), iterate.z[suspect], ray[suspect]
             )
         best = torch.minimum(best, distance)
@@ -199,14 +231,14 @@ def _interior(problem: Problem, start: Tensor | None) -> tuple[Multipliers, Tens
             chosen, tried = iterate.select(trying), part.select(trying)
             point, score = polish(tried, multipliers(tried, chosen), chosen.slack)
             outcome[trying[score <= 1.0]] = int(Status.SOLVED)
-            final.write(rows[trying], point)
+            final.point.write(rows[trying], point)
             threshold[trying] = threshold[trying] / _NEXT_POLISH
         if bool(known.any()):
             shown = torch.nonzero(known).flatten()
-            final.write(rows[shown], multipliers(part, iterate).select(shown))
+            final.point.write(rows[shown], multipliers(part, iterate).select(shown))
         leaving = lost | (outcome != int(Status.NOT_CONVERGED))
         if bool(leaving.any()):
-            status[rows] = outcome
+            final.status[rows], final.proof[rows] = outcome, proof
             stay = torch.nonzero(~leaving).flatten()
             if not stay.numel():
                 break
@@ -217,43 +249,46 @@ def _interior(problem: Problem, start: Tensor | None) -> tuple[Multipliers, Tens
         before = iterate.z
         iterate, at = newton_step(part, iterate, at, hessian, bend)
         ray = iterate.z - before
-        iterations[rows] += 1
-    return final, status, iterations
+        final.iterations[rows] += 1
+    return final
 
 
 def _excluded(
     problem: Problem, iterate: Iterate, at: FirstOrder, hessian: Tensor, bend: Tensor | None
-) -> Tensor:
-    """Status of the instances that turned out to have no optimum, NOT_CONVERGED of the others."""
+) -> tuple[Tensor, Tensor]:
+    """Status of the instances that turned out to have no optimum, NOT_CONVERGED of the others, and
+    the residual of the proof: ``(B,)`` each."""
     outcome = torch.full_like(problem.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
     noise = 1e-13 * problem.slope / problem.length
     concave = has_negative_curvature(hessian, noise)
     if bend is not None:
         concave = concave | has_negative_curvature(bend, noise)
-    empty = no_decision_satisfies(problem, at, iterate.z, iterate.dual, iterate.nu)
-    outcome = torch.where(empty, int(Status.INFEASIBLE), outcome)
-    return torch.where(concave, int(Status.NON_CONVEX), outcome)
+    proof = no_decision_satisfies(problem, at, iterate.z, iterate.dual, iterate.nu)
+    outcome = torch.where(proof.isfinite(), int(Status.INFEASIBLE), outcome)
+    return torch.where(concave, int(Status.NON_CONVEX), outcome), _finite_or_nan(proof)
 
 
-def _without_optimum(problem: Problem, at: FirstOrder, z: Tensor, ray: Tensor) -> Tensor:
-    """Status of instances that do not converge, after a look for the reason: ``(B,)``."""
+def _without_optimum(
+    problem: Problem, at: FirstOrder, z: Tensor, ray: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Status of instances that do not converge, after a look for the reason, and its proof."""
     outcome = torch.full_like(problem.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
-    falling = cost_falls_for_ever(problem, at, z, ray)
-    outcome = torch.where(falling, int(Status.UNBOUNDED), outcome)
+    proof = cost_falls_for_ever(problem, at, z, ray)
+    outcome = torch.where(proof.isfinite(), int(Status.UNBOUNDED), outcome)
     if at.values.shape[1] + at.equality.shape[1]:
         empty = nothing_is_feasible(problem, z)
-        outcome = torch.where(empty, int(Status.INFEASIBLE), outcome)
-    return outcome
+        outcome = torch.where(empty.isfinite(), int(Status.INFEASIBLE), outcome)
+        proof = torch.where(empty.isfinite(), empty, proof)
+    return outcome, _finite_or_nan(proof)
 
 
-def _solution(
-    problem: Problem,
-    point: Multipliers,
-    status: Tensor,
-    iterations: Tensor,
-    context: Tensor | None,
-) -> Solution:
+def _finite_or_nan(proof: Tensor) -> Tensor:
+    return torch.where(proof.isfinite(), proof, torch.nan)
+
+
+def _solution(problem: Problem, outcome: _Outcome, context: Tensor | None) -> Solution:
     """Multipliers, subgradients and residuals in the units of the program as it was given."""
+    point = outcome.point
     program, hinges, z = problem.program, problem.hinges, point.z
     given = program.constraints(z, context)
     dual, nu = problem.rows.original_duals(point.dual, point.nu)
@@ -287,10 +322,11 @@ def _solution(
         equality_duals=nu,
         subgradients=subgradients,
         at_kink=at_kink,
-        status=status,
-        iterations=iterations,
+        status=outcome.status,
+        iterations=outcome.iterations,
         residuals=torch.stack([largest(stationarity), outside, unused], dim=1),
         shares=shares,
+        proof=outcome.proof,
     )
 
 

@@ -23,6 +23,8 @@ _RIDGE = 1e-12
 # Relative size of an argument whose sign is rounding's, and of a step that is safely beyond it.
 _AMBIGUOUS, _ASIDE = 1e-12, 1e-9
 _IRRATIONAL = 0.6180339887498949
+# A negative eigenvalue this small beside the largest entry is that of data rounded to float32.
+_INDEFINITE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ class ScaledHinges:
 class Problem:
     """A batch of scaled programs.
 
-    Their magnitudes, ``(B,)`` each: ``length`` of decisions, ``hinge_length`` of hinge arguments
-    and ``slope`` of the cost.
+    ``origin (B, n)`` is the allowed decision nearest to 0 at which the cost has derivatives. Their
+    magnitudes, ``(B,)`` each: ``length`` of decisions, ``hinge_length`` of hinge arguments and
+    ``slope`` of the cost.
     """
 
     program: Program
@@ -96,6 +99,7 @@ class Problem:
     bandwidth: Tensor
     rows: Rows
     hinges: ScaledHinges | None
+    origin: Tensor
     length: Tensor
     hinge_length: Tensor
     slope: Tensor
@@ -108,6 +112,7 @@ class Problem:
             self.bandwidth[rows],
             self.rows.select(rows),
             None if self.hinges is None else self.hinges.select(rows),
+            self.origin[rows],
             self.length[rows],
             self.hinge_length[rows],
             self.slope[rows],
@@ -167,11 +172,25 @@ class Problem:
         hessian = self.program.hessian(self.scenarios, self.weights, self.bandwidth, z)
         if hessian.dim() == 2:
             hessian = torch.diag_embed(hessian)
+        hessian = self._without_bounds(hessian, z)
         smooth = self.rows.constraints.smooth
         if smooth is None:
             return hessian, None
         unit = self.rows.unit[:, -smooth.size :]
-        return hessian, smooth.hessian(z, dual[:, -smooth.size :] / unit)
+        bend = smooth.hessian(z, dual[:, -smooth.size :] / unit)
+        return hessian, self._without_bounds(bend, z)
+
+    def _without_bounds(self, hessian: Tensor, z: Tensor) -> Tensor:
+        """0 for what is not finite of a coordinate at its bound, as the slope of z^1.5 is at 0."""
+        if bool(hessian.isfinite().all()):
+            return hessian
+        rows = self.rows.constraints
+        at_bound = torch.zeros_like(z, dtype=torch.bool)
+        for bound in (rows.lower, rows.upper):
+            if bound is not None:
+                at_bound = at_bound | (z == bound)
+        of_bound = at_bound.unsqueeze(1) | at_bound.unsqueeze(2)
+        return torch.where(of_bound & ~hessian.isfinite(), 0.0, hessian)
 
     def push(self, at: "FirstOrder", direction: Tensor) -> Tensor:
         """Derivative of the rows along a direction: ``(B, n) -> (B, q)``."""
@@ -315,13 +334,15 @@ def cholesky(system: Tensor) -> Tensor:
 
 
 def has_negative_curvature(hessian: Tensor, noise: Tensor) -> Tensor:
-    """Whether a symmetric matrix has an eigenvalue below ``-1e-9`` of its largest entry: ``(B,)``.
+    """Whether a symmetric matrix has an eigenvalue below ``-1e-6`` of its largest entry: ``(B,)``.
 
-    ``noise (B,)`` is an eigenvalue that rounding can make. One Cholesky factorisation decides.
+    That much is left of a covariance that went through float32. ``noise (B,)`` is an eigenvalue that
+    rounding can make. One Cholesky factorisation decides; a matrix that is not finite says nothing.
     """
-    shift = (1e-9 * largest(hessian) + noise).clamp_min(1e-300)
+    shift = (_INDEFINITE * largest(hessian) + noise).clamp_min(1e-300)
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     eye = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device)
     shifted = hessian + shift.view(-1, 1, 1) * eye
     info = torch.linalg.cholesky_ex(shifted)[1]
-    return (info > 0) | (diagonal.amin(1) < -shift)
+    negative = (info > 0) | (diagonal.amin(1) < -shift)
+    return negative & hessian.isfinite().flatten(1).all(1)

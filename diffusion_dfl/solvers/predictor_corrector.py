@@ -51,13 +51,16 @@ class Iterate:
         )
 
 
-def started(problem: Problem, z: Tensor, warm: bool) -> Iterate:
-    """Slacks and multipliers for a first decision, none close to 0 (closer for a warm start)."""
-    at = problem.first_order(z)
-    spread = 0.01 if warm else 0.1
+def started(problem: Problem, z: Tensor, spread: float) -> Iterate:
+    """Slacks and multipliers for a first decision, none below a share ``spread`` of the length.
+
+    Steps keep a decision within the bounds that it starts within: they may be the domain of its cost.
+    """
     width = spread * problem.length.unsqueeze(1)
+    at = problem.first_order(z)
     present = problem.rows.present
-    slack = torch.where(present, torch.maximum(-at.values, width), 1.0)
+    room = torch.where(_of_bounds(problem, at.values), torch.zeros_like(width), width)
+    slack = torch.where(present, torch.maximum(-at.values, room), 1.0)
     level = (problem.slope.unsqueeze(1) * width).expand_as(slack)
     dual = torch.where(present, 0.1 * level / slack, 0.0)
     nu = z.new_zeros(len(z), problem.rows.constraints.equality_matrix.shape[1])
@@ -72,6 +75,14 @@ def started(problem: Problem, z: Tensor, warm: bool) -> Iterate:
     up, down = torch.where(a > 0, large, small), torch.where(a > 0, small, large)
     weight = torch.where(problem.hinges.weight > 0, problem.hinges.weight, 1.0)
     return Iterate(z, slack, dual, nu, w / down, w / up, 0.5 * weight * up, 0.5 * weight * down)
+
+
+def _of_bounds(problem: Problem, values: Tensor) -> Tensor:
+    """Which inequalities are bounds that the decision is strictly within: ``(B, q)`` bool."""
+    counts = problem.rows.constraints.counts
+    index = torch.arange(values.shape[1], device=values.device)
+    last = counts.affine + counts.lower + counts.upper
+    return (index >= counts.affine) & (index < last) & (values < 0)
 
 
 def multipliers(problem: Problem, iterate: Iterate) -> Multipliers:

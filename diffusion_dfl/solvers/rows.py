@@ -33,6 +33,8 @@ class Rows:
         unit: ``(B|1, q)``, norm by which each inequality is divided.
         present: ``(B|1, q)``, false for infinite limits and for rows stated as equalities.
         equality_unit: ``(B|1, p)``.
+        sizes: ``(B|1, q)``, of the limits, 0 for infinite ones; of smooth constraints that of their
+            values at the decision they were scaled at.
         twins: ``(2, r)`` int64, indices of inequalities that became the equalities p, p+1, ...:
             the first of a pair holds the positive part of the equality's multiplier.
     """
@@ -41,6 +43,7 @@ class Rows:
     unit: Tensor
     present: Tensor
     equality_unit: Tensor
+    sizes: Tensor
     twins: Tensor
 
     def select(self, rows: Tensor) -> "Rows":
@@ -49,6 +52,7 @@ class Rows:
             take(self.unit, rows),
             take(self.present, rows),
             take(self.equality_unit, rows),
+            take(self.sizes, rows),
             self.twins,
         )
 
@@ -61,11 +65,12 @@ class Rows:
         equality_unit = _safe_norm(given.equality_matrix)
         equalities = given.equality_matrix / equality_unit.unsqueeze(-1)
         equality_value = given.equality_value / equality_unit
-        units, present = [norm], [limit.isfinite()]
+        units, present, sizes = [norm], [limit.isfinite()], [limit.abs()]
         for bound in (given.lower, given.upper):
             if bound is not None:
                 units.append(torch.ones_like(bound))
                 present.append(bound.isfinite())
+                sizes.append(bound.abs())
         if given.smooth is not None:
             slope = given.smooth.jacobian(z).norm(dim=2)
             # A ball has gradient 0 at its centre: its value and its curvature make a slope too.
@@ -73,6 +78,7 @@ class Rows:
             bend = largest(given.smooth.hessian(z, torch.ones_like(values))).unsqueeze(1)
             units.append(torch.maximum(slope, (values.abs() * bend).sqrt()).clamp_min(1e-300))
             present.append(torch.ones_like(slope, dtype=torch.bool))
+            sizes.append(values.abs() / units[-1])
         unit, present_rows = _joined(units), _joined(present)
         first, second, mask = _opposite_rows(matrix, limit)
         chosen = matrix[:, first] * mask.unsqueeze(-1).to(matrix.dtype)
@@ -101,7 +107,10 @@ class Rows:
             equality_value=_joined([equality_value, target]),
             smooth=given.smooth,
         )
-        return Rows(scaled, unit, present_rows, equality_unit, torch.stack([first, second]))
+        size_of = _joined(sizes)
+        size_of = torch.where(size_of.isfinite(), size_of, 0.0)
+        twins = torch.stack([first, second])
+        return Rows(scaled, unit, present_rows, equality_unit, size_of, twins)
 
     def original_duals(self, dual: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
         """Multipliers of the constraints as they were given: ``(B, q), (B, p)``."""

@@ -10,6 +10,11 @@ from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.solvers.newton_system import Factor, Problem, ScaledHinges
 from diffusion_dfl.solvers.rows import Rows, largest
 
+# A limit below this share of a program's size is a 0 with rounding noise.
+_NOISE = 1e-6
+# Steps away from a decision at which the cost has no derivatives.
+_ASIDE = (1.0, 1e-3)
+
 
 def scaled_problem(
     program: Program,
@@ -20,61 +25,96 @@ def scaled_problem(
 ) -> Problem:
     """The program with unit gradients and its magnitudes, at the allowed decision nearest to 0."""
     given = program.constraints(scenarios, context)
-    z = _nearest_to_zero(given, scenarios, program.num_decisions)
+    z = _origin(program, given, scenarios)
     rows = Rows.of(given, z)
     hinges = _scaled_hinges(program, scenarios, weights, bandwidth)
     slopes = program.gradients(scenarios, bandwidth, z, weights).abs()
     slope = largest(torch.einsum("bm,bmn->bn", weights, slopes))
-    length = _length(rows, hinges, z)
+    kinks = hinges
+    if program.kinked and bool((bandwidth > 0).any()):
+        # Kernels are where the kinks are.
+        kinks = _scaled_hinges(program, scenarios, weights, torch.zeros_like(bandwidth))
+    length = _length(rows, kinks, z)
     if hinges is not None:
         slope = torch.maximum(slope, largest(hinges.weight.sum(1)))
-    problem = Problem(program, scenarios, weights, bandwidth, rows, hinges, length, length, slope)
+    problem = Problem(
+        program, scenarios, weights, bandwidth, rows, hinges, z, length, length, slope
+    )
     if not bool(((length > 0) & (slope > 0)).all()):
-        problem = _with_defaults(problem, z)
+        problem = _with_defaults(problem)
     return problem
 
 
-def _nearest_to_zero(given: Constraints, like: Tensor, size: int) -> Tensor:
-    z = like.new_zeros(len(like), size)
-    if given.lower is not None:
-        z = torch.maximum(z, given.lower)
-    if given.upper is not None:
-        z = torch.minimum(z, given.upper)
-    return z.nan_to_num(0.0, 0.0, 0.0)
+def _origin(program: Program, given: Constraints, like: Tensor) -> Tensor:
+    """The allowed decision nearest to 0, aside of it where the cost has no derivatives: ``(B, n)``.
+
+    An entropy has none on the bound that is the end of its domain, a norm none at 0.
+    """
+    batch, size = len(like), program.num_decisions
+    z = like.new_zeros(batch, size)
+    lower = z - torch.inf if given.lower is None else given.lower.expand_as(z)
+    upper = z + torch.inf if given.upper is None else given.upper.expand_as(z)
+    z = torch.minimum(torch.maximum(z, lower), upper).nan_to_num(0.0, 0.0, 0.0)
+    one, exact = torch.ones_like(like[:, :1, 0]), torch.zeros_like(like[:, 0])
+    for aside in _ASIDE:
+        point = (like[:, :1], one, exact, z)
+        known = program.hessian(*point).isfinite().flatten(1).all(1)
+        known = known & program.gradient(*point).isfinite().all(1)
+        if given.smooth is not None:
+            bend = given.smooth.hessian(z, z.new_ones(batch, given.smooth.size))
+            known = known & bend.isfinite().flatten(1).all(1)
+        if bool(known.all()):
+            break
+        # Of different sizes, so that a difference of decisions is not 0 either.
+        step = aside * (1 + torch.arange(size, dtype=z.dtype, device=z.device) / size)
+        room = upper - lower
+        up = torch.where(room.isfinite(), torch.minimum(step, aside / (1 + aside) * room), step)
+        inside = torch.where(
+            lower.isfinite(), lower + up, torch.where(upper.isfinite(), upper - up, up)
+        )
+        z = torch.where(known.unsqueeze(1), z, inside)
+    return z
 
 
-def _smallest_limit(rows: Rows, z: Tensor) -> Tensor:
+def _smallest_limit(rows: Rows, seen: Tensor) -> Tensor:
     """Smallest limit that is not 0, ``inf`` where there is none: ``(B,)``.
 
-    Large limits are often a user's word for none at all.
+    Large limits are often a user's word for none at all. One that is small beside what was ``seen``
+    of the program's size ``(B,)``, or beside most limits, is a 0 with rounding noise.
     """
+    sizes = torch.where(rows.sizes > 0, rows.sizes, torch.nan)
+    if not sizes.shape[1]:
+        return torch.full_like(seen, torch.inf)
+    typical = sizes.nanmedian(1, keepdim=True).values.nan_to_num(0.0)
+    noise = _NOISE * torch.maximum(typical, seen.unsqueeze(1))
+    return torch.where(sizes >= noise, sizes, torch.inf).nan_to_num(torch.inf, torch.inf).amin(1)
+
+
+def _length(rows: Rows, kinks: ScaledHinges | None, z: Tensor) -> Tensor:
+    """The farthest kink, without one the smallest limit; no less than the way to the equalities and
+    violated rows from z ``(B, n)``: ``(B,)``."""
     limits = rows.constraints
-    parts = [limits.limit]
-    parts += [bound for bound in (limits.lower, limits.upper) if bound is not None]
+    values = limits.inequality_values(z)
     if limits.smooth is not None:
-        parts.append(limits.smooth.values(z) / rows.unit[:, -limits.smooth.size :])
-    smallest = torch.full_like(z[:, 0], torch.inf)
-    for part in parts:
-        if part.shape[1]:
-            size = part.abs()
-            size = torch.where((size > 0) & size.isfinite(), size, torch.inf)
-            smallest = torch.minimum(smallest, size.amin(1))
-    return smallest
-
-
-def _length(rows: Rows, hinges: ScaledHinges | None, z: Tensor) -> Tensor:
-    """The farthest kink, without one the smallest limit; no less than the equalities: ``(B,)``."""
-    length = _smallest_limit(rows, z)
+        values = values / torch.where(
+            torch.arange(values.shape[1], device=z.device) >= values.shape[1] - limits.smooth.size,
+            rows.unit,
+            1.0,
+        )
+    equalities = largest(limits.equality_value).expand(len(z))
+    violated = largest(torch.where(rows.present, values.clamp_min(0), 0.0))
+    seen = torch.stack([largest(z), equalities, violated]).amax(0)
+    length = _smallest_limit(rows, seen)
     length = torch.where(length.isfinite(), length, 0.0)
-    if hinges is not None:
-        farthest = largest(torch.where(hinges.weight > 0, hinges.offset, 0.0))
+    if kinks is not None:
+        farthest = largest(torch.where(kinks.weight > 0, kinks.offset, 0.0))
         length = torch.where(farthest > 0, farthest, length)
-    equalities = largest(rows.constraints.equality_value).expand(len(z))
-    return torch.stack([length, largest(z), equalities]).amax(0)
+    return torch.maximum(length, seen)
 
 
-def _with_defaults(problem: Problem, z: Tensor) -> Problem:
+def _with_defaults(problem: Problem) -> Problem:
     """Magnitudes from a Newton step where the limits name none; 1 where nothing does."""
+    z = problem.origin
     hessian = problem.curvature(z, torch.zeros_like(problem.first_order(z).values))[0]
     curvature = largest(hessian)
     step = torch.where(curvature > 0, problem.slope / curvature.clamp_min(1e-300), 0.0)
@@ -83,6 +123,11 @@ def _with_defaults(problem: Problem, z: Tensor) -> Problem:
     slope = torch.where(problem.slope > 0, problem.slope, curvature * length)
     slope = torch.where(slope > 0, slope, 1.0)
     return replace(problem, length=length, hinge_length=length, slope=slope)
+
+
+def sized_by_cost(problem: Problem) -> Problem:
+    """The problem with the length of its cost's Newton step in place of that of its limits."""
+    return _with_defaults(replace(problem, length=torch.zeros_like(problem.length)))
 
 
 def _scaled_hinges(
@@ -104,7 +149,7 @@ def _scaled_hinges(
 
 def cold_start(problem: Problem) -> Tensor:
     """Minimiser of a quadratic model: F's own, a spring to each kink and violated row, ``A z = b``."""
-    z = _nearest_to_zero(problem.rows.constraints, problem.scenarios, problem.program.num_decisions)
+    z = problem.origin
     at = problem.first_order(z)
     hessian = problem.curvature(z, torch.zeros_like(at.values))[0]
     unit = (problem.slope / problem.length).unsqueeze(1)
@@ -130,6 +175,24 @@ def cold_start(problem: Problem) -> Tensor:
     return torch.where(usable, z + step, z)
 
 
+def within_bounds(problem: Problem, z: Tensor, share: float) -> Tensor:
+    """Decisions ``(B, n)`` moved strictly between their bounds, by a share of the problem's length
+    or a quarter of the way to the other bound."""
+    rows = problem.rows.constraints
+    lower = None if rows.lower is None else rows.lower.expand_as(z)
+    upper = None if rows.upper is None else rows.upper.expand_as(z)
+    margin = (share * problem.length.unsqueeze(1)).expand_as(z)
+    if lower is not None and upper is not None:
+        margin = torch.minimum(margin, 0.25 * (upper - lower))
+    # Equal bounds are an equality; contrary ones leave no room.
+    apart = margin > 0
+    if lower is not None:
+        z = torch.where(apart, torch.maximum(z, lower + margin), z)
+    if upper is not None:
+        z = torch.where(apart, torch.minimum(z, upper - margin), z)
+    return z
+
+
 def rescaled(problem: Problem, z: Tensor) -> Problem:
     """The problem with the magnitudes found at a first decision ``z (B, n)``.
 
@@ -148,7 +211,7 @@ def rescaled(problem: Problem, z: Tensor) -> Problem:
     apart = largest(torch.where(real, at.arguments, 0.0))
     equalities = largest(rows.constraints.equality_value).expand(len(z))
     violated = largest(at.values.clamp_min(0))
-    limit = torch.minimum(_smallest_limit(rows, z), largest(z))
+    limit = torch.minimum(_smallest_limit(rows, violated), largest(z))
     length = torch.stack([apart, equalities, violated, limit, 1e-3 * largest(z)]).amax(0)
     length = torch.where(length > 0, length, problem.length)
     slope = torch.maximum(steep, 1e-3 * problem.slope)

@@ -1,7 +1,8 @@
 """What a solve returns: decisions, duals and, an instance, how it went."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,11 +26,17 @@ class Status(IntEnum):
 _SENTENCES = {
     Status.SOLVED: "solved: the KKT residuals are within tolerance",
     Status.NOT_CONVERGED: "not converged: the KKT residuals stayed above tolerance",
-    Status.INVALID_INPUT: "invalid input: a scenario, weight or bandwidth is NaN, infinite or "
+    Status.INVALID_INPUT: "invalid input: a scenario, weight, bandwidth or limit is NaN, infinite or "
     "negative, or the weights do not sum to 1",
     Status.INFEASIBLE: "infeasible: no decision satisfies the constraints",
     Status.UNBOUNDED: "unbounded: the cost falls for ever along a feasible direction",
     Status.NON_CONVEX: "not convex: the cost has negative curvature at a decision",
+}
+
+
+_PROVED = {
+    Status.INFEASIBLE: "multipliers add up the constraints to a contradiction",
+    Status.UNBOUNDED: "a direction proves it",
 }
 
 
@@ -38,7 +45,7 @@ class Solution:
     """A batch of solved stochastic programs; every field has one row an instance.
 
     Attributes:
-        decision: z*, ``(B, n)``; NaN where the input was invalid.
+        decision: z*, ``(B, n)``; NaN in the instances that were not solved.
         duals: multipliers of the inequalities, ``(B, q)``, non-negative; rows of G, lower bounds,
             upper bounds, smooth constraints, in the order of
             :meth:`~diffusion_dfl.programs.constraints.Constraints.inequality_values`.
@@ -53,6 +60,9 @@ class Solution:
         residuals: ``(B, 3)``: stationarity, primal feasibility, complementarity (largest entry).
         shares: slope share in [0, 1] of every hinge, ``(B, M, K)``, or None if the slopes of the
             hinges do not depend on the outcome.
+        proof: of infeasible and unbounded instances, the residual of what proves it, relative to its
+            terms; NaN for the others ``(B,)``, and None from solvers of programs that always have an
+            optimum.
     """
 
     decision: Tensor
@@ -64,6 +74,7 @@ class Solution:
     iterations: Tensor
     residuals: Tensor
     shares: Tensor | None = None
+    proof: Tensor | None = None
 
     def replaced(self, rows: Tensor, other: "Solution") -> "Solution":
         """This solution with the instances ``rows`` taken from ``other``, a solution of those."""
@@ -71,19 +82,25 @@ class Solution:
         def put(mine: Tensor, theirs: Tensor) -> Tensor:
             return mine.index_copy(0, rows, theirs.to(mine.dtype))
 
-        names = [field.name for field in fields(self) if field.name != "shares"]
-        parts = {name: put(getattr(self, name), getattr(other, name)) for name in names}
-        shares = self.shares
-        if shares is not None and other.shares is not None:
-            shares = put(shares, other.shares)
-        return Solution(**parts, shares=shares)
+        parts: dict[str, Any] = {}
+        for field in fields(self):
+            value, theirs = getattr(self, field.name), getattr(other, field.name)
+            parts[field.name] = value if value is None or theirs is None else put(value, theirs)
+        return Solution(**parts)
 
     def select(self, rows: Tensor) -> "Solution":
         """The instances ``rows`` of the batch."""
-        shares = self.shares
-        names = [field.name for field in fields(self) if field.name != "shares"]
-        parts = {name: getattr(self, name)[rows] for name in names}
-        return Solution(**parts, shares=None if shares is None else shares[rows])
+        chosen: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            chosen[field.name] = None if value is None else value[rows]
+        return Solution(**chosen)
+
+    def without_decision(self, impossible: Tensor) -> "Solution":
+        """This solution, infeasible where ``impossible (B|1,)`` and NaN where it is not solved."""
+        status = torch.where(impossible, int(Status.INFEASIBLE), self.status)
+        solved = (status == int(Status.SOLVED)).unsqueeze(1)
+        return replace(self, status=status, decision=torch.where(solved, self.decision, torch.nan))
 
     def invalidated(self, rows: Tensor) -> "Solution":
         """This solution with INVALID_INPUT and NaN in the instances where ``rows (B,)`` is true."""
@@ -104,6 +121,7 @@ class Solution:
             iterations=torch.where(rows, 0, self.iterations),
             residuals=torch.where(column, torch.inf, self.residuals),
             shares=None if self.shares is None else blank(self.shares),
+            proof=None if self.proof is None else torch.where(rows, torch.nan, self.proof),
         )
 
     @property
@@ -113,15 +131,22 @@ class Solution:
 
     def report(self) -> str:
         """One line for the instances that failed, naming them and the reason; '' if none did."""
-        return report(self.status)
+        return report(self.status, self.proof)
 
 
-def report(statuses: Tensor) -> str:
-    """The instances of ``statuses (B,)`` that failed, by number, and why; '' if none did."""
+def report(statuses: Tensor, proof: Tensor | None = None) -> str:
+    """The instances of ``statuses (B,)`` that failed, by number, and why; '' if none did.
+
+    With the largest residual ``proof (B,)`` of what proves it, where it is known.
+    """
     lines = []
     for status in Status:
         rows = torch.nonzero(statuses == status).flatten().tolist()
         if status is not Status.SOLVED and rows:
             shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-            lines.append(f"instances {shown} ({len(rows)} of {len(statuses)}): {status.sentence}")
+            line = f"instances {shown} ({len(rows)} of {len(statuses)}): {status.sentence}"
+            shares = [] if proof is None else proof[rows][~proof[rows].isnan()].tolist()
+            if shares and status in _PROVED:
+                line += f" ({_PROVED[status]}, residual {max(shares):.1e})"
+            lines.append(line)
     return "; ".join(lines)

@@ -131,9 +131,7 @@ def evaluate(
             for name, count, exact in rules:
                 solution = layer.solve(large[:, :count], exact, limit)
                 failures += int((~solution.solved).sum())
-                good = solution.solved.unsqueeze(1)
-                decision = torch.where(good, solution.decision, math.nan)
-                decisions.setdefault(name, []).append(decision)
+                decisions.setdefault(name, []).append(solution.decision)
             for name, value in _forecast_scores(large.double(), outcome.double()).items():
                 parts.setdefault(name, []).append(value)
     judgements = {

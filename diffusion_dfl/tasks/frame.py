@@ -142,7 +142,6 @@ class FrameTask(Task):
             context = None
             if self.program.contextual:
                 context = torch.as_tensor(self.dataset.contexts[rows[chunk]])
-            solution = solve(self.program, torch.as_tensor(scenarios[chunk]), context=context)
-            decision = torch.where(solution.solved.unsqueeze(1), solution.decision, torch.nan)
-            made.append(decision.numpy())
+            solution = solve(self.program, scenarios[chunk], context=context)
+            made.append(solution.decision.numpy())
         return np.concatenate(made)

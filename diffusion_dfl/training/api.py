@@ -148,8 +148,7 @@ class Fitted:
         rows = values[:1] if pooled else values
         for part in rows.split(rows_at_once(count)):
             decision, status = decided(self.predictor, layer, part, count, generator, not pooled)
-            solved = (status == int(Status.SOLVED)).unsqueeze(1)
-            parts.append(torch.where(solved, decision, torch.nan).cpu().numpy())
+            parts.append(decision.cpu().numpy())
             statuses.append(status.cpu().numpy())
         times = len(values) if pooled else 1
         return Decisions(

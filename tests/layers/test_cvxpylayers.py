@@ -329,3 +329,39 @@ def test_the_module_of_a_program_is_made_once() -> None:
     program = PowerProgram(num_decisions=4)
     assert CvxpyDecision.of(program, 5) is CvxpyDecision.of(PowerProgram(num_decisions=4), 5)
     assert CvxpyDecision.of(program, 5) is not CvxpyDecision.of(program, 6)
+
+
+_Q = cp.Parameter(2)
+_X = cp.Variable(2)
+_AT_ZERO: dict[str, tuple[cp.Problem, float]] = {
+    # With the factor of q in the solution where no constraint binds.
+    "non-negative least squares": (
+        cp.Problem(cp.Minimize(cp.sum_squares(_X - _Q)), [_X >= 0]),
+        1.0,
+    ),
+    "box": (cp.Problem(cp.Minimize(cp.sum_squares(_X - _Q)), [_X >= 0, _X <= 1]), 1.0),
+    "linear": (cp.Problem(cp.Minimize(cp.sum_squares(_X) - _Q @ _X), [_X >= 0, _X <= 1]), 0.5),
+    "budget": (
+        cp.Problem(cp.Minimize(cp.sum_squares(_X) - _Q @ _X), [_X >= 0, cp.sum(_X) <= 1]),
+        0.5,
+    ),
+    "ball": (cp.Problem(cp.Minimize(cp.sum_squares(_X - _Q)), [cp.norm(_X) <= 1]), 1.0),
+    "no constraint": (cp.Problem(cp.Minimize(cp.sum_squares(_X) - _Q @ _X)), 0.5),
+}
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-12, 1e-8, 1e-4])
+@pytest.mark.parametrize("name", list(_AT_ZERO))
+def test_a_solution_that_vanishes_with_its_input_is_solved(name: str, value: float) -> None:
+    problem, factor = _AT_ZERO[name]
+    layer = CvxpyLayer(problem, [_Q], [_X], solver=BatchedConeSolver())
+    q = torch.tensor([[value, 0.5 * value], [1.0, 0.5]], dtype=torch.float64, requires_grad=True)
+    (x,) = layer(q)
+    expected = factor * q.detach()
+    if name == "ball":
+        expected[1] = q.detach()[1] / q.detach()[1].norm()
+    assert torch.allclose(x, expected, rtol=1e-6, atol=1e-14)
+    x[0].sum().backward()
+    assert q.grad is not None and bool(q.grad.isfinite().all())
+    if value:
+        assert torch.allclose(q.grad[0], torch.full_like(q.grad[0], factor), rtol=1e-5)

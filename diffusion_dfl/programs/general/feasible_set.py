@@ -9,10 +9,17 @@ from torch import Tensor
 
 from diffusion_dfl.programs.batching import over_batch
 from diffusion_dfl.programs.constraints import Constraints, SmoothConstraints
-from diffusion_dfl.programs.general.trial import TrialPoints, try_convex, try_function
+from diffusion_dfl.programs.general.trial import (
+    Segments,
+    TrialPoints,
+    try_convex,
+    try_function,
+    try_kinks,
+)
+from diffusion_dfl.programs.numbers import Numbers, as_tensor
 
 #: Numbers shared by all instances, or a function of an instance's context x ``(d_x,)``.
-Limit = float | Tensor | Callable[[Tensor], Tensor]
+Limit = Numbers | Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +30,11 @@ class FeasibleSet:
     """
 
     size: int
-    matrix: Tensor | None = None
+    matrix: Numbers | None = None
     limit: Limit | None = None
     lower: Limit | None = None
     upper: Limit | None = None
-    equality_matrix: Tensor | None = None
+    equality_matrix: Numbers | None = None
     equality_value: Limit | None = None
     inequality: Callable[[Tensor | None, Tensor], Tensor] | None = None
     num_inequalities: int = 0
@@ -35,11 +42,19 @@ class FeasibleSet:
     _LIMITS: ClassVar[tuple[str, ...]] = ("limit", "lower", "upper", "equality_value")
 
     def __post_init__(self) -> None:
+        for name in ("matrix", "equality_matrix", *self._LIMITS):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                object.__setattr__(self, name, as_tensor(name, value))
         for rows, right in (("matrix", "limit"), ("equality_matrix", "equality_value")):
             matrix, value = getattr(self, rows), getattr(self, right)
             if (matrix is None) != (value is None):
                 raise ValueError(f"{rows} and {right} come together; one of them is missing")
-            if matrix is not None and (matrix.dim() != 2 or matrix.shape[1] != self.size):
+            if matrix is None:
+                continue
+            if not isinstance(matrix, Tensor):
+                raise TypeError(f"{rows} must be numbers (rows, {self.size}), no function")
+            if matrix.dim() != 2 or matrix.shape[1] != self.size:
                 raise ValueError(
                     f"{rows} has shape {tuple(matrix.shape)}; expected (rows, {self.size})"
                 )
@@ -47,7 +62,8 @@ class FeasibleSet:
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.shape not in (self._shape(name), (), (1,)):
                 raise ValueError(
-                    f"{name} has shape {tuple(value.shape)}; expected {tuple(self._shape(name))}"
+                    f"{name} has shape {tuple(value.shape)}; expected {tuple(self._shape(name))}, "
+                    "or one number for all"
                 )
         if (self.inequality is None) != (self.num_inequalities == 0):
             raise ValueError(
@@ -81,17 +97,20 @@ class FeasibleSet:
         return Constraints.of(
             like,
             self.size,
-            matrix=self.matrix,
+            matrix=_tensor(self.matrix),
             limit=limit,
             lower=lower,
             upper=upper,
-            equality_matrix=self.equality_matrix,
+            equality_matrix=_tensor(self.equality_matrix),
             equality_value=equality_value,
             smooth=smooth,
         )
 
     def bounds(self, like: Tensor, context: Tensor | None) -> list[Tensor | None]:
-        """Lower and upper bounds ``(n,)`` of one instance, the first, with a context; or None."""
+        """Lower and upper bounds ``(n,)`` of one instance, the first, with a context; or None.
+
+        To try functions between: a bound that is no number or leaves no decision is none here.
+        """
         if context is None:
             names = [n for n in ("lower", "upper") if not callable(getattr(self, n))]
         else:
@@ -100,10 +119,18 @@ class FeasibleSet:
             name: self._value(name, like, None if context is None else context[:1])
             for name in names
         }
-        rows = [found.get(name) for name in ("lower", "upper")]
-        return [None if row is None else row.reshape(-1, self.size)[0] for row in rows]
+        rows: list[Tensor | None] = []
+        for name, none in (("lower", -torch.inf), ("upper", torch.inf)):
+            row = found.get(name)
+            if row is not None:
+                row = row.reshape(-1, self.size)[0].detach()
+                row = torch.where(row.isnan() | (row == -none), none, row)
+            rows.append(row)
+        return rows
 
-    def try_inequality(self, points: TrialPoints, context: Tensor | None) -> None:
+    def try_inequality(
+        self, points: TrialPoints, context: Tensor | None, bounds: list[Tensor | None]
+    ) -> None:
         """Raise ``TypeError`` or ``ValueError`` if the inequality cannot be used."""
         if self.inequality is None:
             return
@@ -130,6 +157,8 @@ class FeasibleSet:
                 f"{self.num_inequalities}"
             )
         try_convex("inequality(x, z)", function, points)
+        segments = Segments.of(first[:2], self.size, *bounds)
+        try_kinks("inequality(x, z)", function, segments, "state each piece as a value of its own")
 
     def _value(self, name: str, like: Tensor, context: Tensor | None) -> Tensor | None:
         """A limit, ``(rows,)`` or, if it depends on the context, ``(B, rows)``."""
@@ -155,5 +184,11 @@ class FeasibleSet:
         return each.reshape(len(context), -1).expand(len(context), *shape)
 
     def _shape(self, name: str) -> torch.Size:
-        rows = {"limit": self.matrix, "equality_value": self.equality_matrix}.get(name)
+        rows = _tensor({"limit": self.matrix, "equality_value": self.equality_matrix}.get(name))
         return torch.Size([self.size if rows is None else rows.shape[0]])
+
+
+def _tensor(value: Numbers | None) -> Tensor | None:
+    """A part that :class:`FeasibleSet` has made a tensor."""
+    assert value is None or isinstance(value, Tensor)
+    return value

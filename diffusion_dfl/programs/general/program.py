@@ -24,10 +24,14 @@ from diffusion_dfl.programs.general.feasible_set import FeasibleSet, Limit
 from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
 from diffusion_dfl.programs.general.trial import (
+    Segments,
     TrialPoints,
+    must_be_batched_alike,
     try_affine_in_decision,
     try_function,
+    try_kinks,
 )
+from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.programs.program import Hinges, Program
 
 
@@ -42,10 +46,11 @@ class TorchProgram(Program):
     Args:
         num_decisions: n.
         num_outcomes: d_y.
-        smooth: ``(y (d_y,), z (n,)) -> scalar``, convex and twice differentiable in z. Kinks inside
-            it (``relu``, ``abs``, ``maximum``) stay unseen: declare them in ``hinges``.
-        hinges: the rest of f.
-        matrix, limit: ``G (m, n)`` and ``h (m,)``.
+        smooth: ``(y (d_y,), z (n,)) -> scalar``, convex and twice differentiable in z where the bounds
+            allow it (an entropy with ``lower=0.``). Kinks (``relu``, ``abs``, ``maximum``) are
+            refused: declare them in ``hinges``.
+        hinges: the rest of f; one or several.
+        matrix, limit: ``G (m, n)`` and ``h (m,)``; like all numbers here a tensor, an array or a list.
         lower, upper: a number or ``(n,)``; entries may be infinite.
         equality_matrix, equality_value: ``A (p, n)`` and ``b (p,)``. Equalities are affine only.
         inequality: c, ``(x (d_x,) or None, z (n,)) -> (q,)``, convex and twice differentiable in z.
@@ -70,19 +75,19 @@ class TorchProgram(Program):
     """
 
     #: Attributes that follow from the others and may change with use.
-    _CACHES: ClassVar[tuple[str, ...]] = ("_forms", "_num_arguments", "_inequality_tried")
+    _CACHES: ClassVar[tuple[str, ...]] = ("_forms", "_num_arguments", "_alike", "_tried")
 
     def __init__(
         self,
         num_decisions: int,
         num_outcomes: int,
         smooth: Callable[[Tensor, Tensor], Tensor] | None = None,
-        hinges: Sequence[Hinge] = (),
-        matrix: Tensor | None = None,
+        hinges: Hinge | Sequence[Hinge] = (),
+        matrix: Numbers | None = None,
         limit: Limit | None = None,
         lower: Limit | None = None,
         upper: Limit | None = None,
-        equality_matrix: Tensor | None = None,
+        equality_matrix: Numbers | None = None,
         equality_value: Limit | None = None,
         inequality: Callable[[Tensor | None, Tensor], Tensor] | None = None,
         num_inequalities: int = 0,
@@ -92,6 +97,7 @@ class TorchProgram(Program):
             raise ValueError(
                 f"num_decisions={num_decisions} and num_outcomes={num_outcomes} must be at least 1"
             )
+        hinges = (hinges,) if isinstance(hinges, Hinge) else tuple(hinges)
         if smooth is None and not hinges:
             raise ValueError("a program needs a cost: pass smooth, hinges or both")
         for term in hinges:
@@ -100,7 +106,7 @@ class TorchProgram(Program):
         self.num_decisions = num_decisions
         self.num_outcomes = num_outcomes
         self.smooth = smooth
-        self.terms = tuple(hinges)
+        self.terms = hinges
         self.kinked = any(term.power == 1 for term in self.terms)
         self.reference = reference
         self.feasible_set = FeasibleSet(
@@ -118,7 +124,8 @@ class TorchProgram(Program):
         # What the first use finds out about the hinges, a device each: their closed forms.
         self._forms: dict[torch.device, list[AffineHinge | None]] = {}
         self._num_arguments: list[int] = []
-        self._inequality_tried = False
+        self._alike = False
+        self._tried = False
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
         """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``."""
@@ -127,7 +134,7 @@ class TorchProgram(Program):
         y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
         z = decision.expand(*lead, -1).reshape(-1, self.num_decisions)
         every = tuple((term, slice(0)) for term in self.terms)
-        return ScenarioCost(self.smooth, every).exact(y, z).reshape(lead)
+        return ScenarioCost(self.smooth, every, alike=self._alike).exact(y, z).reshape(lead)
 
     def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
@@ -239,11 +246,16 @@ class TorchProgram(Program):
                 f"context has {context.shape[0]} rows; the scenarios have {scenarios.shape[0]}"
             )
         self.constraints(scenarios, context)
-        if not self._inequality_tried and scenarios.shape[0]:
+        if not self._tried and scenarios.shape[0]:
+            self._closed_forms(scenarios)
             bounds = self.feasible_set.bounds(scenarios, context)
             points = TrialPoints.of(scenarios, self.num_outcomes, self.num_decisions, *bounds)
-            self.feasible_set.try_inequality(points, context)
-            self._inequality_tried = True
+            self.feasible_set.try_inequality(points, context, bounds)
+            outcomes = scenarios.detach()[0, :2].nan_to_num(0.0, 0.0, 0.0)
+            if self.smooth is not None:
+                segments = Segments.of(outcomes, self.num_decisions, *bounds)
+                try_kinks("smooth(y, z)", self.smooth, segments, "declare it in hinges=")
+            self._tried = True
         self._verify_forms(scenarios)
 
     def _width(self, bandwidth: Tensor) -> Tensor:
@@ -261,7 +273,7 @@ class TorchProgram(Program):
         parts: list[AffineHinge | ScenarioCost] = [form for form in forms if form is not None]
         if self.smooth is not None or rest:
             convolved = bool(rest) and bool((bandwidth > 0).any())
-            parts.append(ScenarioCost(self.smooth, tuple(rest), convolved))
+            parts.append(ScenarioCost(self.smooth, tuple(rest), convolved, self._alike))
         return parts
 
     def _kinks(self, like: Tensor) -> list[AffineHinge | Hinge]:
@@ -277,6 +289,7 @@ class TorchProgram(Program):
             bounds = self.feasible_set.bounds(like, None)
             points = TrialPoints.of(like, *sizes, *bounds)
             try_function("smooth(y, z)", self.smooth, points, scalar=True)
+            self._alike = must_be_batched_alike(self.smooth, points)
         forms, counts = [], []
         points = TrialPoints.of(like, *sizes, None, None)
         for index, term in enumerate(self.terms):

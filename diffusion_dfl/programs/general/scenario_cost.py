@@ -32,11 +32,13 @@ class ScenarioCost:
         smooth: ``(y (d_y,), z (n,)) -> scalar`` or None.
         hinges: with their columns in the shares ``(B, M, K)`` of all kinks; of power 1 only.
         convolved: whether a bandwidth counts; False saves the widths of an exact program.
+        alike: whether the functions vectorise only where both arguments do.
     """
 
     smooth: Callable[[Tensor, Tensor], Tensor] | None
     hinges: tuple[tuple[Hinge, slice], ...] = ()
     convolved: bool = False
+    alike: bool = False
 
     def value(self, y: Tensor, z: Tensor, bandwidth: Tensor, shares: Tensor | None) -> Tensor:
         """r of one scenario: ``(d_y,), (n,), (d_y,), (K,) -> scalar``."""
@@ -71,7 +73,8 @@ class ScenarioCost:
         """``(B, n, n)``; kinks of width 0 left out."""
         if not self.convolved and any(hinge.power == 1 for hinge, _ in self.hinges):
             bent = tuple((hinge, columns) for hinge, columns in self.hinges if hinge.power > 1)
-            return ScenarioCost(self.smooth, bent).hessian(scenarios, weights, bandwidth, z)
+            rest = ScenarioCost(self.smooth, bent, alike=self.alike)
+            return rest.hessian(scenarios, weights, bandwidth, z)
 
         def second(total: _Total, z: Tensor, s: Tensor) -> Tensor:
             return jacrev(grad(total))(z, s)
@@ -133,6 +136,9 @@ class ScenarioCost:
 
         def one(ys: Tensor, omegas: Tensor, *given: Tensor) -> Tensor:
             def total(z: Tensor, s: Tensor) -> Tensor:
+                if self.alike:
+                    every = z.expand(len(ys), -1)
+                    return omegas @ vmap(lambda y, z: self.value(y, z, s, None))(ys, every)
                 return omegas @ vmap(lambda y: self.value(y, z, s, None))(ys)
 
             return derivative(total, *given)
@@ -155,6 +161,13 @@ class ScenarioCost:
     ) -> Tensor:
         """``one(*per_scenario, *per_instance)`` of every scenario: ``(B, M, ...)``."""
         every = vmap(one, in_dims=(0,) * len(per_scenario) + (None,) * len(per_instance))
+        if self.alike:
+
+            def every(*parts: Tensor) -> Tensor:
+                of_scenarios, of_instance = parts[: len(per_scenario)], parts[len(per_scenario) :]
+                count = len(of_scenarios[0])
+                return vmap(one)(*of_scenarios, *(p.expand(count, *p.shape) for p in of_instance))
+
         numbers = sum(part.shape[-1] for part in (*per_scenario, *per_instance))
         batch, num_scenarios = per_scenario[0].shape[:2]
         of_scenarios = _chunk(num_scenarios, numbers)

@@ -18,6 +18,10 @@ _STEP = 1e-5
 _DERIVATIVE = 0.05
 # A chord of an affine function meets it up to rounding.
 _AFFINE = 1e-9
+# Segments an outcome, steps a segment, and how often the step with the largest jump is divided.
+_SEGMENTS, _GRID, _ZOOMS = 2, 64, 4
+# A jump of the slope, as a share of its size, that is no rounding.
+_JUMP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,98 @@ def try_convex(
             f"{name} is not convex in z, so that {name} <= 0 may not be a convex set; state the "
             "set by convex functions"
         )
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Outcomes ``(T, d_y)``, and two ends ``(T, n)`` of a segment of decisions each."""
+
+    outcome: Tensor
+    begin: Tensor
+    end: Tensor
+
+    @staticmethod
+    def of(
+        outcome: Tensor, num_decisions: int, lower: Tensor | None, upper: Tensor | None
+    ) -> "Segments":
+        """Across the box of the bounds, less its rim; where it has none, as far as outcomes are large."""
+        generator = torch.Generator().manual_seed(1)
+        outcome = outcome.repeat_interleave(_SEGMENTS, 0)
+        shape = (len(outcome), num_decisions)
+        share = 0.02 + 0.1 * torch.rand((2, *shape), dtype=torch.float64, generator=generator)
+        share = share.to(outcome.device)
+        size = outcome.abs().amax(1, keepdim=True).clamp_min(1e-3).expand(shape)
+        low, high = -2.0 * size, 2.0 * size
+        if lower is not None:
+            low = torch.where(lower.isfinite(), lower, low)
+            high = torch.maximum(high, low + 2.0 * size)
+        if upper is not None:
+            high = torch.where(upper.isfinite(), upper, high)
+            low = torch.minimum(low, high) if lower is None else low
+        # Coordinates of all directions, so that they meet kinks between them too.
+        turned = torch.rand(shape, dtype=torch.float64, generator=generator).to(low.device) < 0.5
+        near, far = low + share[0] * (high - low), high - share[1] * (high - low)
+        return Segments(outcome, torch.where(turned, far, near), torch.where(turned, near, far))
+
+
+def try_kinks(
+    name: str, function: Callable[[Tensor, Tensor], Tensor], segments: Segments, mend: str
+) -> None:
+    """Raise ``ValueError`` if the slope of a function jumps along a segment of decisions.
+
+    A smooth slope changes by its derivative, the better the shorter the step; a jump stays.
+    """
+
+    def along(share: Tensor, y: Tensor, begin: Tensor, way: Tensor) -> Tensor:
+        return function(y, begin + share * way).sum()
+
+    def slopes(shares: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second derivatives at shares ``(T, P)`` of the way."""
+        ways = (segments.outcome, segments.begin, segments.end - segments.begin)
+        rows = [part.repeat_interleave(shares.shape[1], 0) for part in ways]
+        found = [vmap(derivative)(shares.flatten(), *rows) for derivative in (first, second)]
+        return found[0].view_as(shares), found[1].view_as(shares)
+
+    first = grad(along)
+    second = grad(first)
+    grid = torch.linspace(0.0, 1.0, _GRID + 1, dtype=torch.float64, device=segments.begin.device)
+    start, width = torch.zeros_like(segments.begin[:, :1]), 1.0
+    for _ in range(_ZOOMS):
+        shares = start + width * grid
+        slope, bend = slopes(shares)
+        step = width / _GRID
+        change = slope[:, 1:] - slope[:, :-1]
+        jump = (change - 0.5 * step * (bend[:, 1:] + bend[:, :-1])).abs().nan_to_num(0.0, 0.0)
+        largest, where = jump.max(1, keepdim=True)
+        start, width = shares.gather(1, where), step
+    steep = slope.abs().nan_to_num(0.0, 0.0).amax(1)
+    found = torch.nonzero(largest.squeeze(1) > _JUMP * steep)
+    if found.numel():
+        row = int(found[0])
+        at, place = int(where[row]), segments.begin[row]
+        place = place + start[row] * (segments.end[row] - place)
+        shown = ", ".join(f"{value:.4g}" for value in place[:6].tolist())
+        raise ValueError(
+            f"{name} has a kink in z, which torch does not see: its slope jumps from "
+            f"{float(slope[row, at]):.4g} to {float(slope[row, at + 1]):.4g} at z=[{shown}"
+            f"{', ...' if len(place) > 6 else ''}]. A kink inside smooth= (abs, relu, maximum, where) "
+            f"is not seen there: {mend}"
+        )
+
+
+def must_be_batched_alike(
+    function: Callable[[Tensor, Tensor], Tensor], points: TrialPoints
+) -> bool:
+    """Whether a function vectorises only where both arguments do, as losses of torch."""
+
+    def every(z: Tensor) -> Tensor:
+        return vmap(lambda y: function(y, z))(points.outcome).sum()
+
+    try:
+        vmap(jacrev(grad(every)))(points.decision)
+    except Exception:
+        return True
+    return False
 
 
 def _first_line(error: Exception) -> str:
