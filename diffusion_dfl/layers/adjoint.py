@@ -220,7 +220,8 @@ def _dense(
     vertex = mask.sum(1) >= is_free.sum(1)
     kinks = None
     if hinges is not None and bool(held.any()):
-        kinks, kink_mask = gather_true(held.flatten(1))
+        ties = _Ties.of(hinges, held)
+        kinks, kink_mask = gather_true(ties.held)
         rows = torch.cat([rows, hinges.rows(kinks)], dim=1)
         mask = torch.cat([mask, kink_mask], dim=1)
     rows = rows.gather(2, free.unsqueeze(1).expand(-1, rows.shape[1], -1))
@@ -236,10 +237,47 @@ def _dense(
     direction = torch.zeros_like(z).scatter_add(1, free, reduced_direction * is_free)
     multipliers = None
     if kinks is not None:
-        flat = torch.zeros_like(held, dtype=dual.dtype).flatten(1)
-        multipliers = flat.scatter_add(1, kinks, dual[:, dual.shape[1] - kinks.shape[1] :])
-        multipliers = multipliers.view_as(held)
+        carried = dual[:, dual.shape[1] - kinks.shape[1] :] * kink_mask
+        of_rows = torch.zeros_like(ties.held, dtype=dual.dtype).scatter_add(1, kinks, carried)
+        multipliers = ties.shared(of_rows)
     return Adjoint(direction, multipliers, Degeneracy(vertex, singular, binding.weak))
+
+
+@dataclass(frozen=True)
+class _Ties:
+    """Kinks with parallel gradients: one row holds the decision for all, and they share it alike.
+
+    Attributes:
+        held: ``(B, K)``, or ``(B, M * K)`` where gradients differ between scenarios: which rows there are.
+        shares: what each kink takes of its row's multiplier, ``(B, M, K)``.
+        row: ``(K,)``, the row of each hinge; None where every kink is its own.
+    """
+
+    held: Tensor
+    shares: Tensor
+    row: Tensor | None
+
+    @staticmethod
+    def of(hinges: Hinges, held: Tensor) -> "_Ties":
+        if hinges.jacobian.shape[:2] != (1, 1):
+            return _Ties(held.flatten(1), held.to(hinges.offset.dtype), None)
+        gradient = hinges.jacobian[0, 0]
+        norm = gradient.norm(dim=1)
+        unit = gradient / torch.where(norm > 0, norm, 1.0).unsqueeze(1)
+        cosine = unit @ unit.T
+        row = (cosine.abs() > 1 - 1e-13).to(torch.int8).argmax(1)
+        together = torch.zeros_like(held[:, 0], dtype=torch.int64)
+        together = together.index_add(1, row, held.sum(1))
+        sign = cosine[torch.arange(len(row), device=row.device), row].sign()
+        part = sign * norm[row] / torch.where(norm > 0, norm, 1.0)
+        shares = held * (part / together[:, row].clamp_min(1)).unsqueeze(1)
+        return _Ties(together > 0, shares, row)
+
+    def shared(self, multipliers: Tensor) -> Tensor:
+        """Multipliers of the kinks ``(B, M, K)`` from those of the rows."""
+        if self.row is None:
+            return multipliers.view_as(self.shares)
+        return self.shares * multipliers[:, self.row].unsqueeze(1)
 
 
 def gather_true(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,7 @@ def _scaled_hinges(
     weight = torch.where(unit > 0, weight * unit, 0.0)
     unit = torch.where(unit > 0, unit, 1.0)
     jacobian = hinges.jacobian / unit.unsqueeze(3)
-    plain = ((hinges.jacobian == jacobian) & (jacobian.abs() != 1)).sum(3) == jacobian.shape[3] - 1
+    plain = ((jacobian != 0).sum(3) == 1) & (unit == 1)
     return ScaledHinges(weight, hinges.offset / unit, jacobian, unit, bool(plain.all()))
 
 

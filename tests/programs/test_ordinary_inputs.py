@@ -239,3 +239,25 @@ def test_a_norm_is_a_cost_and_a_constraint() -> None:
         num_inequalities=1,
     )
     assert torch.allclose(solve(ball, y).decision, 2 * mean / size, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.06])
+@pytest.mark.parametrize(("up", "down"), [(0.9, 1.3), (1.0, 1.0), (0.3, 1.0), (2.0, 7.0)])
+def test_two_kinks_of_any_slope_a_scenario(up: float, down: float, scale: float) -> None:
+    y = 10 * uniform(60, 10, 1)
+    program = TorchProgram(
+        1,
+        1,
+        hinges=[Hinge(3.7, lambda y, z: y - up * z), Hinge(1.3, lambda y, z: down * z - y)],
+        lower=0.0,
+    )
+    layer = DecisionLayer(program, bandwidth_scale=scale)
+    decision = layer(y)
+    assert layer.statistics.failures == 0
+    assert layer.last_solution is not None and int(layer.last_solution.iterations.max()) <= 30
+    if scale == 0.0:
+        # The optimum of a piecewise linear cost is a kink, or the bound.
+        kinks = torch.cat([y[..., 0] / up, y[..., 0] / down, torch.zeros(60, 1, **D)], dim=1)
+        every = [program.cost(y, kink.view(-1, 1, 1)).mean(1) for kink in kinks.T]
+        reached = program.cost(y, decision.unsqueeze(1)).mean(1)
+        assert torch.allclose(reached, torch.stack(every).amin(0), rtol=1e-12)
