@@ -53,11 +53,15 @@ class Adjoint:
         direction: u, ``(B, n)``.
         kink_multipliers: v of the kinks that hold the decision, ``(B, M, K)``; None without kinks.
         degeneracy: which instances are degenerate.
+        rows, equalities: v of the inequalities but bounds, affine before smooth, ``(B, m + q)``, and of
+            the equalities ``(B, p)``; None for a separable program.
     """
 
     direction: Tensor
     kink_multipliers: Tensor | None
     degeneracy: Degeneracy
+    rows: Tensor | None = None
+    equalities: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ def _dense(
     """Dense Hessian: the free coordinates and the binding rows of every instance, gathered."""
     z = solution.decision
     free, is_free = gather_true(~binding.fixed)
-    rows, mask = _constraint_rows(solution, constraints, binding)
+    rows, mask, order = _constraint_rows(solution, constraints, binding)
     vertex = mask.sum(1) >= is_free.sum(1)
     kinks = None
     if hinges is not None and bool(held.any()):
@@ -240,7 +244,16 @@ def _dense(
         carried = dual[:, dual.shape[1] - kinks.shape[1] :] * kink_mask
         of_rows = torch.zeros_like(ties.held, dtype=dual.dtype).scatter_add(1, kinks, carried)
         multipliers = ties.shared(of_rows)
-    return Adjoint(direction, multipliers, Degeneracy(vertex, singular, binding.weak))
+    first, count = constraints.equality_matrix.shape[1], binding.affine.shape[1]
+    of_rows = dual[:, first : first + order.shape[1]] * mask[:, first : first + order.shape[1]]
+    every = torch.zeros_like(z[:, :1]).expand(-1, count + binding.smooth.shape[1])
+    return Adjoint(
+        direction,
+        multipliers,
+        Degeneracy(vertex, singular, binding.weak),
+        every.scatter_add(1, order, of_rows),
+        dual[:, :first],
+    )
 
 
 @dataclass(frozen=True)
@@ -289,8 +302,9 @@ def gather_true(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _constraint_rows(
     solution: Solution, constraints: Constraints, binding: _Binding
-) -> tuple[Tensor, Tensor]:
-    """Equalities and binding inequalities but bounds: rows ``(B, r, n)`` and their mask ``(B, r)``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Equalities and binding inequalities but bounds: rows ``(B, r, n)``, their mask ``(B, r)``, and
+    which inequalities they are, ``(B, r - p)``."""
     z = solution.decision
     batch = len(z)
     parts, masks = [constraints.matrix.expand(batch, -1, -1)], [binding.affine]
@@ -303,7 +317,7 @@ def _constraint_rows(
     rows = rows.gather(1, order.unsqueeze(2).expand(-1, -1, rows.shape[2]))
     equalities = constraints.equality_matrix.expand(batch, -1, -1)
     always = chosen.new_ones(batch, equalities.shape[1])
-    return torch.cat([equalities, rows], dim=1), torch.cat([always, chosen], dim=1)
+    return torch.cat([equalities, rows], dim=1), torch.cat([always, chosen], dim=1), order
 
 
 def _solve_kkt(

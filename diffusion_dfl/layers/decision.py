@@ -11,7 +11,7 @@ from diffusion_dfl.errors import RunFailed
 from diffusion_dfl.layers.adjoint import Degeneracy
 from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
 from diffusion_dfl.layers.implicit import Curvature, ImplicitDecision, SolveOptions, SolveRecord
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Program, TorchProgram
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
 from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
@@ -183,7 +183,7 @@ class DecisionLayer(nn.Module):
             )
         begin = time.perf_counter()
         record = SolveRecord(count=self._count_degenerate)
-        decision = ImplicitDecision.apply(
+        decision = ImplicitDecision.decide(
             self.program,
             scenarios,
             weights,
@@ -234,6 +234,11 @@ class DecisionLayer(nn.Module):
             raise ValueError(
                 "solver='cvxpylayers' takes uniform weights only (a weighted statement is not "
                 "DPP), so it has no score gradient; use solver='auto'"
+            )
+        if isinstance(self.program, TorchProgram) and self.program.learns(scenarios):
+            raise ValueError(
+                "solver='cvxpylayers' differentiates its scenarios only, and a tensor of the program "
+                "requires a gradient; use solver='auto', or detach() the tensor"
             )
         begin = time.perf_counter()
         decision, status = CvxpyDecision.of(self.program, scenarios.shape[1])(scenarios)

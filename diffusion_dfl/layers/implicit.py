@@ -29,15 +29,17 @@ a rank-deficient set of binding rows is solved by its scaled pseudo-inverse.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion_dfl.layers.adjoint import Degeneracy, solve_adjoint
+from diffusion_dfl.layers.adjoint import Adjoint, Degeneracy, solve_adjoint
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
 from diffusion_dfl.layers.hooks import without_saved_tensor_hooks
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Constraints, Hinges, Program
+from diffusion_dfl.programs.constraints import transpose_apply
+from diffusion_dfl.programs.program import KKTValues, Optimum
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers import Solution, SolverName
 
@@ -71,13 +73,14 @@ class SolveRecord:
 class ImplicitDecision(torch.autograd.Function):
     """``(scenarios, weights, bandwidth) -> z*`` with its vector-Jacobian product.
 
-    Differentiable once in all three; a second derivative raises. Instances that were not solved
-    get zero gradients. All tensors float64; shapes as in :func:`diffusion_dfl.solvers.solve`.
+    Differentiable once in all three, and in whatever tensors a program's own parts hold; a second
+    derivative raises. Instances that were not solved are NaN and get zero gradients. All tensors
+    float64; shapes as in :func:`diffusion_dfl.solvers.solve`. Call :meth:`decide`.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
+    @classmethod
+    def decide(
+        cls,
         program: Program,
         scenarios: Tensor,
         weights: Tensor,
@@ -86,24 +89,50 @@ class ImplicitDecision(torch.autograd.Function):
         options: SolveOptions,
         record: SolveRecord,
     ) -> Tensor:
+        """z*, ``(B, n)``, attached to the graph of whatever requires a gradient."""
         if options.curvature == "convolved" and program.kinked:
             bandwidth = resolvable(scenarios, bandwidth)
         else:
             bandwidth = torch.zeros_like(bandwidth)
-        with without_saved_tensor_hooks():
-            solution, record.recovery = solve_or_recover(
+        with torch.no_grad(), without_saved_tensor_hooks():
+            record.solution, record.recovery = solve_or_recover(
                 program,
-                scenarios,
-                weights,
-                bandwidth,
-                context,
+                scenarios.detach(),
+                weights.detach(),
+                bandwidth.detach(),
+                None if context is None else context.detach(),
                 solver=options.solver,
                 start=options.start,
                 on_failure=options.on_failure,
             )
-        record.solution = solution
+        solution, learned = record.solution, None
+        if torch.is_grad_enabled():
+            learned = _learned(program, solution, scenarios, weights, bandwidth, context)
+            if learned is not None:
+                _refuse_learned(options)
+        values = () if learned is None else (learned.stationarity, learned.inequalities)
+        if learned is not None:
+            values = (*values, learned.equalities, learned.arguments)
+        return cls.apply(
+            program, solution, options, record, context, scenarios, weights, bandwidth, *values
+        )
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        program: Program,
+        solution: Solution,
+        options: SolveOptions,
+        record: SolveRecord,
+        context: Tensor | None,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        *learned: Tensor,
+    ) -> Tensor:
         ctx.program, ctx.solution, ctx.options, ctx.record = program, solution, options, record
-        ctx.context = context
+        ctx.context = None if context is None else context.detach()
+        ctx.learned = bool(learned)
         ctx.save_for_backward(scenarios, weights, bandwidth)
         return solution.decision.clone()
 
@@ -111,7 +140,7 @@ class ImplicitDecision(torch.autograd.Function):
     def backward(ctx: Any, grad_decision: Tensor) -> tuple[Tensor | None, ...]:
         scenarios, weights, bandwidth = inputs = ctx.saved_tensors
         with torch.no_grad(), without_saved_tensor_hooks():
-            *gradients, degeneracy = differentiate(
+            found = differentiate(
                 ctx.program,
                 ctx.solution,
                 scenarios,
@@ -120,13 +149,45 @@ class ImplicitDecision(torch.autograd.Function):
                 grad_decision,
                 ctx.context,
                 ctx.options.curvature,
+                ctx.learned,
             )
         if ctx.record.count is not None:
-            ctx.record.count(degeneracy)
+            ctx.record.count(found.degeneracy)
+        gradients = [found.scenarios, found.weights, found.bandwidth, *found.conditions]
         if torch.is_grad_enabled():
             # create_graph=True: the gradients may be used, but not differentiated.
             gradients = [_FirstOrderOnly.apply(g, grad_decision, *inputs) for g in gradients]
-        return None, *gradients, None, None, None
+        return (None, None, None, None, None, *gradients)
+
+
+def _learned(
+    program: Program,
+    solution: Solution,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+) -> KKTValues | None:
+    """The program's optimality conditions at the solved instances, if they hold a graph."""
+    rows = torch.nonzero(solution.solved).flatten()
+    if not rows.numel():
+        return None
+    part = solution.select(rows)
+    return program.learned(
+        scenarios.detach()[rows],
+        weights.detach()[rows],
+        bandwidth.detach()[rows],
+        None if context is None else context[rows],
+        Optimum(part.decision, part.duals, part.equality_duals, part.shares),
+    )
+
+
+def _refuse_learned(options: SolveOptions) -> None:
+    if options.curvature == "paper":
+        raise ValueError(
+            "a tensor of the program requires a gradient, and curvature='paper' differentiates no map; "
+            "use curvature='convolved' or 'saa', or detach() the tensor"
+        )
 
 
 class _FirstOrderOnly(torch.autograd.Function):
@@ -145,6 +206,18 @@ class _FirstOrderOnly(torch.autograd.Function):
         )
 
 
+class Gradients(NamedTuple):
+    """Of a loss: in scenarios, weights and bandwidth, shaped like them; in the values of the optimality
+    conditions of the solved instances (:class:`~diffusion_dfl.programs.program.KKTValues`), if asked
+    for; and which instances are degenerate."""
+
+    scenarios: Tensor
+    weights: Tensor
+    bandwidth: Tensor
+    conditions: tuple[Tensor, ...]
+    degeneracy: Degeneracy
+
+
 def differentiate(
     program: Program,
     solution: Solution,
@@ -154,8 +227,9 @@ def differentiate(
     grad_decision: Tensor,
     context: Tensor | None = None,
     curvature: Curvature = "convolved",
-) -> tuple[Tensor, Tensor, Tensor, Degeneracy]:
-    """Vector-Jacobian product of z*: gradients in scenarios, weights and bandwidth.
+    learned: bool = False,
+) -> Gradients:
+    """Vector-Jacobian product of z*.
 
     Args:
         program: what was solved.
@@ -164,10 +238,9 @@ def differentiate(
         grad_decision: dL/dz*, ``(B, n)``.
         context: ``(B, d_x)``, where constraints depend on it.
         curvature: ``paper`` for the printed formula; the others differ in what was solved only.
-
-    Returns:
-        The three gradients, shaped like their inputs, and which instances are degenerate.
+        learned: whether gradients in the values of the optimality conditions are wanted.
     """
+    given = solution
     solution, scenarios, weights, bandwidth, context = _with_stand_ins(
         solution, scenarios, weights, bandwidth, context
     )
@@ -182,9 +255,8 @@ def differentiate(
     hessian = (
         program.hessian(*point) if program.separable else partial(program.hessian_block, *point)
     )
-    adjoint = solve_adjoint(
-        solution, weights, program.constraints(z, context), hessian, hinges, held, right
-    )
+    constraints = program.constraints(z, context)
+    adjoint = solve_adjoint(solution, weights, constraints, hessian, hinges, held, right)
     degeneracy = adjoint.degeneracy
     if hinges is not None:
         touching = (hinges.arguments(z) == 0) & (hinges.coefficient > 0) & ~held
@@ -198,7 +270,59 @@ def differentiate(
         in_scenarios = in_scenarios - moved
     in_weights = -torch.einsum("bn,bmn->bm", u, subgradients)
     in_bandwidth = -program.bandwidth_product(scenarios, weights, bandwidth, z, u)
-    return in_scenarios, in_weights, in_bandwidth, degeneracy
+    conditions: tuple[Tensor, ...] = ()
+    if learned:
+        curved = program.hessian(*point)
+        conditions = _in_conditions(adjoint, constraints, curved, hinges, solution, held, right)
+        rows = torch.nonzero(given.solved).flatten()
+        conditions = tuple(part[rows] for part in conditions)
+    return Gradients(in_scenarios, in_weights, in_bandwidth, conditions, degeneracy)
+
+
+def _in_conditions(
+    adjoint: Adjoint,
+    constraints: Constraints,
+    hessian: Tensor,
+    hinges: Hinges | None,
+    solution: Solution,
+    held: Tensor,
+    right: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``-(u, v)``: gradients in stationarity, inequalities, equalities and arguments of hinges.
+
+    The multiplier of a bound that binds is what the other terms leave of dL/dz at its coordinate.
+    """
+    z, u = solution.decision, adjoint.direction
+    assert adjoint.rows is not None and adjoint.equalities is not None
+    kinks = torch.zeros_like(held, dtype=z.dtype)
+    if adjoint.kink_multipliers is not None:
+        kinks = adjoint.kink_multipliers
+    counts = constraints.counts
+    affine, smooth = adjoint.rows.split([counts.affine, counts.smooth], dim=1)
+    # Where the optimum stands on the end of its domain, u is 0 and curvature may be infinite.
+    bent = torch.einsum("bij,bj->bi", torch.where(u.unsqueeze(1) != 0, hessian, 0.0), u)
+    total = bent + transpose_apply(constraints.matrix, affine)
+    total = total + transpose_apply(constraints.equality_matrix, adjoint.equalities)
+    if constraints.smooth is not None:
+        curved = constraints.smooth.hessian(z, solution.duals[:, -counts.smooth :])
+        total = total + torch.einsum("bij,bj->bi", curved, u)
+        total = total + transpose_apply(constraints.smooth.jacobian(z), smooth)
+    if hinges is not None:
+        total = total + hinges.scenario_force(kinks).sum(1)
+    rest = right - total
+    parts = [affine]
+    _, low, high, _ = solution.duals.split(list(counts), dim=1)
+    if constraints.lower is not None:
+        parts.append(torch.where(low > 0, -rest, 0.0))
+    if constraints.upper is not None:
+        parts.append(torch.where((high > 0) & ~_both(low, high), rest, 0.0))
+    rows = torch.cat([*parts, smooth], dim=1)
+    return -u, -rows, -adjoint.equalities, -kinks
+
+
+def _both(low: Tensor, high: Tensor) -> Tensor:
+    """Coordinates held by both bounds, which are equal; the lower one carries the multiplier."""
+    return (low > 0) & (high > 0) if low.shape == high.shape else torch.zeros_like(high > 0)
 
 
 def _with_stand_ins(

@@ -70,6 +70,28 @@ class Hinges:
         return self.jacobian.expand(z.shape[0], self.offset.shape[1], -1, -1)
 
 
+@dataclass(frozen=True)
+class Optimum:
+    """Of solved instances: ``z (B, n)`` and multipliers of inequalities ``(B, q)``, of equalities
+    ``(B, p)`` and, as shares of their slopes, of exact hinges ``(B, M, K)`` or None."""
+
+    z: Tensor
+    duals: Tensor
+    equality_duals: Tensor
+    shares: Tensor | None
+
+
+@dataclass(frozen=True)
+class KKTValues:
+    """Optimality conditions at an optimum: gradient of the Lagrangian ``(B, n)``, inequality values
+    ``(B, q)``, ``A z - b (B, p)`` and arguments of exact hinges ``(B, M, K)``, K may be 0."""
+
+    stationarity: Tensor
+    inequalities: Tensor
+    equalities: Tensor
+    arguments: Tensor
+
+
 class Program(ABC):
     """A stochastic convex decision problem. Subclasses are immutable and stateless.
 
@@ -194,6 +216,20 @@ class Program(ABC):
             return gradients
         half = 0.5 * hinges.coefficient * (hinges.arguments(z) == 0)
         return gradients - hinges.scenario_force(half)
+
+    def learned(
+        self,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        context: Tensor | None,
+        optimum: "Optimum",
+    ) -> "KKTValues | None":
+        """The optimality conditions as functions of the program's own parameters, or None without any.
+
+        Called with gradients enabled; the tensors returned are attached to the parameters' graph.
+        """
+        return None
 
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """Raise ``ValueError`` if the scenarios' last dimension is not d_y."""

@@ -68,7 +68,28 @@ def solve(
     )
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
-    scenarios, weights, bandwidth = scenarios.detach(), weights.detach(), bandwidth.detach()
+    with torch.no_grad():
+        return _solved(
+            solver,
+            program,
+            scenarios.detach(),
+            weights.detach(),
+            bandwidth.detach(),
+            context,
+            start,
+        )
+
+
+def _solved(
+    solver: SolverName,
+    program: Program,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    """The solution, invalid instances kept out of the solver's way."""
     context = None if context is None else context.detach()
     start = (
         None

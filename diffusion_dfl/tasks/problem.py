@@ -46,10 +46,18 @@ def check_problem(task: Task) -> None:
     outcome = torch.as_tensor(data.outcomes[rows])
     context = torch.as_tensor(data.contexts[rows]) if program.contextual else None
     try:
+        if program.learns(outcome, context):
+            raise UserError(
+                f"task={task.name}: a tensor of the program requires a gradient, and training here moves "
+                "the predictor's weights alone; train both in a loop of your own through "
+                "DecisionLayer (docs/decision_layer.md), or detach() it"
+            )
         decision, solved = _decided(task, rows, outcome, context)
         if context is not None:
             context = context[solved]
         _refuse_concave(task.name, program, outcome[solved], context, decision)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(f"task={task.name}: {error}") from error
 

@@ -187,7 +187,7 @@ class AffineHinge:
         in_outcome, in_decision = jacrev(hinge.values, argnums=(0, 1))(*origin)
         offset = hinge.values(*origin)
         form = AffineHinge(
-            hinge.coefficients(offset).expand_as(offset).clone(),
+            hinge.coefficients(offset).detach().expand_as(offset).clone(),
             hinge.power,
             offset.detach(),
             in_outcome.detach(),
@@ -196,7 +196,9 @@ class AffineHinge:
         return form if form.holds(hinge, outcomes.unsqueeze(1), decisions) else None
 
     def holds(self, hinge: Hinge, scenarios: Tensor, z: Tensor) -> bool:
-        """Whether the affine form gives the hinge's arguments at ``(B, M, d_y)`` and ``(B, n)``."""
+        """Whether the form gives the hinge's coefficients, and arguments at ``(B, M, d_y), (B, n)``."""
+        if not bool((hinge.coefficients(self.offset) == self.coefficient).all()):
+            return False
         truth = over_batch(vmap(hinge.values, in_dims=(0, None)), scenarios, z)
         size = self.offset.abs() + scenarios.abs() @ self.outcome_slopes.abs().T
         size = size + (z.abs() @ self.decision_slopes.abs().T).unsqueeze(1)

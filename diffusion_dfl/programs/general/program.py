@@ -18,8 +18,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
-from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.constraints import Constraints, transpose_apply
 from diffusion_dfl.programs.general.feasible_set import FeasibleSet, Limit
 from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
@@ -32,7 +34,7 @@ from diffusion_dfl.programs.general.trial import (
     try_kinks,
 )
 from diffusion_dfl.programs.numbers import Numbers
-from diffusion_dfl.programs.program import Hinges, Program
+from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 
 
 class TorchProgram(Program):
@@ -59,7 +61,11 @@ class TorchProgram(Program):
             program in cvxpy, for ``solver="cvxpy"``; see :meth:`Program.cvxpy_problem`.
 
     ``limit``, ``lower``, ``upper`` and ``equality_value`` may be functions ``x (d_x,) -> value`` of
-    an instance's context; no gradient flows into the context.
+    an instance's context.
+
+    Any tensor or module that the parts hold may require a gradient: a decision layer passes it on, by
+    the same adjoint, as it does to a context that requires one. Closed forms of hinges follow tensors
+    that are changed in place.
 
     Raises:
         TypeError, ValueError: parts that do not fit each other; functions that cannot be used.
@@ -221,6 +227,54 @@ class TorchProgram(Program):
         parts = zip(kinks, multipliers.split(sizes, dim=2), strict=True)
         return _sum(kink.hinge_product(scenarios, z, part) for kink, part in parts)
 
+    def learned(
+        self,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        context: Tensor | None,
+        optimum: Optimum,
+    ) -> KKTValues | None:
+        """Optimality conditions that hold a graph to tensors and modules of the user's functions."""
+        z = optimum.z
+        if not self.learns(z, context):
+            return None
+        constraints = self.constraints(z, context)
+        values = constraints.inequality_values(z)
+        equalities = constraints.equality_residual(z)
+        every, column = [], 0
+        for term, size in zip(self.terms, self._num_arguments, strict=True):
+            every.append((term, slice(column, column + size)))
+            column += size if term.power == 1 else 0
+        width = self._width(bandwidth)
+        cost = ScenarioCost(self.smooth, tuple(every), bool((width > 0).any()), self._alike)
+        stationarity = cost.gradient(scenarios, weights, width, z, optimum.shares)
+        stationarity = stationarity + constraints.inequality_force(z, optimum.duals)
+        stationarity = stationarity + transpose_apply(
+            constraints.equality_matrix, optimum.equality_duals
+        )
+        kinks = [term for term in self.terms if term.power == 1]
+        arguments = [
+            over_batch(vmap(term.values, in_dims=(0, None)), scenarios, z) for term in kinks
+        ]
+        none = z.new_zeros(*weights.shape, 0)
+        return KKTValues(stationarity, values, equalities, torch.cat([none, *arguments], dim=2))
+
+    def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
+        """Whether any tensor that the program's parts hold, or the context, requires a gradient."""
+        z = like.new_ones(1 if context is None else len(context), self.num_decisions)
+        constraints = self.constraints(z, context)
+        for value in (constraints.inequality_values(z), constraints.equality_residual(z)):
+            if value.requires_grad:
+                return True
+        y, z = like.new_ones(self.num_outcomes), z[0]
+        if self.smooth is not None and self.smooth(y, z).requires_grad:
+            return True
+        return any(
+            term.values(y, z).requires_grad or term.coefficients(z).requires_grad
+            for term in self.terms
+        )
+
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         """The feasible set, limits evaluated at the contexts ``(B, d_x)``."""
         return self.feasible_set.constraints(like, context)
@@ -305,13 +359,18 @@ class TorchProgram(Program):
         return forms
 
     def _verify_forms(self, scenarios: Tensor) -> None:
-        """Give up closed forms that the trial points suggested and these scenarios contradict."""
+        """Renew closed forms whose tensors have changed; give up those that these scenarios contradict."""
         forms = self._closed_forms(scenarios)
         size = scenarios.abs().amax((1, 2)).nan_to_num(1.0, 1.0).unsqueeze(1)
         z = size * _generic(scenarios, self.num_decisions)
         for index, (term, form) in enumerate(zip(self.terms, forms, strict=True)):
-            if form is not None and not form.holds(term, scenarios, z):
-                forms[index] = None
+            if form is None or form.holds(term, scenarios, z):
+                continue
+            sizes = (self.num_outcomes, self.num_decisions)
+            points = TrialPoints.of(scenarios, *sizes, None, None)
+            again = AffineHinge.of(term, points.outcome, points.decision)
+            usable = again is not None and again.holds(term, scenarios, z)
+            forms[index] = again if usable else None
 
 
 def _generic(like: Tensor, size: int) -> Tensor:

@@ -62,11 +62,23 @@ class ScenarioCost:
             lambda total, z, s: total(z, s), numbers, scenarios, weights, [z, bandwidth]
         )
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        """``(B, n)``."""
+    def gradient(
+        self,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        shares: Tensor | None = None,
+    ) -> Tensor:
+        """``(B, n)``; ``shares (B, M, K)`` as slopes of the kinks."""
         numbers = z.shape[1] + scenarios.shape[2]
         return self._summed(
-            lambda total, z, s: grad(total)(z, s), numbers, scenarios, weights, [z, bandwidth]
+            lambda total, z, s: grad(total)(z, s),
+            numbers,
+            scenarios,
+            weights,
+            [z, bandwidth],
+            shares,
         )
 
     def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
@@ -131,22 +143,27 @@ class ScenarioCost:
         scenarios: Tensor,
         weights: Tensor,
         instance: Sequence[Tensor],
+        shares: Tensor | None = None,
     ) -> Tensor:
         """``derivative(total, *instance)`` of the weighted sum, an instance; linear in the sum."""
+        slopes = scenarios[:, :, :0] if shares is None else shares
 
-        def one(ys: Tensor, omegas: Tensor, *given: Tensor) -> Tensor:
+        def one(ys: Tensor, omegas: Tensor, slopes: Tensor, *given: Tensor) -> Tensor:
             def total(z: Tensor, s: Tensor) -> Tensor:
+                def value(y: Tensor, slope: Tensor, z: Tensor) -> Tensor:
+                    return self.value(y, z, s, None if shares is None else slope)
+
                 if self.alike:
-                    every = z.expand(len(ys), -1)
-                    return omegas @ vmap(lambda y, z: self.value(y, z, s, None))(ys, every)
-                return omegas @ vmap(lambda y: self.value(y, z, s, None))(ys)
+                    return omegas @ vmap(value)(ys, slopes, z.expand(len(ys), -1))
+                return omegas @ vmap(value, in_dims=(0, 0, None))(ys, slopes, z)
 
             return derivative(total, *given)
 
         batch, num_scenarios = weights.shape
         of_scenarios = _chunk(num_scenarios, numbers)
         of_batch = _chunk(batch, numbers * of_scenarios)
-        parts = zip(scenarios.split(of_scenarios, 1), weights.split(of_scenarios, 1), strict=True)
+        split = (part.split(of_scenarios, 1) for part in (scenarios, weights, slopes))
+        parts = zip(*split, strict=True)
         first, *others = parts
         result = over_batch(one, *first, *instance, chunk=of_batch)
         for part in others:

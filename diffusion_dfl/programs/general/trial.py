@@ -248,9 +248,10 @@ class Segments:
 def try_kinks(
     name: str, function: Callable[[Tensor, Tensor], Tensor], segments: Segments, mend: str
 ) -> None:
-    """Raise ``ValueError`` if the slope of a function jumps along a segment of decisions.
+    """Raise ``ValueError`` if the slope of a function jumps up along a segment of decisions.
 
-    A smooth slope changes by its derivative, the better the shorter the step; a jump stays.
+    A smooth slope changes by its derivative, the better the shorter the step; a jump stays. One that
+    jumps down is of no convex function, which others look for.
     """
 
     def along(share: Tensor, y: Tensor, begin: Tensor, way: Tensor) -> Tensor:
@@ -272,7 +273,7 @@ def try_kinks(
         slope, bend = slopes(shares)
         step = width / _GRID
         change = slope[:, 1:] - slope[:, :-1]
-        jump = (change - 0.5 * step * (bend[:, 1:] + bend[:, :-1])).abs().nan_to_num(0.0, 0.0)
+        jump = (change - 0.5 * step * (bend[:, 1:] + bend[:, :-1])).nan_to_num(0.0, 0.0, 0.0)
         largest, where = jump.max(1, keepdim=True)
         start, width = shares.gather(1, where), step
     steep = slope.abs().nan_to_num(0.0, 0.0).amax(1)
@@ -282,11 +283,11 @@ def try_kinks(
         at, place = int(where[row]), segments.begin[row]
         place = place + start[row] * (segments.end[row] - place)
         shown = ", ".join(f"{value:.4g}" for value in place[:6].tolist())
+        here, there = float(slope[row, at]), float(slope[row, at + 1])
+        shown = f"from {here:.4g} to {there:.4g} at z=[{shown}{', ...' if len(place) > 6 else ''}]"
         raise ValueError(
-            f"{name} has a kink in z, which torch does not see: its slope jumps from "
-            f"{float(slope[row, at]):.4g} to {float(slope[row, at + 1]):.4g} at z=[{shown}"
-            f"{', ...' if len(place) > 6 else ''}]. A kink inside smooth= (abs, relu, maximum, where) "
-            f"is not seen there: {mend}"
+            f"{name} has a kink in z, where its slope jumps {shown}. A kink inside smooth= (abs, relu, "
+            f"maximum, where) is not seen there: {mend}"
         )
 
 
