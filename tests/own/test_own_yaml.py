@@ -120,7 +120,7 @@ def test_an_own_task_model_and_grad_make_a_run(
     assert again == summary  # It was finished.
 
 
-@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("refit", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_and_the_function_train_give_the_same_numbers(
     refit: bool, write: Callable[..., Path]
 ) -> None:
