@@ -1,4 +1,4 @@
-"""The command line as a user meets it: `train.py` in a process of its own."""
+"""The command line as a user meets it: `train.py` in a process of its own, most often a fork."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import torch
 from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.data.pjm import PJM_FILES
 from diffusion_dfl.training.run import run
+from tests.processes import ROOT, forked
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = (
     "data=simulated",
     "scale=smoke",
@@ -28,16 +28,10 @@ TINY = (
 )
 
 
-def _train(*arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+def _train(*arguments: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     environment = {k: v for k, v in os.environ.items() if k != "DIFFUSION_DFL_DATA"}
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=folder or REPOSITORY,
-        env={**environment, "OMP_NUM_THREADS": "1"},
+    return forked(
+        ROOT / "train.py", *arguments, folder=folder, environment=environment, timeout=120
     )
 
 
@@ -62,9 +56,12 @@ def test_the_configuration_is_shown_with_its_values() -> None:
 
 
 def test_help_shows_choices_and_the_main_command() -> None:
-    result = _train("--help")
+    # A new process, which need not import torch.
+    command = [sys.executable, "train.py", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for text in ("diffusion", "gaussian", "two_stage", "simulated", "laptop"):
+    choices = ("diffusion", "gaussian", "two_stage", "reparam", "score")
+    for text in (*choices, "simulated", "laptop", "smoke"):
         assert text in result.stdout
     assert "python train.py task=power model=diffusion grad=score -m seed=0-9" in result.stdout
 

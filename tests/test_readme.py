@@ -10,6 +10,7 @@ import pytest
 
 from diffusion_dfl.reporting.summary import BEGIN, END
 from tests.commands import ROOT, blocks, commands
+from tests.processes import forked
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -34,14 +35,6 @@ def test_python_block_runs_and_gives_a_gradient() -> None:
     assert scenarios.grad is not None  # type: ignore[attr-defined]
     assert scenarios.grad.shape == (8, 50, 3)  # type: ignore[attr-defined]
     assert float(scenarios.grad.abs().sum()) > 0  # type: ignore[attr-defined]
-
-
-def test_help_names_the_choices() -> None:
-    result = subprocess.run(
-        [sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for word in ("two_stage", "reparam", "score", "gaussian", "simulated", "smoke", "seed=0-9"):
-        assert word in result.stdout
 
 
 @pytest.mark.slow
@@ -73,28 +66,15 @@ def test_bare_call_names_the_simulated_data_it_uses() -> None:
 
 def test_table_command_renders_the_committed_records_without_changing_the_committed_table() -> None:
     target = ROOT / "results" / "tables" / "table1.md"
-    result = subprocess.run(
-        [sys.executable, "scripts/make_tables.py", "--published"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = forked(ROOT / "scripts" / "make_tables.py", "--published")
+    assert result.returncode == 0, result.stderr
     assert "Diffusion score function" in result.stdout
     assert target.read_text(encoding="utf-8").strip() in result.stdout
 
 
 def test_status_and_missing_account_for_every_run_of_the_tables() -> None:
-    told, left = (
-        subprocess.run(
-            [sys.executable, "scripts/status.py", *words],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for words in ([], ["--missing"])
-    )
+    told, left = (forked(ROOT / "scripts" / "status.py", *words) for words in ([], ["--missing"]))
+    assert told.returncode == left.returncode == 0, told.stderr + left.stderr
     assert " of 520 runs are finished" in told.stdout
     assert all(line.startswith("python train.py task=") for line in left.stdout.splitlines())
 
@@ -103,12 +83,8 @@ def test_the_table_is_the_one_that_make_readme_writes(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
     block = README.split(BEGIN)[1].split(END)[0]
     copy.write_text(README.replace(block, "\n"), encoding="utf-8")
-    subprocess.run(
-        [sys.executable, "scripts/make_tables.py", "--readme", str(copy)],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    made = forked(ROOT / "scripts" / "make_tables.py", "--readme", str(copy))
+    assert made.returncode == 0, made.stderr
     assert copy.read_text(encoding="utf-8") == README
 
 

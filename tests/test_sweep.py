@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_dfl.sweep import _without_folder, planned_words, started, told
+from tests.processes import ROOT, forked
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "data=simulated",
     "data.num_days=150",
@@ -25,10 +25,8 @@ SMALL = [
 ]
 
 
-def train(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+def train(*words: str) -> "subprocess.CompletedProcess[str]":
+    return forked(ROOT / "train.py", *words)
 
 
 def test_only_a_sweep_over_a_grid_has_a_plan() -> None:
@@ -85,10 +83,7 @@ def test_a_sweep_with_a_failing_job_does_the_others_and_says_what_completes_it(
     left = train(*words, "train.learning_rate=1e30", "retry_failed=false")
     assert left.returncode == 2
     assert "retry_failed=false leaves it so" in left.stderr
-    listed = subprocess.run(
-        [sys.executable, "scripts/status.py", "--results", str(tmp_path), "--started"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    listed = forked(ROOT / "scripts" / "status.py", "--results", str(tmp_path), "--started")
     assert "1 of 2 runs are finished" in listed.stdout
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,21 @@ def reference_config(config: DictConfig) -> DictConfig:
             f"seed={config.seed}",
         ]
     )
+
+
+def preset_values(config: DictConfig) -> dict[str, Any]:
+    """Deciding values of :func:`reference_config`."""
+    if GlobalHydra.instance().is_initialized() or own_folder is not None:
+        return deciding_values(reference_config(config))  # of files that may change
+    cell = (config.task.name, config.model.name, config.grad.name, config.scale)
+    return {**_preset(CONFIG_DIRECTORY, *cell), "seed": config.seed}
+
+
+@cache
+def _preset(directory: Path, task: str, model: str, grad: str, scale: str) -> dict[str, Any]:
+    """Deciding values of a cell's untouched preset of our own with seed 0."""
+    words = (f"task={task}", f"model={model}", f"grad={grad}", f"scale={scale}", "seed=0")
+    return deciding_values(compose_config(words))
 
 
 def deciding_values(config: DictConfig) -> dict[str, Any]:
@@ -211,7 +227,7 @@ def identify(config: DictConfig, reference: Mapping[str, Any] | None = None) -> 
     check_cell(config.model.name, config.grad.name)
     values = deciding_values(config)
     if reference is None:
-        reference = deciding_values(reference_config(config))
+        reference = preset_values(config)
     unknown = sorted(values.keys() - reference.keys())
     if unknown:  # `+key=value` gets past the schemas.
         raise UserError(

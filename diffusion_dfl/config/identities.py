@@ -76,7 +76,7 @@ def searching(folder: Path | None) -> Iterator[None]:
 
 
 def _forget() -> None:
-    for remembered in (identity_of, _config, _preset):
+    for remembered in (identity_of, _config, _preset, compose._preset):
         remembered.cache_clear()
 
 

@@ -5,6 +5,7 @@ Values live in ``conf/``, where each key has a one-line comment; the defaults he
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -326,8 +327,9 @@ class ScoreGrad(MixedGrad):
     trust_region: float = MISSING
 
 
+@cache
 def register() -> None:
-    """Make the schemas known to Hydra; called once by the entry point and by :mod:`compose`."""
+    """Make the schemas known to Hydra, once in a process."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name, task in (

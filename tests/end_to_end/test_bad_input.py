@@ -1,24 +1,16 @@
 """Bad input: one message that names the key, the value and the mend; nothing on disk is lost."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.processes import ROOT, forked
 
 
 def refused(tmp_path: Path, *overrides: str) -> str:
     """The message of a command that must fail."""
-    result = subprocess.run(
-        [sys.executable, "train.py", f"output.root={tmp_path}", *overrides],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = forked(ROOT / "train.py", f"output.root={tmp_path}", *overrides)
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

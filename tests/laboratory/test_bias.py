@@ -180,6 +180,7 @@ def test_settings_are_densities_and_weights_of_their_estimators(
     assert float(density.outside) == float(loss.metrics["outside_share"])
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_table_has_draws_and_seconds() -> None:
     bench = _bench()
     picked = [s for s in bias_diffusion.SETTINGS if s.count <= 4 and s.clip in (0.0, 2.0)]

@@ -66,7 +66,7 @@ def _assert_directional(function, inputs, directions, direction, step=1e-5, tole
 
 @pytest.mark.parametrize("ramp", RAMPS)
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.5])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_gradients_with_a_fixed_bandwidth_match_central_differences(
     ramp: float, scale: float, seed: int
 ) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,8 +18,8 @@ from diffusion_dfl.config.identities import searching
 from diffusion_dfl.reporting.console import announce
 from diffusion_dfl.training.execution import stage_settings
 from diffusion_dfl.training.run import run
+from tests.processes import ROOT, forked
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULE = '''
 import diffusion_dfl as ddfl
 from tests.own.test_train import frame, stock
@@ -121,7 +120,7 @@ def test_an_own_task_model_and_grad_make_a_run(
     assert again == summary  # It was finished.
 
 
-@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("refit", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_and_the_function_train_give_the_same_numbers(
     refit: bool, write: Callable[..., Path]
 ) -> None:
@@ -285,13 +284,7 @@ def test_a_name_that_is_not_the_files_is_refused_by_the_command(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = write(task={**TASK, "FILE": "corner"})
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "--config-dir", str(folder), "task=corner"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = forked(ROOT / "train.py", "--config-dir", str(folder), "task=corner", folder=tmp_path)
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert re.search(r"task=corner: its YAML says name: shop.*`name: corner`", line)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,15 @@ def _in_folder(folder: Path, **parts: Any) -> ddfl.Fitted:
     )
 
 
+@pytest.fixture(scope="module")
+def in_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of checkpoints, which the same problem made anew goes on from."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    _in_folder(folder)
+    _in_folder(folder, task=task())
+    return folder
+
+
 def _costs(over: float, under: float) -> list[ddfl.Hinge]:
     return [ddfl.Hinge(under, lambda y, z: y - z), ddfl.Hinge(over, lambda y, z: z - y)]
 
@@ -175,9 +185,10 @@ def _costs(over: float, under: float) -> list[ddfl.Hinge]:
     ],
     ids=["costs", "smooth", "limit", "split", "dropout", "option"],
 )
-def test_checkpoints_of_another_problem_are_refused(parts: dict[str, Any], tmp_path: Path) -> None:
-    _in_folder(tmp_path)
-    _in_folder(tmp_path, task=task())
+def test_checkpoints_of_another_problem_are_refused(
+    parts: dict[str, Any], in_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(in_folder, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ddfl.UserError, match="is the checkpoint of stock"):
         _in_folder(tmp_path, **parts)
 

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from diffusion_dfl.reporting.dashboard import dashboard
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.training.run import run
 from tests.loggers.test_mirrors import TINY, read_offline
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.processes import ROOT, forked
 
 
 def test_every_task_has_its_curves_and_numbers() -> None:
@@ -43,14 +41,9 @@ def test_what_the_panels_of_a_task_show_is_what_a_run_logs(
     assert shown <= logged
 
 
-def sync(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "scripts/wandb_sync.py", *words],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "WANDB_MODE": "online"},
-    )
+def sync(*words: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "WANDB_MODE": "online"}
+    return forked(ROOT / "scripts" / "wandb_sync.py", *words, environment=environment)
 
 
 def test_syncing_without_runs_or_a_key_says_what_is_missing(tmp_path: Path) -> None:

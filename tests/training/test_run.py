@@ -468,20 +468,30 @@ def _kill_after(process: "subprocess.Popen[bytes]", path: Path, lines: int) -> N
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
 
 
+_LONGER = (
+    "fit.epochs=12",
+    "fit.patience=0",
+    "fit.validate_every=1",
+    "train.epochs=4",
+    "train.dropout=true",
+    "train.batch_size=16",
+)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Where a run that nothing stopped lies, and its record."""
+    root = tmp_path_factory.mktemp("whole")
+    return root, _run(root, *_LONGER)
+
+
 @pytest.mark.parametrize("stage", ["fit", "train"])
 def test_a_run_killed_in_the_middle_and_repeated_gives_the_same_record(
-    stage: str, tmp_path: Path
+    stage: str, unbroken: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    more = (
-        "fit.epochs=30",
-        "fit.patience=0",
-        "fit.validate_every=1",
-        "train.epochs=4",
-        "train.dropout=true",
-        "train.batch_size=16",
-    )
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    expected = _run(whole, *more)
+    more = _LONGER
+    whole, expected = unbroken
+    killed = tmp_path / "killed"
     where = _fit_directory if stage == "fit" else _directory
     metrics = where(killed, *more) / "metrics.jsonl"
     _kill_after(_start(_overrides(killed, *more)), metrics, 2)
