@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         PowerProgram,
         ProductAllocation,
         Program,
+        Regulariser,
         TorchProgram,
         conditional_value_at_risk,
     )
@@ -111,6 +112,7 @@ _HOMES = {
         "PowerProgram",
         "ProductAllocation",
         "Program",
+        "Regulariser",
         "TorchProgram",
         "conditional_value_at_risk",
     ),
@@ -159,6 +161,7 @@ __all__ = [
     "Predictor",
     "ProductAllocation",
     "Program",
+    "Regulariser",
     "Reparam",
     "ResidualBase",
     "ResidualBootstrap",

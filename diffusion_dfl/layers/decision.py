@@ -1,5 +1,6 @@
 """The decision layer as a module: scenarios in, decisions out, gradients by the adjoint."""
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ from diffusion_dfl.errors import RunFailed
 from diffusion_dfl.layers.adjoint import Degeneracy
 from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
 from diffusion_dfl.layers.implicit import Curvature, ImplicitDecision, SolveOptions, SolveRecord
-from diffusion_dfl.programs import Program, TorchProgram
+from diffusion_dfl.programs import Program, Regularised, Regulariser, TorchProgram
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
 from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
@@ -19,6 +20,11 @@ from diffusion_dfl.solvers.dispatch import checked_scenarios, refuse_context
 
 LayerSolver = SolverName | Literal["cvxpylayers"]
 LAYER_SOLVERS: tuple[LayerSolver, ...] = (*SOLVERS, "cvxpylayers")
+# Decisions in a row without a gradient before a layer says so.
+_MANY = 128
+
+logger = logging.getLogger(__name__)
+
 CURVATURES: tuple[Curvature, ...] = get_args(Curvature)
 
 
@@ -82,6 +88,11 @@ class DecisionLayer(nn.Module):
             (:mod:`diffusion_dfl.layers.failures`).
         max_failure_share: share of unsolved instances of one call that is too many; with
             ``raise`` it is 0.
+        regularise: curvature added to what is minimised, for programs that have none of their own;
+            the exact rule of :meth:`solve` goes without.
+
+    A layer whose decisions all stand at vertices, where their derivative is 0, logs one warning that
+    says so and names the remedy.
 
     Example:
         >>> layer = DecisionLayer(PowerProgram(), bandwidth_scale=1.5)
@@ -99,6 +110,7 @@ class DecisionLayer(nn.Module):
         solver: LayerSolver = "auto",
         on_failure: OnFailure = "drop",
         max_failure_share: float = 0.05,
+        regularise: Regulariser | None = None,
     ) -> None:
         super().__init__()
         for name, value, known in (
@@ -113,6 +125,8 @@ class DecisionLayer(nn.Module):
         if not 0 <= max_failure_share <= 1:
             raise ValueError(f"max_failure_share={max_failure_share} must lie in [0, 1]")
         self.program = program
+        self.regularise = regularise
+        self._decided = program if regularise is None else Regularised(program, regularise)
         self.bandwidth_scale = bandwidth_scale if curvature == "convolved" else 0.0
         self.sample_size = sample_size
         self.curvature: Curvature = curvature
@@ -121,6 +135,7 @@ class DecisionLayer(nn.Module):
         self.max_failure_share = max_failure_share
         self.statistics = LayerStatistics()
         self.last_solution: Solution | None = None
+        self._warned, self._at_vertices = False, 0
         if self.smooths and solver in ("cvxpy", "cvxpylayers"):
             raise ValueError(
                 f"solver={solver!r} cannot solve the convolved cost of {type(program).__name__}, "
@@ -169,7 +184,7 @@ class DecisionLayer(nn.Module):
         scenarios = checked_scenarios(scenarios).double()
         context = _like("context", context, scenarios)
         if self.solver == "cvxpylayers":
-            refuse_context(self.program, scenarios, context, "cvxpylayers")
+            refuse_context(self._decided, scenarios, context, "cvxpylayers")
             return self._forward_cvxpylayers(scenarios, weights)
         weights = _like("weights", weights, scenarios)
         if weights is None:
@@ -184,7 +199,7 @@ class DecisionLayer(nn.Module):
         begin = time.perf_counter()
         record = SolveRecord(count=self._count_degenerate)
         decision = ImplicitDecision.decide(
-            self.program,
+            self._decided,
             scenarios,
             weights,
             bandwidth,
@@ -219,7 +234,8 @@ class DecisionLayer(nn.Module):
         context = _like("context", context, scenarios)
         # cvxpylayers is a way to differentiate Clarabel's solution.
         solver = "cvxpy" if self.solver == "cvxpylayers" else self.solver
-        return solve(self.program, scenarios, None, width, context, solver=solver)
+        program = self.program if exact else self._decided
+        return solve(program, scenarios, None, width, context, solver=solver)
 
     def bandwidth(self, scenarios: Tensor, weights: Tensor | None = None) -> Tensor:
         """The width the layer uses for these scenarios, ``(B, d_y)``."""
@@ -241,7 +257,7 @@ class DecisionLayer(nn.Module):
                 "requires a gradient; use solver='auto', or detach() the tensor"
             )
         begin = time.perf_counter()
-        decision, status = CvxpyDecision.of(self.program, scenarios.shape[1])(scenarios)
+        decision, status = CvxpyDecision.of(self._decided, scenarios.shape[1])(scenarios)
         self.last_solution = None
         self._judge(status, time.perf_counter() - begin)
         return decision
@@ -257,8 +273,35 @@ class DecisionLayer(nn.Module):
             failure.invalid = bool((status == int(Status.INVALID_INPUT)).any())
             raise failure
 
+    def _warn_of_vertices(self, vertex: Tensor) -> None:
+        """Say once that decisions teach nothing: many in a row stood at vertices."""
+        self._at_vertices = self._at_vertices + len(vertex) if bool(vertex.all()) else 0
+        if self._warned or self._at_vertices < _MANY:
+            return
+        self._warned = True
+        logger.warning(
+            "all of the last %d decisions of %s stand at vertices, where as many constraints bind as "
+            "there are decisions: their derivative is 0 and the decision cost teaches nothing. Give the "
+            "cost curvature, e.g. regularise=Regulariser(%.3g) in DecisionLayer or DecisionRule "
+            "(docs/decision_layer.md, linear programs)",
+            self._at_vertices,
+            type(self.program).__name__,
+            self._typical_weight(),
+        )
+
+    def _typical_weight(self) -> float:
+        """A regulariser's weight that moves decisions by a tenth of their size: slope over size."""
+        solution = self.last_solution
+        if solution is None or not bool(solution.solved.any()):
+            return 1.0
+        part = solution.select(torch.nonzero(solution.solved).flatten())
+        slope = float(part.subgradients.mean(1).abs().mean())
+        size = float(part.decision.abs().mean())
+        return float(f"{max(slope, 1e-12) / max(size, 1e-12):.1g}")
+
     def _count_degenerate(self, degeneracy: Degeneracy) -> None:
         self.statistics.vertices += int(degeneracy.vertex.sum())
+        self._warn_of_vertices(degeneracy.vertex)
         self.statistics.rank_deficient += int(degeneracy.rank_deficient.sum())
         self.statistics.weak += int(degeneracy.weak.sum())
 

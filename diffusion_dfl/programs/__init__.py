@@ -7,6 +7,7 @@ from diffusion_dfl.programs.newsvendor import Newsvendor
 from diffusion_dfl.programs.portfolio import MeanVariancePortfolio
 from diffusion_dfl.programs.power import PowerProgram
 from diffusion_dfl.programs.program import Hinges, Program
+from diffusion_dfl.programs.regularised import Regularised, Regulariser
 from diffusion_dfl.programs.risk import conditional_value_at_risk
 from diffusion_dfl.programs.smoothing import bandwidth, hinge, hinge_density, hinge_slope
 
@@ -19,6 +20,8 @@ __all__ = [
     "PowerProgram",
     "ProductAllocation",
     "Program",
+    "Regularised",
+    "Regulariser",
     "SmoothConstraints",
     "TorchProgram",
     "bandwidth",

@@ -6,7 +6,7 @@ from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.layers.decision import LayerSolver
 from diffusion_dfl.layers.failures import OnFailure
 from diffusion_dfl.layers.implicit import Curvature
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Program, Regulariser
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class DecisionRule:
 
     Attributes:
         num_scenarios: M, scenarios a context; a predictor that is not stochastic has one.
-        bandwidth_scale, curvature, solver, on_failure, max_failure_share: of
+        bandwidth_scale, curvature, solver, on_failure, max_failure_share, regularise: of
             :class:`~diffusion_dfl.layers.DecisionLayer`.
     """
 
@@ -25,6 +25,7 @@ class DecisionRule:
     solver: LayerSolver = "auto"
     on_failure: OnFailure = "drop"
     max_failure_share: float = 0.05
+    regularise: Regulariser | None = None
 
     def layer(self, program: Program) -> DecisionLayer:
         """A layer of this rule, with statistics of its own."""
@@ -36,4 +37,5 @@ class DecisionRule:
             solver=self.solver,
             on_failure=self.on_failure,
             max_failure_share=self.max_failure_share,
+            regularise=self.regularise,
         )

@@ -1,0 +1,157 @@
+"""Curvature for programs that have none: linear ones, whose optimum is a vertex that does not move.
+
+    z*(eps) = argmin_z  sum_m omega_m f(y_m, z) + eps r(z)
+
+    quadratic   r(z) = |z|^2 / 2
+    entropic    r(z) = sum_i z_i log z_i       (needs lower bounds >= 0)
+
+Where the decision of a linear program jumps from vertex to vertex, that of the regularised one moves
+inside, and its derivative tells where to (Wilder et al., AAAI 2019, add the quadratic term). It is a
+decision rule like a bandwidth: costs stay those of the program as it was stated.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
+
+Kind = Literal["quadratic", "entropic"]
+
+
+@dataclass(frozen=True)
+class Regulariser:
+    """``weight * r(z)``, added to the cost where a decision is made, not where it is judged.
+
+    Attributes:
+        weight: eps > 0, in units of cost over decision squared (quadratic) or over decision.
+        kind: ``quadratic`` or ``entropic``.
+
+    Raises:
+        ValueError: an unknown kind, or a weight that is no positive number.
+    """
+
+    weight: float
+    kind: Kind = "quadratic"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind={self.kind!r} is unknown; choose {' or '.join(get_args(Kind))}")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight={self.weight} must be a positive number")
+
+    def value(self, z: Tensor) -> Tensor:
+        """``(..., n) -> (...)``."""
+        if self.kind == "quadratic":
+            return 0.5 * self.weight * (z**2).sum(-1)
+        return self.weight * torch.special.xlogy(z, z).sum(-1)
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """``(B, n) -> (B, n)``."""
+        if self.kind == "quadratic":
+            return self.weight * z
+        return self.weight * (z.log() + 1)
+
+    def bend(self, z: Tensor) -> Tensor:
+        """Diagonal of the Hessian, ``(B, n) -> (B, n)``."""
+        if self.kind == "quadratic":
+            return torch.full_like(z, self.weight)
+        return self.weight / z
+
+
+class Regularised(Program):
+    """A program with a regulariser in what is minimised; its ``cost`` is that of the program alone.
+
+    Args:
+        program: of any kind; solved by the interior point.
+        regulariser: what is added.
+    """
+
+    def __init__(self, program: Program, regulariser: Regulariser) -> None:
+        self.program, self.regulariser = program, regulariser
+        self.num_decisions, self.num_outcomes = program.num_decisions, program.num_outcomes
+        self.kinked, self.separable = program.kinked, program.separable
+        self.contextual = program.contextual
+
+    def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
+        return self.program.cost(outcome, decision)
+
+    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        value = self.program.objective(scenarios, weights, bandwidth, z)
+        return value + self.regulariser.value(z)
+
+    def gradients(
+        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        every = self.program.gradients(scenarios, bandwidth, z, weights)
+        return every + self.regulariser.gradient(z).unsqueeze(1)
+
+    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        total = self.program.gradient(scenarios, weights, bandwidth, z)
+        return total + self.regulariser.gradient(z)
+
+    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        hessian = self.program.hessian(scenarios, weights, bandwidth, z)
+        bend = self.regulariser.bend(z)
+        return hessian + (bend if hessian.dim() == 2 else torch.diag_embed(bend))
+
+    def cross_product(
+        self,
+        scenarios: Tensor,
+        bandwidth: Tensor,
+        z: Tensor,
+        adjoint: Tensor,
+        shares: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        return self.program.cross_product(scenarios, bandwidth, z, adjoint, shares, weights)
+
+    def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
+        return self.program.constraints(like, context)
+
+    def cvxpy_problem(self, scenarios: Any, weights: np.ndarray) -> tuple[Any, Any, list[Any]]:
+        import cvxpy
+
+        problem, z, constraints = self.program.cvxpy_problem(scenarios, weights)
+        if self.regulariser.kind == "quadratic":
+            term = 0.5 * self.regulariser.weight * cvxpy.sum_squares(z)
+        else:
+            term = -self.regulariser.weight * cvxpy.sum(cvxpy.entr(z))
+        stated = cvxpy.Problem(cvxpy.Minimize(problem.objective.expr + term), problem.constraints)
+        return stated, z, constraints
+
+    def bandwidth_product(
+        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
+    ) -> Tensor:
+        return self.program.bandwidth_product(scenarios, weights, bandwidth, z, adjoint)
+
+    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges | None:
+        return self.program.hinges(scenarios, bandwidth)
+
+    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+        return self.program.hinge_product(scenarios, z, multipliers)
+
+    def learned(
+        self,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        context: Tensor | None,
+        optimum: Optimum,
+    ) -> KKTValues | None:
+        return self.program.learned(scenarios, weights, bandwidth, context, optimum)
+
+    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+        """As the program, and raise ``ValueError`` for an entropy of decisions that may be negative."""
+        self.program.validate(scenarios, context)
+        if self.regulariser.kind == "entropic":
+            lower = self.program.constraints(scenarios, context).lower
+            if lower is None or not bool((lower >= 0).all()):
+                raise ValueError(
+                    "regularise=entropic needs decisions that are not negative; give the program "
+                    "lower=0., or use the quadratic one"
+                )
