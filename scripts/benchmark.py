@@ -8,13 +8,19 @@ import sys
 for _pool in ("OMP", "MKL", "OPENBLAS", "RAYON"):
     os.environ[f"{_pool}_NUM_THREADS"] = "1"
 
-from benchmarks import memory, solvers, sweeps, training  # noqa: E402
+from benchmarks import memory, solvers, sweeps, training, users  # noqa: E402
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    modules = {"solvers": solvers, "training": training, "memory": memory, "sweeps": sweeps}
+    modules = {
+        "solvers": solvers,
+        "users": users,
+        "training": training,
+        "memory": memory,
+        "sweeps": sweeps,
+    }
     for name, module in modules.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(command)

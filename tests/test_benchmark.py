@@ -119,3 +119,17 @@ def test_exponent_is_the_slope_in_logarithms() -> None:
 
     points = [(math.log(size), math.log(5 * size**1.5)) for size in (2, 8, 64)]
     assert slope(points) == pytest.approx(1.5)
+
+
+@pytest.mark.slow
+def test_problems_of_users_are_solved_and_reported(tmp_path: Path) -> None:
+    pytest.importorskip("cvxpylayers")
+    words = ["users", "--batch", "4", "--scenarios", "10", "--rounds", "1", "--output"]
+    command = [sys.executable, "scripts/benchmark.py", *words, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((tmp_path / "users.json").read_text())
+    assert len(rows) == 6
+    assert all(row["gap"] <= 1e-8 and row["gradient"] <= 1e-5 for row in rows)
+    assert not any(row["unsolved"][name] for row in rows for name in ("ours, exact",))
+    assert (tmp_path / "users.md").read_text().count("\n|") == 8

@@ -9,6 +9,7 @@ quadratic objectives, affine constraints, norms. Exponential, power and semidefi
 refused when the layer is built. Needs the extra ``diffusion-dfl[layers]``.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,11 @@ except ImportError as error:
     raise ImportError(
         "BatchedConeSolver needs cvxpylayers >= 1.2: pip install 'diffusion-dfl[layers]'"
     ) from error
+
+# Variables and rows beyond which a sparse solver of one instance at a time is faster.
+_SMALL = 300
+
+logger = logging.getLogger(__name__)
 
 _REFUSED = {
     "exp": ("exponential", "exp, log, entropy, logistic and log-sum-exp"),
@@ -154,8 +160,19 @@ class BatchedConeSolver(SolverInterface):
         self._structures: list[tuple[Any, _Structure]] = []
 
     def setup(self, context: Any) -> None:
-        """Called by ``CvxpyLayer``; raises ``ValueError`` for cones that are not served."""
+        """Called by ``CvxpyLayer``; raises ``ValueError`` for cones that are not served, and logs a
+        warning for a problem it is not made for."""
         structure = _Structure.of(context)
+        rows, columns = structure.cones.rows, structure.size
+        if rows + columns > _SMALL:
+            logger.warning(
+                "BatchedConeSolver is for many small problems: it factors dense matrices, and this one "
+                "has %d variables and %d rows, epigraphs of hinges and norms included. cvxpylayers' "
+                "own back end is likely faster, and a diffusion_dfl program, whose hinges need no "
+                "variables, faster still",
+                columns,
+                rows,
+            )
         self._structures.append((context.cone_dims, structure))
 
     def solve_torch_batch(

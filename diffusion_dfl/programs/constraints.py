@@ -7,7 +7,7 @@ order of :meth:`Constraints.inequality_values`: rows of G, lower bounds, upper b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -59,6 +59,81 @@ class SmoothConstraints:
         if self.context is None:
             return over_batch(lambda point: function(None, point), z)
         return over_batch(function, self.context, z)
+
+
+# Numbers that the closed form of quadratic constraints may hold, and a relative error that is rounding.
+_NUMBERS, _SAME = 2**23, 1e-10
+
+
+@dataclass(frozen=True)
+class QuadraticConstraints(SmoothConstraints):
+    """Functions ``z' Q z / 2 + l' z + k``: their values and derivatives are products.
+
+    Attributes:
+        bend, slope, value: Q ``(B|1, q, n, n)``, l ``(B|1, q, n)`` and k ``(B|1, q)``.
+    """
+
+    bend: Tensor = field(kw_only=True)
+    slope: Tensor = field(kw_only=True)
+    value: Tensor = field(kw_only=True)
+
+    @staticmethod
+    def of(given: SmoothConstraints, z: Tensor) -> SmoothConstraints:
+        """The closed form of functions that are quadratic, as they were given if they are not.
+
+        Args:
+            z: decisions ``(B, n)`` whose size is that of the program.
+        """
+        batch, size = z.shape
+        count = 1 if given.context is None else batch
+        if isinstance(given, QuadraticConstraints) or count * given.size * size**2 > _NUMBERS:
+            return given
+        origin = torch.zeros_like(z[:count])
+        steps = torch.arange(1, size + 1, dtype=z.dtype, device=z.device)
+        generic = z[:count].abs().amax(1, keepdim=True).clamp_min(1.0) * torch.cos(steps * steps)
+        eye = torch.eye(given.size, dtype=z.dtype, device=z.device)
+        value, slope = given.values(origin), given.jacobian(origin)
+        bend = torch.stack([given.hessian(origin, row.expand(count, -1)) for row in eye], dim=1)
+        if not bool(value.isfinite().all() & slope.isfinite().all() & bend.isfinite().all()):
+            return given
+        found = QuadraticConstraints(
+            given.function, given.size, given.context, bend=bend, slope=slope, value=value
+        )
+        for point in (generic, -3.0 * generic):
+            for mine, theirs in (
+                (found.values(point), given.values(point)),
+                (found.jacobian(point), given.jacobian(point)),
+            ):
+                largest = theirs.abs().flatten(1).amax(1) + value.abs().amax(1)
+                error = (mine - theirs).abs().flatten(1).amax(1)
+                if not bool((error <= _SAME * largest).all()):
+                    return given
+        return found
+
+    def select(self, rows: Tensor) -> "QuadraticConstraints":
+        """The instances ``rows`` of the batch."""
+        context = None if self.context is None else self.context[rows]
+        parts = {name: getattr(self, name) for name in ("bend", "slope", "value")}
+        chosen = {
+            n: part if len(part) == 1 and self.context is None else part[rows]
+            for n, part in parts.items()
+        }
+        return QuadraticConstraints(self.function, self.size, context, **chosen)
+
+    def values(self, z: Tensor) -> Tensor:
+        """``(B, n) -> (B, q)``."""
+        return self.value + ((self.slope + 0.5 * self._bent(z)) * z.unsqueeze(1)).sum(2)
+
+    def jacobian(self, z: Tensor) -> Tensor:
+        """``(B, n) -> (B, q, n)``."""
+        return self.slope + self._bent(z)
+
+    def hessian(self, z: Tensor, multipliers: Tensor) -> Tensor:
+        """``sum_q multiplier_q Q_q``: ``(B, n), (B, q) -> (B, n, n)``."""
+        return (multipliers.unsqueeze(2).unsqueeze(3) * self.bend).sum(1)
+
+    def _bent(self, z: Tensor) -> Tensor:
+        return (self.bend @ z.unsqueeze(1).unsqueeze(3)).squeeze(3)
 
 
 class RowCounts(NamedTuple):

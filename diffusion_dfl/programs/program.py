@@ -23,6 +23,8 @@ from diffusion_dfl.programs.constraints import Constraints
 if TYPE_CHECKING:
     import cvxpy
 
+    from diffusion_dfl.programs.general.quadratic import QuadraticCost
+
 
 @dataclass(frozen=True)
 class Hinges:
@@ -216,6 +218,10 @@ class Program(ABC):
             return gradients
         half = 0.5 * hinges.coefficient * (hinges.arguments(z) == 0)
         return gradients - hinges.scenario_force(half)
+
+    def quadratic(self, scenarios: Tensor, weights: Tensor) -> "QuadraticCost | None":
+        """The summed cost of a batch as a quadratic form and closed hinges, if it is known to be one."""
+        return None
 
     def learned(
         self,

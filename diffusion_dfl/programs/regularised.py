@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 
 Kind = Literal["quadratic", "entropic"]
@@ -98,6 +99,13 @@ class Regularised(Program):
         hessian = self.program.hessian(scenarios, weights, bandwidth, z)
         bend = self.regulariser.bend(z)
         return hessian + (bend if hessian.dim() == 2 else torch.diag_embed(bend))
+
+    def quadratic(self, scenarios: Tensor, weights: Tensor) -> QuadraticCost | None:
+        found = self.program.quadratic(scenarios, weights)
+        if found is None or self.regulariser.kind != "quadratic":
+            return None
+        bend = self.regulariser.bend(found.linear)
+        return QuadraticCost(found.hessian + torch.diag_embed(bend), found.linear, found.forms)
 
     def cross_product(
         self,

@@ -60,7 +60,17 @@ class Multipliers:
         )
 
 
-def violation(problem: Problem, point: Multipliers, at: FirstOrder, hessian: Tensor) -> Tensor:
+def slopes(problem: Problem, z: Tensor) -> Tensor:
+    """Largest mean absolute slope of the scenarios' costs: ``(B, n) -> (B,)``."""
+    gradients = problem.program.gradients(
+        problem.scenarios, problem.bandwidth, z, problem.weights
+    ).abs()
+    return largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
+
+
+def violation(
+    problem: Problem, point: Multipliers, at: FirstOrder, hessian: Tensor, steep: Tensor
+) -> Tensor:
     """KKT residuals over what is allowed: at most 1 in a solved instance, ``(B,)``.
 
     Stationarity is relative to the sizes of the scenarios' gradients, feasibility of a row to the
@@ -68,10 +78,6 @@ def violation(problem: Problem, point: Multipliers, at: FirstOrder, hessian: Ten
     the product of both.
     """
     z, hinges = point.z, problem.hinges
-    gradients = problem.program.gradients(
-        problem.scenarios, problem.bandwidth, z, problem.weights
-    ).abs()
-    steep = largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
     steep = steep + 1e-5 * problem.slope
     size = z.abs().amax(1)
     near = problem.hinge_length + 1e-3 * size
@@ -128,6 +134,7 @@ def polish(
     z, nu = point.z, point.nu
     dual = torch.where(active, point.dual, 0.0)
     alpha = point.alpha
+    steep = slopes(problem, point.z)
     for _ in range(rounds):
         if hinges is not None:
             alpha = torch.where(held, alpha, torch.where(up, hinges.weight, 0.0))
@@ -141,7 +148,7 @@ def polish(
             clamped = torch.minimum(alpha.clamp_min(0), hinges.weight)
         candidate = Multipliers(z, dual.clamp_min(0), nu, clamped, held)
         hessian = problem.curvature(z, candidate.dual)[0]
-        score = violation(problem, candidate, at, hessian)
+        score = violation(problem, candidate, at, hessian, steep)
         better = score < best_violation
         best = candidate.where(better, best)
         best_violation = torch.where(better, score, best_violation)

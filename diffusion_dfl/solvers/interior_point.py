@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Program
-from diffusion_dfl.programs.smoothing import bandwidth as kernel_width
 from diffusion_dfl.solvers.active_set import Multipliers, polish
 from diffusion_dfl.solvers.evidence import (
     cost_falls_for_ever,
@@ -54,8 +53,8 @@ _STALL = 30
 _PAUSE = 3
 # KKT residual at which the active set is first tried, and what divides it after a failure.
 _FIRST_POLISH, _NEXT_POLISH = 1e-7, 30.0
-# A kernel narrower than this share of the usual width is entered from the exact program.
-_NARROW = 0.2
+# An instance waits this many iterations for as many to be polished with it as this share's inverse.
+_WAIT, _COMPANY = 2, 3
 _NARROW_ROUNDS = 30
 # A slope share this close to an end of its interval rests on the end.
 _STRICT = 1e-9
@@ -90,19 +89,19 @@ def solve_interior_point(
     def chosen(value: Tensor | None, rows: Tensor) -> Tensor | None:
         return None if value is None else value[rows]
 
-    later = _narrow(problem)
-    rows = torch.nonzero(~later).flatten()
-    if len(rows) == len(later):
+    smoothed = (bandwidth > 0).any(1) & program.kinked
+    rows = torch.nonzero(smoothed).flatten()
+    if rows.numel() < len(smoothed):
         outcome = _interior(problem, start)
     else:
         outcome = _Outcome.nothing(problem)
+    if rows.numel():
+        first, x = chosen(start, rows), chosen(context, rows)
+        outcome.write(rows, _through_exact(problem.select(rows), first, x))
+        # Where the exact program has no optimum, the smoothed one may.
+        rows = torch.nonzero(smoothed & (outcome.status != int(Status.SOLVED))).flatten()
         if rows.numel():
-            outcome.write(rows, _interior(problem.select(rows), chosen(start, rows)))
-    if program.kinked:
-        rows = outcome.open((bandwidth > 0).any(1))
-        if rows.numel():
-            first, x = chosen(start, rows), chosen(context, rows)
-            outcome.write(rows, _through_exact(problem.select(rows), first, x))
+            outcome.write(rows, _interior(problem.select(rows), None))
     # Where many rows meet, steps can get ever shorter; a fresh start from there does not.
     rows = outcome.open(outcome.point.z.isfinite().all(1))
     if rows.numel():
@@ -153,14 +152,6 @@ class _Outcome:
         self.iterations[rows] += other.iterations
 
 
-def _narrow(problem: Problem) -> Tensor:
-    """Whether a kernel is much narrower than the scenarios' spread asks for: ``(B,)``."""
-    if not problem.program.kinked:
-        return torch.zeros_like(problem.slope, dtype=torch.bool)
-    spread = kernel_width(problem.scenarios, problem.weights)
-    return ((problem.bandwidth > 0) & (problem.bandwidth < _NARROW * spread)).any(1)
-
-
 def _through_exact(problem: Problem, start: Tensor | None, context: Tensor | None) -> _Outcome:
     """Solve convolved programs from the decisions of those with exact kinks.
 
@@ -204,7 +195,7 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
     rows = torch.arange(len(first), device=first.device)
     final = _Outcome.of(multipliers(problem, iterate))
     best = torch.full_like(problem.slope, torch.inf)
-    stalled = torch.zeros_like(rows)
+    stalled, waiting = torch.zeros_like(rows), torch.zeros_like(rows)
     threshold = torch.full_like(problem.slope, _FIRST_POLISH)
     ray = torch.zeros_like(first)
     part, at = problem, problem.first_order(iterate.z)
@@ -226,7 +217,10 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
         known = outcome != int(Status.NOT_CONVERGED)
         stuck = (stalled >= _PAUSE) & (distance <= _FIRST_POLISH)
         trying = ((distance <= threshold) | stuck | lost) & distance.isfinite() & ~known
-        trying = torch.nonzero(trying).flatten()
+        waiting = torch.where(trying, waiting + 1, 0)
+        # Together is cheaper than one by one: the first wait for others, and get closer meanwhile.
+        alone = (trying.sum() * _COMPANY < len(rows)) & (waiting.amax() <= _WAIT) & ~lost.any()
+        trying = torch.nonzero(trying & ~alone).flatten()
         if trying.numel():
             chosen, tried = iterate.select(trying), part.select(trying)
             point, score = polish(tried, multipliers(tried, chosen), chosen.slack)
@@ -246,6 +240,7 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
             iterate, at = iterate.select(stay), at.select(stay)
             hessian, bend = hessian[stay], None if bend is None else bend[stay]
             best, stalled, threshold = best[stay], stalled[stay], threshold[stay]
+            waiting = waiting[stay]
         before = iterate.z
         iterate, at = newton_step(part, iterate, at, hessian, bend)
         ray = iterate.z - before

@@ -10,12 +10,14 @@ with constraints: slacks are lengths and multipliers are slopes of the cost.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Hinges, Program
 from diffusion_dfl.programs.constraints import apply, transpose_apply
+from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.solvers.rows import Rows, largest, take
 
 # Below this share of its typical entry, a system's diagonal is as good as 0.
@@ -88,6 +90,7 @@ class ScaledHinges:
 class Problem:
     """A batch of scaled programs.
 
+    ``quadratic`` is the cost as a quadratic form and closed hinges, where it is one.
     ``origin (B, n)`` is the allowed decision nearest to 0 at which the cost has derivatives. Their
     magnitudes, ``(B,)`` each: ``length`` of decisions, ``hinge_length`` of hinge arguments and
     ``slope`` of the cost.
@@ -99,6 +102,7 @@ class Problem:
     bandwidth: Tensor
     rows: Rows
     hinges: ScaledHinges | None
+    quadratic: QuadraticCost | None
     origin: Tensor
     length: Tensor
     hinge_length: Tensor
@@ -112,6 +116,7 @@ class Problem:
             self.bandwidth[rows],
             self.rows.select(rows),
             None if self.hinges is None else self.hinges.select(rows),
+            None if self.quadratic is None else self.quadratic.select(rows),
             self.origin[rows],
             self.length[rows],
             self.hinge_length[rows],
@@ -121,10 +126,14 @@ class Problem:
     def first_order(self, z: Tensor) -> "FirstOrder":
         """Values and gradients at z ``(B, n)``."""
         arguments = z.new_zeros(len(z), 0, 0)
-        if self.hinges is None:
-            gradient = self.program.gradient(self.scenarios, self.weights, self.bandwidth, z)
-        else:
+        if self.hinges is not None:
             arguments = self.hinges.arguments(z)
+        data = self.scenarios, self.weights, self.bandwidth
+        if self.quadratic is not None and not self._mixed:
+            gradient = self.quadratic.gradient(*data, z, self.hinges is None)
+        elif self.hinges is None:
+            gradient = self.program.gradient(*data, z)
+        else:
             gradient = self._smooth(z, self._gradient_without_hinges)
         rows = self.rows.constraints
         values = rows.inequality_values(z)
@@ -136,6 +145,11 @@ class Problem:
             jacobian = rows.smooth.jacobian(z) / unit.unsqueeze(-1)
         values = torch.where(self.rows.present, values, -1.0)
         return FirstOrder(gradient, values, jacobian, rows.equality_residual(z), arguments)
+
+    @cached_property
+    def _mixed(self) -> bool:
+        """Whether some hinges are exact and others smoothed."""
+        return self.hinges is not None and bool((self.bandwidth > 0).any())
 
     def _gradient_without_hinges(self, z: Tensor) -> Tensor:
         hinges = self.hinges
@@ -169,7 +183,13 @@ class Problem:
 
     def curvature(self, z: Tensor, dual: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hessians ``(B, n, n)`` of F and of ``dual' c`` (None if all rows are affine)."""
-        hessian = self.program.hessian(self.scenarios, self.weights, self.bandwidth, z)
+        data = self.scenarios, self.weights, self.bandwidth
+        if self.quadratic is not None:
+            # Exact hinges have no curvature.
+            kinks = self.hinges is None or self._mixed
+            hessian = self.quadratic.curvature(*data, z, kinks)
+        else:
+            hessian = self.program.hessian(*data, z)
         if hessian.dim() == 2:
             hessian = torch.diag_embed(hessian)
         hessian = self._without_bounds(hessian, z)

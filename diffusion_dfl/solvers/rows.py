@@ -5,12 +5,12 @@ multipliers are slopes of the cost. Two opposite rows with opposite limits, and 
 no interior between them, which an interior point needs: they become equalities.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.constraints import Constraints, QuadraticConstraints
 
 
 def take(value: Tensor, rows: Tensor) -> Tensor:
@@ -60,6 +60,8 @@ class Rows:
     def of(given: Constraints, z: Tensor) -> "Rows":
         """Scale constraints; smooth ones by their gradients at z ``(B, n)``."""
         size = given.matrix.shape[2]
+        if given.smooth is not None:
+            given = replace(given, smooth=QuadraticConstraints.of(given.smooth, z))
         norm = _safe_norm(given.matrix)
         matrix, limit = given.matrix / norm.unsqueeze(-1), given.limit / norm
         equality_unit = _safe_norm(given.equality_matrix)

@@ -37,8 +37,9 @@ def scaled_problem(
     length = _length(rows, kinks, z)
     if hinges is not None:
         slope = torch.maximum(slope, largest(hinges.weight.sum(1)))
+    quadratic = program.quadratic(scenarios, weights)
     problem = Problem(
-        program, scenarios, weights, bandwidth, rows, hinges, z, length, length, slope
+        program, scenarios, weights, bandwidth, rows, hinges, quadratic, z, length, length, slope
     )
     if not bool(((length > 0) & (slope > 0)).all()):
         problem = _with_defaults(problem)

@@ -365,3 +365,13 @@ def test_a_solution_that_vanishes_with_its_input_is_solved(name: str, value: flo
     assert q.grad is not None and bool(q.grad.isfinite().all())
     if value:
         assert torch.allclose(q.grad[0], torch.full_like(q.grad[0], factor), rtol=1e-5)
+
+
+def test_a_problem_too_large_for_dense_cones_is_told_so_when_it_is_built(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    y, z = cp.Parameter(400), cp.Variable(1)
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.pos(y - z)) + cp.sum_squares(z)))
+    CvxpyLayer(problem, [y], [z], solver=BatchedConeSolver())
+    assert "BatchedConeSolver is for many small problems" in caplog.text
+    assert "variables and" in caplog.text

@@ -24,6 +24,7 @@ from diffusion_dfl.programs.batching import over_batch
 from diffusion_dfl.programs.constraints import Constraints, transpose_apply
 from diffusion_dfl.programs.general.feasible_set import FeasibleSet, Limit
 from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge
+from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
 from diffusion_dfl.programs.general.trial import (
     Segments,
@@ -81,7 +82,13 @@ class TorchProgram(Program):
     """
 
     #: Attributes that follow from the others and may change with use.
-    _CACHES: ClassVar[tuple[str, ...]] = ("_forms", "_num_arguments", "_alike", "_tried")
+    _CACHES: ClassVar[tuple[str, ...]] = (
+        "_forms",
+        "_num_arguments",
+        "_alike",
+        "_quadratic",
+        "_tried",
+    )
 
     def __init__(
         self,
@@ -131,6 +138,7 @@ class TorchProgram(Program):
         self._forms: dict[torch.device, list[AffineHinge | None]] = {}
         self._num_arguments: list[int] = []
         self._alike = False
+        self._quadratic = True
         self._tried = False
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
@@ -163,6 +171,19 @@ class TorchProgram(Program):
         """Hessian of :meth:`objective` in z, kinks of width 0 left out: ``(B, n, n)``."""
         width = self._width(bandwidth)
         return _sum(part.hessian(scenarios, weights, width, z) for part in self._parts(z, width))
+
+    def quadratic(self, scenarios: Tensor, weights: Tensor) -> QuadraticCost | None:
+        """The cost of a batch as a quadratic form and closed hinges; None where it is of another kind."""
+        forms = self._closed_forms(scenarios)
+        closed = tuple(form for form in forms if form is not None)
+        if not self._quadratic or len(closed) < len(forms):
+            return None
+        size = scenarios.abs().amax((1, 2)).clamp_min(1e-3).unsqueeze(1)
+        generic = size * _generic(scenarios, self.num_decisions)
+        smooth = None if self.smooth is None else ScenarioCost(self.smooth, alike=self._alike)
+        found = QuadraticCost.of(smooth, closed, scenarios, weights, generic)
+        self._quadratic = found is not None
+        return found
 
     def cross_product(
         self,

@@ -1,0 +1,406 @@
+"""``benchmark.py users``: six problems such as users bring, held against cvxpylayers in one run.
+
+One thread, forward and backward of a batch; times are processor seconds, the median over rounds in
+which the contenders take turns. Beside the times: the largest gap of our objective to Clarabel at
+tight tolerances, and the largest error of our gradient against central differences.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.programs import Hinge, TorchProgram
+from diffusion_dfl.solvers import solve
+
+D = {"dtype": torch.float64}
+#: How many times faster than cvxpylayers with Clarabel each problem is to be, forward and backward.
+GOALS = {"cvar": 5, "cvar an item": 10, "storage": 3, "l1 cost": 5, "ball": 10, "two resources": 10}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A program, the same in cvxpy, and its data.
+
+    Attributes:
+        statement: ``(outcomes (M, d_y), context or None) -> (problem, z, parameters)``; both may be
+            arrays or parameters of cvxpy.
+        outcomes: ``(B, M, d_y)``.
+        context: ``(B, d_x)`` or None.
+    """
+
+    name: str
+    program: TorchProgram
+    statement: Callable[[Any, Any], tuple[cp.Problem, cp.Variable]]
+    outcomes: Tensor
+    context: Tensor | None = None
+
+
+def _rows(count: int, z: Any, size: int) -> Any:
+    return np.ones((count, 1)) @ cp.reshape(z, (1, size), order="C")
+
+
+def problems(batch: int, scenarios: int) -> list[Problem]:
+    """The six, on synthetic outcomes of a fixed seed."""
+    rng = np.random.default_rng(2027)
+    share = 1.0 / scenarios
+    made = []
+
+    def tensor(values: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=float))
+
+    tail = 1 / (1 - 0.93)
+    # Value at risk of one item's shortage (5) and excess (1), which exclude each other.
+    one = TorchProgram(
+        2,
+        1,
+        smooth=lambda y, z: z[1] + 1e-3 * z[0] ** 2,
+        hinges=[
+            Hinge(tail, lambda y, z: 5 * (y - z[:1]) - z[1:]),
+            Hinge(tail, lambda y, z: z[:1] - y - z[1:]),
+        ],
+        lower=0.0,
+        upper=[8.0, np.inf],
+    )
+
+    def one_stated(y: Any, x: Any) -> tuple[cp.Problem, cp.Variable]:
+        z = cp.Variable(2)
+        y = cp.reshape(y, (scenarios,), order="C") if isinstance(y, cp.Parameter) else y[:, 0]
+        loss = cp.maximum(5 * (y - z[0]), z[0] - y)
+        cost = z[1] + 1e-3 * cp.square(z[0]) + tail * share * cp.sum(cp.pos(loss - z[1]))
+        return cp.Problem(cp.Minimize(cost), [z >= 0, z[0] <= 8]), z
+
+    made.append(
+        Problem("cvar", one, one_stated, tensor(np.abs(rng.normal(5, 2, (batch, scenarios, 1)))))
+    )
+
+    n = 4
+    every = TorchProgram(
+        2 * n,
+        n,
+        smooth=lambda y, z: z[n:].sum() + 1e-3 * (z[:n] ** 2).sum(),
+        hinges=[
+            Hinge(tail, lambda y, z: 5 * (y - z[:n]) - z[n:]),
+            Hinge(tail, lambda y, z: z[:n] - y - z[n:]),
+        ],
+        lower=0.0,
+        matrix=np.r_[np.ones(n), np.zeros(n)][None],
+        limit=18.0,
+    )
+
+    def every_stated(y: Any, x: Any) -> tuple[cp.Problem, cp.Variable]:
+        z = cp.Variable(2 * n)
+        stock, risk = _rows(scenarios, z[:n], n), _rows(scenarios, z[n:], n)
+        loss = cp.pos(cp.maximum(5 * (y - stock), stock - y) - risk)
+        cost = cp.sum(z[n:]) + 1e-3 * cp.sum_squares(z[:n]) + tail * share * cp.sum(loss)
+        return cp.Problem(cp.Minimize(cost), [z >= 0, cp.sum(z[:n]) <= 18]), z
+
+    demand = np.abs(rng.normal(5, 2, (batch, scenarios, n)))
+    made.append(Problem("cvar an item", every, every_stated, tensor(demand)))
+
+    hours, loss = 24, 0.9
+    level = np.zeros((hours, 3 * hours))
+    level[:, 2 * hours :] = np.eye(hours) - np.eye(hours, k=-1)
+    level[:, :hours], level[:, hours : 2 * hours] = -loss * np.eye(hours), np.eye(hours) / loss
+    first = np.r_[0.5, np.zeros(hours - 1)]
+    top = np.r_[0.5 * np.ones(2 * hours), np.ones(hours)]
+    storage = TorchProgram(
+        3 * hours,
+        hours,
+        smooth=lambda y, z: (
+            y @ (z[:hours] - z[hours : 2 * hours])
+            + 5e-3 * (z[: 2 * hours] ** 2).sum()
+            + 1e-4 * ((z[2 * hours :] - 0.5) ** 2).sum()
+        ),
+        lower=0.0,
+        upper=top,
+        equality_matrix=level,
+        equality_value=first,
+    )
+
+    def storage_stated(y: Any, x: Any) -> tuple[cp.Problem, cp.Variable]:
+        z = cp.Variable(3 * hours)
+        cost = (np.full(scenarios, share) @ y) @ (z[:hours] - z[hours : 2 * hours])
+        cost += 5e-3 * cp.sum_squares(z[: 2 * hours]) + 1e-4 * cp.sum_squares(z[2 * hours :] - 0.5)
+        return cp.Problem(cp.Minimize(cost), [z >= 0, z <= top, level @ z == first]), z
+
+    price = 1 + 0.5 * np.sin(np.arange(hours) * np.pi / 6)
+    price = price + 0.3 * rng.normal(size=(batch, 1, hours))
+    price = price + 0.3 * rng.normal(size=(batch, scenarios, hours))
+    made.append(Problem("storage", storage, storage_stated, tensor(price)))
+
+    held = rng.dirichlet(np.ones(10))
+    now = tensor(held)
+    traded = TorchProgram(
+        10,
+        10,
+        smooth=lambda y, z: 2.5 * (y @ z) ** 2 - y @ z + 1e-3 * (z @ z),
+        hinges=[Hinge(2e-3, lambda y, z: z - now), Hinge(2e-3, lambda y, z: now - z)],
+        lower=0.0,
+        equality_matrix=np.ones((1, 10)),
+        equality_value=1.0,
+    )
+
+    def traded_stated(y: Any, x: Any) -> tuple[cp.Problem, cp.Variable]:
+        z = cp.Variable(10)
+        cost = 2.5 * share * cp.sum_squares(y @ z) - np.full(scenarios, share) @ (y @ z)
+        cost += 1e-3 * cp.sum_squares(z) + 2e-3 * cp.norm(z - held, 1)
+        return cp.Problem(cp.Minimize(cost), [z >= 0, cp.sum(z) == 1]), z
+
+    returns = 0.01 * rng.normal(size=(batch, 1, 10)) + 0.05 * rng.normal(
+        size=(batch, scenarios, 10)
+    )
+    made.append(Problem("l1 cost", traded, traded_stated, tensor(returns)))
+
+    root = np.linalg.cholesky(np.eye(8) + 0.3)
+    shape = tensor(root)
+    near = TorchProgram(
+        8,
+        8,
+        smooth=lambda y, z: 0.05 * ((z - y) ** 2).sum(),
+        hinges=[Hinge(4.0, lambda y, z: y - z), Hinge(1.0, lambda y, z: z - y)],
+        inequality=lambda x, z: ((shape.T @ (z - 2.0)).square().sum() - 2.25).reshape(1),
+        num_inequalities=1,
+    )
+
+    def near_stated(y: Any, x: Any) -> tuple[cp.Problem, cp.Variable]:
+        z = cp.Variable(8)
+        apart = y - _rows(scenarios, z, 8)
+        cost = 0.05 * cp.sum_squares(apart) + 4 * cp.sum(cp.pos(apart)) + cp.sum(cp.pos(-apart))
+        return cp.Problem(cp.Minimize(share * cost), [cp.norm(root.T @ (z - 2.0)) <= 1.5]), z
+
+    supply = 2 + 0.5 * rng.normal(size=(batch, 1, 8)) + rng.normal(size=(batch, scenarios, 8))
+    made.append(Problem("ball", near, near_stated, tensor(supply)))
+
+    uses = rng.uniform(0.5, 1.5, (2, 6))
+    limited = TorchProgram(
+        6,
+        6,
+        smooth=lambda y, z: 0.05 * (z**2).sum(),
+        hinges=[Hinge(8.0, lambda y, z: y - z), Hinge(1.0, lambda y, z: z - y)],
+        lower=0.0,
+        matrix=uses,
+        limit=lambda x: x,
+    )
+
+    def limited_stated(y: Any, x: Any) -> tuple[cp.Problem, cp.Variable]:
+        z = cp.Variable(6)
+        apart = y - _rows(scenarios, z, 6)
+        cost = share * (8 * cp.sum(cp.pos(apart)) + cp.sum(cp.pos(-apart)))
+        cost += 0.05 * cp.sum_squares(z)
+        return cp.Problem(cp.Minimize(cost), [z >= 0, uses @ z <= x]), z
+
+    calls = np.abs(5 + rng.normal(size=(batch, 1, 6)) + 2 * rng.normal(size=(batch, scenarios, 6)))
+    capacity = rng.uniform(25, 45, (batch, 2))
+    made.append(Problem("two resources", limited, limited_stated, tensor(calls), tensor(capacity)))
+    return made
+
+
+@dataclass
+class Row:
+    """One problem: milliseconds of forward and backward, and how right ours are.
+
+    Attributes:
+        milliseconds: contender -> ``[forward, backward]`` of the batch.
+        unsolved: contender -> instances without a decision.
+        gap: largest objective of ours over Clarabel's, relative.
+        gradient: largest error of ours against differences, relative to their mean size, over
+            the instances whose differences from both sides agree.
+    """
+
+    name: str
+    milliseconds: dict[str, list[float]] = field(default_factory=dict)
+    unsolved: dict[str, int] = field(default_factory=dict)
+    gap: float = 0.0
+    gradient: float = 0.0
+
+
+OURS, SMOOTHED = "ours, exact", "ours, convolved"
+PEER, CONE = "cvxpylayers, Clarabel", "cvxpylayers, our cones"
+#: Instances our cone back end solves in a timed call; its times are scaled to the batch.
+_FEW = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", type=int, default=64, help="instances B (default 64)")
+    parser.add_argument("--scenarios", type=int, default=50, help="M (default 50)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns (default 5)")
+    parser.add_argument("--problem", choices=tuple(GOALS), help="this one alone")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write the files, print the table; 1 if an answer is wrong."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    rows = []
+    for problem in problems(arguments.batch, arguments.scenarios):
+        if arguments.problem in (None, problem.name):
+            rows.append(_measured(problem, arguments.rounds))
+            print(f"{problem.name}: {rows[-1].milliseconds}", flush=True)
+    text = markdown(rows, arguments)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    record = json.dumps([asdict(row) for row in rows], indent=2) + "\n"
+    (arguments.output / "users.json").write_text(record, encoding="utf-8")
+    (arguments.output / "users.md").write_text(text, encoding="utf-8")
+    print(text)
+    return int(any(row.gap > 1e-8 or row.gradient > 1e-5 for row in rows))
+
+
+def _measured(problem: Problem, rounds: int) -> Row:
+    row = Row(problem.name)
+    generator = torch.Generator().manual_seed(5)
+    towards = torch.randn(
+        len(problem.outcomes), problem.program.num_decisions, **D, generator=generator
+    )
+    row.gap, row.gradient = _gap(problem), _gradient_error(problem, towards)
+    contenders = {
+        OURS: _ours(problem, "saa"),
+        SMOOTHED: _ours(problem, "convolved"),
+        PEER: _peer(problem, None),
+        CONE: _peer(problem, _FEW),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, decide in contenders.items():
+            count = _FEW if name == CONE else len(problem.outcomes)
+            # The slow one in fewer turns.
+            if name == CONE and number > 1:
+                continue
+            outcomes = problem.outcomes[:count].clone().requires_grad_()
+            context = None if problem.context is None else problem.context[:count]
+            begin = time.process_time()
+            decision = decide(outcomes, context)
+            middle = time.process_time()
+            (decision.nan_to_num() * towards[:count]).sum().backward()
+            end = time.process_time()
+            row.unsolved[name] = int(decision.isnan().any(1).sum())
+            if number:
+                scale = 1e3 * len(problem.outcomes) / count
+                found[name].append((scale * (middle - begin), scale * (end - middle)))
+    row.milliseconds = {
+        name: [statistics.median(part) for part in zip(*times, strict=True)]
+        for name, times in found.items()
+    }
+    return row
+
+
+def _ours(problem: Problem, curvature: Any) -> Callable[[Tensor, Tensor | None], Tensor]:
+    layer = DecisionLayer(
+        problem.program, bandwidth_scale=1.5, curvature=curvature, max_failure_share=1.0
+    )
+    return lambda outcomes, context: layer(outcomes, context=context)
+
+
+def _peer(problem: Problem, cones: int | None) -> Callable[[Tensor, Tensor | None], Tensor]:
+    from cvxpylayers.torch import CvxpyLayer
+
+    from diffusion_dfl.layers.cvxpylayers_interface import BatchedConeSolver
+
+    outcomes = cp.Parameter(problem.outcomes.shape[1:])
+    context = None if problem.context is None else cp.Parameter(problem.context.shape[1])
+    stated, z = problem.statement(outcomes, context)
+    parameters = [outcomes] if context is None else [outcomes, context]
+    if cones:
+        layer = CvxpyLayer(stated, parameters, [z], solver=BatchedConeSolver(on_failure="drop"))
+        options: dict[str, Any] = {}
+    else:
+        layer = CvxpyLayer(stated, parameters, [z])
+        jobs = {"n_jobs_forward": 1, "n_jobs_backward": 1}
+        options = {"solver_args": {"solve_method": "Clarabel", **jobs}}
+
+    def decide(outcomes: Tensor, context: Tensor | None) -> Tensor:
+        values = [outcomes] if context is None else [outcomes, context]
+        return layer(*values, **options)[0]
+
+    return decide
+
+
+def _gap(problem: Problem, checked: int = 12) -> float:
+    """Largest relative excess of our exact objective over Clarabel's tight one."""
+    outcomes = problem.outcomes[:checked]
+    context = None if problem.context is None else problem.context[:checked]
+    decision = solve(problem.program, outcomes, context=context).decision
+    uniform = torch.full(outcomes.shape[:2], 1.0 / outcomes.shape[1], **D)
+    exact = torch.zeros_like(outcomes[:, 0])
+    ours = problem.program.objective(outcomes, uniform, exact, decision)
+    worst = 0.0
+    for index in range(len(outcomes)):
+        limits = None if context is None else context[index].numpy()
+        stated, _ = problem.statement(outcomes[index].numpy(), limits)
+        for tolerance in (1e-12, 1e-11, 1e-10, 1e-9):
+            stated.solve(
+                solver=cp.CLARABEL,
+                tol_gap_abs=tolerance,
+                tol_gap_rel=tolerance,
+                tol_feas=tolerance,
+                max_iter=500,
+            )
+            if stated.status == "optimal":
+                break
+        worst = max(worst, float((ours[index] - stated.value) / abs(stated.value)))
+    return worst
+
+
+def _gradient_error(problem: Problem, towards: Tensor) -> float:
+    """Of the convolved layer, in a random direction of the outcomes."""
+    layer = DecisionLayer(problem.program, bandwidth_scale=1.5, max_failure_share=1.0)
+    outcomes = problem.outcomes.clone().requires_grad_()
+    way = torch.randn(outcomes.shape, **D, generator=torch.Generator().manual_seed(6))
+    way = way * problem.outcomes.std(1, keepdim=True)
+
+    def value(step: float) -> Tensor:
+        with torch.no_grad():
+            decision = layer(problem.outcomes + step * way, context=problem.context)
+        return (decision * towards).sum(1)
+
+    (layer(outcomes, context=problem.context) * towards).sum().backward()
+    assert outcomes.grad is not None
+    analytic = (outcomes.grad * way).sum((1, 2))
+    step = 1e-5
+    ahead, behind, far, back, here = (value(k * step) for k in (1, -1, 2, -2, 0))
+    central = (8 * (ahead - behind) - (far - back)) / (12 * step)
+    left, right = (here - behind) / step, (ahead - here) / step
+    smooth = (left - right).abs() <= 1e-3 * (left.abs() + right.abs()) + 1e-4
+    size = central.abs() + central.abs().mean()
+    return float(((analytic - central).abs() / size)[smooth].max())
+
+
+def markdown(rows: list[Row], arguments: argparse.Namespace) -> str:
+    """The table, and which goals are met."""
+    lines = [
+        "# Six problems such as users bring",
+        "",
+        f"`python scripts/benchmark.py users`: B={arguments.batch}, M={arguments.scenarios}, one "
+        "thread, milliseconds of processor time, forward + backward, median of "
+        f"{arguments.rounds} turns. Our cone back end solves {_FEW} instances, scaled to B. The "
+        "objective's gap is to Clarabel at tight tolerances, the gradient's error to differences.",
+        "",
+        f"| problem | {OURS} | {SMOOTHED} | {PEER} | {CONE} | exact, times faster | convolved | goal "
+        "| gap | gradient |",
+        "|" + "---|" * 10,
+    ]
+    for row in rows:
+        cells = []
+        for name in (OURS, SMOOTHED, PEER, CONE):
+            forward, backward = row.milliseconds[name]
+            lost = f" ({row.unsolved[name]} unsolved)" if row.unsolved[name] else ""
+            cells.append(f"{forward:,.0f} + {backward:,.0f}{lost}")
+        peer = sum(row.milliseconds[PEER])
+        ratios = [peer / sum(row.milliseconds[name]) for name in (OURS, SMOOTHED)]
+        cells += [f"{ratio:.1f}" for ratio in ratios]
+        met = "met" if min(ratios) >= GOALS[row.name] else "missed"
+        cells += [f"{GOALS[row.name]} ({met})", f"{row.gap:.0e}", f"{row.gradient:.0e}"]
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
