@@ -40,8 +40,12 @@ class Batch:
     @property
     def constraint_context(self) -> Tensor:
         """What constraints that depend on the context see, rows as in :attr:`decision_context`."""
-        exact = self.context if self.exact_context is None else self.exact_context
-        return exact[:1] if self.pooled else exact
+        return self.outcome_context[:1] if self.pooled else self.outcome_context
+
+    @property
+    def outcome_context(self) -> Tensor:
+        """What costs that depend on the context see: the exact contexts of all outcomes."""
+        return self.context if self.exact_context is None else self.exact_context
 
 
 class Parts(NamedTuple):
@@ -93,7 +97,9 @@ class Estimator(Protocol):
         ...
 
 
-def decision_cost(layer: DecisionLayer, outcome: Tensor, decision: Tensor) -> Tensor:
+def decision_cost(
+    layer: DecisionLayer, outcome: Tensor, decision: Tensor, context: Tensor | None = None
+) -> Tensor:
     """Mean cost of decisions over the instances that were solved, a scalar.
 
     Rows the layer dropped are NaN; they count neither in the mean nor in its gradient. One decision
@@ -103,12 +109,14 @@ def decision_cost(layer: DecisionLayer, outcome: Tensor, decision: Tensor) -> Te
         layer: the layer that just made the decisions.
         outcome: ``(B, d_y)``.
         decision: ``(B, n)`` or ``(1, n)``.
+        context: ``(B, d_x)``, for costs that depend on it.
     """
     solution = layer.last_solution
     good = solution.solved if solution is not None else decision.isfinite().all(1)
     decision = torch.where(good.unsqueeze(1), decision, 0.0).expand(len(outcome), -1)
     good = good.expand(len(outcome))
-    cost = layer.program.cost(outcome.double(), decision)
+    context = None if context is None else context.double()
+    cost = layer.program.cost_given(outcome.double(), decision, context)
     return torch.where(good, cost, 0.0).sum() / good.sum().clamp_min(1)
 
 

@@ -18,5 +18,6 @@ class Policy:
         if not isinstance(predictor, PolicyNetwork):
             raise TypeError(f"grad=policy needs model=policy, not {type(predictor).__name__}")
         decision = predictor.decide(batch.context)
-        cost = layer.program.cost(batch.outcome.double(), decision.double()).mean()
+        context = batch.outcome_context.double()
+        cost = layer.program.cost_given(batch.outcome.double(), decision.double(), context).mean()
         return Loss(cost, {"decision_cost": cost.detach()})

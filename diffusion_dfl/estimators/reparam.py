@@ -55,7 +55,7 @@ class Reparam:
                 backpropagation=self.backpropagation,
             )
             decision = layer(scenarios, context=batch.constraint_context)
-            cost = decision_cost(layer, batch.outcome, decision)
+            cost = decision_cost(layer, batch.outcome, decision, batch.outcome_context)
             metrics["decision_cost"] = cost.detach()
         if self.mixture.fit_weight:
             fit = predictor.loss(batch.context, batch.outcome, generator)

@@ -20,6 +20,7 @@ def score_weights(
     outcome: Tensor,
     fresh: Tensor | None = None,
     context: Tensor | None = None,
+    outcome_context: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean decision cost of a batch and its derivative in the scenario weights.
 
@@ -34,7 +35,8 @@ def score_weights(
         fresh: ``(B, M', d_y)``, scenarios the decision does not know, in which the derivative is
             wanted instead: they enter the program with weight 0, where the derivative is the same
             expression. Their weights are not centred.
-        context: ``(B, d_x)``, for programs whose constraints depend on it.
+        context: ``(B, d_x)``, for programs whose constraints or cost depend on it.
+        outcome_context: that of every row of ``outcome``; ``context`` if None.
 
     Returns:
         The cost, a scalar, and the weights ``(B, M)`` or ``(B, M')``, float64; with omega = 1/M,
@@ -55,7 +57,9 @@ def score_weights(
             # The rule's M is that of the scenarios that decide.
             sample_size = layer.sample_size or count
             width = bandwidth(known.double(), shares, layer.bandwidth_scale, sample_size)
-        cost = decision_cost(layer, outcome, layer(known, shares, width, context))
+        decision = layer(known, shares, width, context)
+        judged = context if outcome_context is None else outcome_context
+        cost = decision_cost(layer, outcome, decision, judged)
         (weights,) = torch.autograd.grad(cost, shares)
     return cost.detach(), weights if fresh is None else weights[:, count:]
 
@@ -157,6 +161,7 @@ class Score:
             batch.outcome,
             None if fresh is None else _scenarios(fresh),
             batch.constraint_context,
+            batch.outcome_context,
         )
         metrics["decision_cost"] = cost
         if fresh is None:

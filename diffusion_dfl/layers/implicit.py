@@ -90,6 +90,7 @@ class ImplicitDecision(torch.autograd.Function):
         record: SolveRecord,
     ) -> Tensor:
         """z*, ``(B, n)``, attached to the graph of whatever requires a gradient."""
+        program, scenarios, bandwidth = program.with_context(scenarios, bandwidth, context)
         if options.curvature == "convolved" and program.kinked:
             bandwidth = resolvable(scenarios, bandwidth)
         else:

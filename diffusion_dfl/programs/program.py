@@ -105,7 +105,8 @@ class Program(ABC):
         kinked: whether f has kinks; the bandwidth of a smooth program is ignored.
         separable: whether coordinate i of the decision meets coordinate i of the outcome only, in
             the cost: then :meth:`hessian` is a diagonal ``(B, n)``.
-        contextual: whether the constraints depend on the context.
+        contextual: whether the constraints or the cost depend on the context.
+        cost_context: whether the cost does.
     """
 
     num_decisions: int
@@ -113,10 +114,24 @@ class Program(ABC):
     kinked: bool = False
     separable: bool = False
     contextual: bool = False
+    cost_context: bool = False
 
     @abstractmethod
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
         """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``."""
+
+    def cost_given(self, outcome: Tensor, decision: Tensor, context: Tensor | None) -> Tensor:
+        """:meth:`cost`, of programs whose cost depends on the context too ``(..., d_x)``."""
+        return self.cost(outcome, decision)
+
+    def with_context(
+        self, scenarios: Tensor, bandwidth: Tensor, context: Tensor | None
+    ) -> tuple["Program", Tensor, Tensor]:
+        """The program, scenarios ``(B, M, d)`` and bandwidth ``(B, d)`` to solve in its place.
+
+        A cost that depends on the context is one of ``(y, x)``, whose part x has no spread.
+        """
+        return self, scenarios, bandwidth
 
     @abstractmethod
     def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:

@@ -76,10 +76,20 @@ class Regularised(Program):
         self.program, self.regulariser = program, regulariser
         self.num_decisions, self.num_outcomes = program.num_decisions, program.num_outcomes
         self.kinked, self.separable = program.kinked, program.separable
-        self.contextual = program.contextual
+        self.contextual, self.cost_context = program.contextual, program.cost_context
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
         return self.program.cost(outcome, decision)
+
+    def cost_given(self, outcome: Tensor, decision: Tensor, context: Tensor | None) -> Tensor:
+        return self.program.cost_given(outcome, decision, context)
+
+    def with_context(
+        self, scenarios: Tensor, bandwidth: Tensor, context: Tensor | None
+    ) -> tuple[Program, Tensor, Tensor]:
+        program, scenarios, bandwidth = self.program.with_context(scenarios, bandwidth, context)
+        same = program is self.program
+        return (self if same else Regularised(program, self.regulariser)), scenarios, bandwidth
 
     def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         value = self.program.objective(scenarios, weights, bandwidth, z)

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from diffusion_dfl.programs.general import Hinge, TorchProgram
 from diffusion_dfl.programs.general.feasible_set import Limit
+from diffusion_dfl.programs.general.program import takes_context
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 
 
 def conditional_value_at_risk(
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[..., Tensor],
     level: float,
     num_decisions: int,
     num_outcomes: int,
-    smooth: Callable[[Tensor, Tensor], Tensor] | None = None,
+    smooth: Callable[..., Tensor] | None = None,
     risk_weight: float = 1.0,
     matrix: Numbers | None = None,
     limit: Limit | None = None,
@@ -43,7 +44,7 @@ def conditional_value_at_risk(
     bound of the risk of their empirical distribution, tight at that distribution's own t.
 
     Args:
-        loss: ``(y (d_y,), z (n,)) -> scalar``, affine in z, e.g. ``-(y @ z)``.
+        loss: ``(y (d_y,), z (n,)) -> scalar``, or of ``(y, z, x)``, affine in z, e.g. ``-(y @ z)``.
         level: in (0, 1), e.g. 0.95 for the mean of the worst twentieth.
         num_decisions: n, without t.
         num_outcomes: d_y.
@@ -65,12 +66,12 @@ def conditional_value_at_risk(
     if not 0 < risk_weight < float("inf"):
         raise ValueError(f"risk_weight={risk_weight} must be a positive number")
 
-    def mean_part(y: Tensor, decision: Tensor) -> Tensor:
+    def mean_part(y: Tensor, decision: Tensor, *x: Tensor) -> Tensor:
         value_at_risk = risk_weight * decision[-1]
-        return value_at_risk if smooth is None else value_at_risk + smooth(y, decision[:-1])
+        return value_at_risk if smooth is None else value_at_risk + smooth(y, decision[:-1], *x)
 
-    def excess_loss(y: Tensor, decision: Tensor) -> Tensor:
-        return loss(y, decision[:-1]) - decision[-1]
+    def excess_loss(y: Tensor, decision: Tensor, *x: Tensor) -> Tensor:
+        return loss(y, decision[:-1], *x) - decision[-1]
 
     def own_inequality(x: Tensor | None, decision: Tensor) -> Tensor:
         assert inequality is not None
@@ -79,8 +80,8 @@ def conditional_value_at_risk(
     return TorchProgram(
         num_decisions + 1,
         num_outcomes,
-        smooth=mean_part,
-        hinges=[Hinge(risk_weight / (1 - level), excess_loss)],
+        smooth=_of_context(mean_part, smooth),
+        hinges=[Hinge(risk_weight / (1 - level), _of_context(excess_loss, loss))],
         matrix=_with_column("matrix", matrix),
         limit=limit,
         lower=_with_entry("lower", lower, num_decisions, -torch.inf),
@@ -91,6 +92,22 @@ def conditional_value_at_risk(
         num_inequalities=num_inequalities,
         reference=reference,
     )
+
+
+def _of_context(
+    function: Callable[..., Tensor], given: Callable[..., Tensor] | None
+) -> Callable[..., Tensor]:
+    """The function with as many arguments as the user's own takes."""
+
+    def plain(y: Tensor, decision: Tensor) -> Tensor:
+        return function(y, decision)
+
+    def contextual(y: Tensor, decision: Tensor, x: Tensor) -> Tensor:
+        return function(y, decision, x)
+
+    made = contextual if given is not None and takes_context(given) else plain
+    made.__name__ = function.__name__
+    return made
 
 
 def _with_column(name: str, matrix: Numbers | None) -> Tensor | None:

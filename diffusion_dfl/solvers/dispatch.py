@@ -68,6 +68,7 @@ def solve(
     )
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    program, scenarios, bandwidth = program.with_context(scenarios, bandwidth, context)
     with torch.no_grad():
         return _solved(
             solver,
@@ -197,6 +198,11 @@ def refuse_context(
         ValueError: limits that are functions of the context.
         TypeError: an ``inequality`` that depends on it.
     """
+    if program.cost_context:
+        raise TypeError(
+            f"solver={solver!r} states the program in cvxpy, which knows no context, and the cost "
+            "depends on it; use solver='auto'"
+        )
     if context is None or not program.contextual:
         return
     plain = program.constraints(scenarios)

@@ -67,10 +67,12 @@ def decision_scores(
                 scenarios = predictor.sample(context, num_scenarios, generator)
                 for made, layer in zip(decisions, layers, strict=True):
                     made.append(layer(scenarios, context=exact))
+    known = (contexts if exact_contexts is None else exact_contexts).double()
     costs = []
     for made, layer in zip(decisions, layers, strict=True):
         decision = torch.cat(made).expand(len(outcomes), -1)
-        costs.append(float(layer.program.cost(outcomes.double(), decision).nanmean()))
+        cost = layer.program.cost_given(outcomes.double(), decision, known)
+        costs.append(float(cost.nanmean()))
     return costs
 
 

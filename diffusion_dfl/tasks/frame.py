@@ -86,9 +86,7 @@ class FrameTask(Task):
 
     def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:
         """Cost of every decision with the outcome that came."""
-        outcomes = torch.as_tensor(self.dataset.outcomes[rows])
-        cost = self.program.cost(outcomes, torch.as_tensor(decisions)).numpy()
-        cost = np.where(np.isnan(decisions).any(1), np.nan, cost)
+        cost = self._cost(rows, decisions)
         best = self._hindsight[rows]
         both = ~(np.isnan(cost) | np.isnan(best))
         if not both.any():
@@ -128,8 +126,13 @@ class FrameTask(Task):
         """Cost of the best decision for every row's own outcome, ``(N,)``; NaN where none is found."""
         rows = np.arange(len(self.dataset.outcomes))
         decision = self._decided(rows, self.dataset.outcomes[:, None])
-        cost = self.program.cost(torch.as_tensor(self.dataset.outcomes), torch.as_tensor(decision))
-        return np.where(np.isnan(decision).any(1), np.nan, cost.numpy())
+        return self._cost(rows, decision)
+
+    def _cost(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Cost of the decisions ``(N, n)`` for the rows, ``(N,)``; NaN where there is none."""
+        parts = (self.dataset.outcomes[rows], decisions, self.dataset.contexts[rows])
+        cost = self.program.cost_given(*(torch.as_tensor(part) for part in parts))
+        return np.where(np.isnan(decisions).any(1), np.nan, cost.numpy())
 
     def _decided(
         self, rows: NDArray[np.int64], scenarios: NDArray[np.float64]

@@ -133,7 +133,7 @@ def _refuse_concave(
             shift = torch.rand(decision.shape, generator=generator, dtype=torch.float64)
             ends.append(_feasible(constraints, decision, spread * size * (2 * shift - 1)))
         middle = 0.5 * (ends[0] + ends[1])
-        left, right, between = (program.cost(outcome, z) for z in (*ends, middle))
+        left, right, between = (program.cost_given(outcome, z, context) for z in (*ends, middle))
         chord = 0.5 * (left + right)
         # Not finite outside of a domain is no evidence.
         wrong = between - chord > _CHORD * (left.abs() + right.abs() + between.abs())

@@ -30,8 +30,8 @@ from diffusion_dfl.programs.smoothing import (
     normal_pdf,
 )
 
-#: ``(y (d_y,), z (n,)) -> scalar or (K,)``, for one scenario.
-Argument = Callable[[Tensor, Tensor], Tensor]
+#: ``(y (d_y,), z (n,)) -> scalar or (K,)``, for one scenario, or of ``(y, z, x (d_x,))``.
+Argument = Callable[..., Tensor]
 
 # Beyond this many widths Phi and phi are 0 or 1 in float64, and their derivatives 0.
 _FAR = 40.0
@@ -45,7 +45,8 @@ class Hinge:
 
     Attributes:
         coefficient: >= 0, a number or one an argument, ``(K,)``.
-        argument: a, ``(y (d_y,), z (n,)) -> scalar or (K,)``: a torch function of one scenario.
+        argument: a, ``(y (d_y,), z (n,)) -> scalar or (K,)``: a torch function of one scenario, and of
+            the context ``x (d_x,)`` if it takes three arguments.
         power: 1 for a kink, 2 or 3 for its smooth relatives.
     """
 

@@ -14,6 +14,8 @@ exact where a_k is affine in y, and its linearisation in y where it is not; conv
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import torch
@@ -49,7 +51,8 @@ class TorchProgram(Program):
     Args:
         num_decisions: n.
         num_outcomes: d_y.
-        smooth: ``(y (d_y,), z (n,)) -> scalar``, convex and twice differentiable in z where the bounds
+        smooth: ``(y (d_y,), z (n,)) -> scalar``, or of ``(y, z, x (d_x,))`` if the cost depends on the
+            context, as a known price times a decision does; convex and twice differentiable in z where the bounds
             allow it (an entropy with ``lower=0.``). Kinks (``relu``, ``abs``, ``maximum``) are
             refused: declare them in ``hinges``.
         hinges: the rest of f; one or several.
@@ -88,13 +91,14 @@ class TorchProgram(Program):
         "_alike",
         "_quadratic",
         "_tried",
+        "_joints",
     )
 
     def __init__(
         self,
         num_decisions: int,
         num_outcomes: int,
-        smooth: Callable[[Tensor, Tensor], Tensor] | None = None,
+        smooth: Callable[..., Tensor] | None = None,
         hinges: Hinge | Sequence[Hinge] = (),
         matrix: Numbers | None = None,
         limit: Limit | None = None,
@@ -133,22 +137,86 @@ class TorchProgram(Program):
             inequality,
             num_inequalities,
         )
-        self.contextual = self.feasible_set.contextual
+        functions = [term.argument for term in self.terms]
+        functions += [] if smooth is None else [smooth]
+        self.cost_context = any(takes_context(function) for function in functions)
+        self.contextual = self.feasible_set.contextual or self.cost_context
         # What the first use finds out about the hinges, a device each: their closed forms.
         self._forms: dict[torch.device, list[AffineHinge | None]] = {}
         self._num_arguments: list[int] = []
         self._alike = False
         self._quadratic = True
         self._tried = False
+        self._joints: dict[int, TorchProgram] = {}
 
-    def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
-        """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``."""
+    def cost(self, outcome: Tensor, decision: Tensor, context: Tensor | None = None) -> Tensor:
+        """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``; of a context ``(..., d_x)`` if it takes one."""
+        if self.cost_context:
+            context = self._needed(context).to(outcome)
+            lead = torch.broadcast_shapes(outcome.shape[:-1], context.shape[:-1])
+            both = [part.expand(*lead, -1) for part in (outcome, context)]
+            return self._joint(context.shape[-1]).cost(torch.cat(both, dim=-1), decision)
         self._closed_forms(decision)
         lead = torch.broadcast_shapes(outcome.shape[:-1], decision.shape[:-1])
         y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
         z = decision.expand(*lead, -1).reshape(-1, self.num_decisions)
         every = tuple((term, slice(0)) for term in self.terms)
         return ScenarioCost(self.smooth, every, alike=self._alike).exact(y, z).reshape(lead)
+
+    def cost_given(self, outcome: Tensor, decision: Tensor, context: Tensor | None) -> Tensor:
+        """:meth:`cost`, the context passed on if it takes one."""
+        return self.cost(outcome, decision, context)
+
+    def with_context(
+        self, scenarios: Tensor, bandwidth: Tensor, context: Tensor | None
+    ) -> tuple[Program, Tensor, Tensor]:
+        """The program of ``(y, x)`` with its scenarios, where the cost depends on the context."""
+        if not self.cost_context:
+            return self, scenarios, bandwidth
+        context = self._needed(context)
+        super().validate(scenarios, context)
+        _same_rows(scenarios, context)
+        every = context.to(scenarios).unsqueeze(1).expand(-1, scenarios.shape[1], -1)
+        none = bandwidth.new_zeros(len(bandwidth), context.shape[1])
+        return (
+            self._joint(context.shape[1]),
+            torch.cat([scenarios, every], dim=2),
+            torch.cat([bandwidth, none], dim=1),
+        )
+
+    def _needed(self, context: Tensor | None) -> Tensor:
+        if context is None:
+            raise ValueError(
+                "the cost takes three arguments, (y, z, x), and so depends on the context; pass "
+                "context=(B, d_x)"
+            )
+        return context
+
+    def _joint(self, width: int) -> "TorchProgram":
+        """The program whose outcomes are ``(y, x)``, with x of a width d_x."""
+        if width not in self._joints:
+            size = self.num_outcomes
+
+            def joined(function: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+                wants = takes_context(function)
+
+                def of_both(both: Tensor, z: Tensor) -> Tensor:
+                    y, x = both[:size], both[size:]
+                    return function(y, z, x) if wants else function(y, z)
+
+                of_both.__name__ = getattr(function, "__name__", repr(function))
+                return of_both
+
+            made = TorchProgram(
+                self.num_decisions,
+                size + width,
+                smooth=None if self.smooth is None else joined(self.smooth),
+                hinges=[replace(term, argument=joined(term.argument)) for term in self.terms],
+            )
+            made.feasible_set = self.feasible_set
+            made.contextual = self.feasible_set.contextual
+            self._joints[width] = made
+        return self._joints[width]
 
     def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
@@ -283,6 +351,8 @@ class TorchProgram(Program):
 
     def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
         """Whether any tensor that the program's parts hold, or the context, requires a gradient."""
+        if self.cost_context and context is not None:
+            return self._joint(context.shape[1]).learns(like, context)
         z = like.new_ones(1 if context is None else len(context), self.num_decisions)
         constraints = self.constraints(z, context)
         for value in (constraints.inequality_values(z), constraints.equality_residual(z)):
@@ -316,10 +386,11 @@ class TorchProgram(Program):
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""
         super().validate(scenarios, context)
-        if context is not None and context.shape[0] != scenarios.shape[0]:
-            raise ValueError(
-                f"context has {context.shape[0]} rows; the scenarios have {scenarios.shape[0]}"
-            )
+        _same_rows(scenarios, context)
+        if self.cost_context:
+            program, both, _ = self.with_context(scenarios, scenarios[:, 0], context)
+            program.validate(both, context)
+            return
         self.constraints(scenarios, context)
         if not self._tried and scenarios.shape[0]:
             self._closed_forms(scenarios)
@@ -392,6 +463,24 @@ class TorchProgram(Program):
             again = AffineHinge.of(term, points.outcome, points.decision)
             usable = again is not None and again.holds(term, scenarios, z)
             forms[index] = again if usable else None
+
+
+def takes_context(function: Callable[..., Tensor]) -> bool:
+    """Whether a function of the cost wants a third argument, the context."""
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    wanted = [p for p in parameters if p.kind in positional and p.default is Parameter.empty]
+    return len(wanted) == 3
+
+
+def _same_rows(scenarios: Tensor, context: Tensor | None) -> None:
+    if context is not None and context.shape[0] != scenarios.shape[0]:
+        raise ValueError(
+            f"context has {context.shape[0]} rows; the scenarios have {scenarios.shape[0]}"
+        )
 
 
 def _generic(like: Tensor, size: int) -> Tensor:
