@@ -6,6 +6,7 @@ bare call, and refuses model and grad pairs that make no sense before any run of
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -102,15 +103,36 @@ def _refuse_form(word: str, sweep: bool) -> None:
     """Refuse what is no ``key=value``, and several values of a key outside of a sweep."""
     if "=" not in word and not word.startswith("~"):
         raise UserError(f"{word}: not of the form key=value, as in model=gaussian")
-    if sweep or word.startswith("~"):
+    if word.startswith("~"):
         return
     try:
         (override,) = OverridesParser.create().parse_overrides([word])
         several = override.is_sweep_override()
+    except HydraException as error:
+        quoted = _quoted(word)
+        if quoted is None:
+            return  # Hydra will say what is wrong with it.
+        reason = "its value has signs that mean lists, sweeps or functions here"
+        raise UserError(
+            f"{word}: {reason}; if it is one text, such as a file's name, write {quoted}"
+        ) from error
+    if several and not sweep and _SEED_RANGE.match(word) is None:
+        quoted = _quoted(word)
+        mend = f", or write {quoted} if it is one value" if quoted and "." in word else ""
+        raise UserError(f"{word} names several runs; add -m to run them all{mend}")
+
+
+def _quoted(word: str) -> str | None:
+    """The word with its value quoted for Hydra and for the shell; None if that does not make one text."""
+    key, _, value = word.partition("=")
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    made = f'{key}="{escaped}{chr(92) * trailing}"'
+    try:
+        (override,) = OverridesParser.create().parse_overrides([made])
     except HydraException:
-        return  # Hydra will say what is wrong with it.
-    if several:
-        raise UserError(f"{word} names several runs; add -m to run them all")
+        return None
+    return shlex.quote(made) if str(override.value()) == value else None
 
 
 def _expand_seed(word: str, sweep: bool) -> str:

@@ -120,8 +120,9 @@ class ContextFile:
 
 
 def _number(text: str) -> float:
+    """The number that a cell holds; NaN for none, and for ``1_000``, which only Python takes for one."""
     try:
-        return float(text)
+        return math.nan if "_" in text else float(text)
     except ValueError:
         return math.nan
 

@@ -200,9 +200,10 @@ def _dates(name: str, column: "pd.Series[Any]") -> "pd.Series[Any]":
             )
     try:
         with warnings.catch_warnings():
-            # Time zones that differ from row to row.
             warnings.simplefilter("error", FutureWarning)
-            parsed = pd.to_datetime(column, format="ISO8601")
+            # Offsets that differ from row to row, as over a change of the clock, are instants.
+            mixed = _offsets(name, column) > 1
+            parsed = pd.to_datetime(column, format="ISO8601", utc=mixed)
     except (ValueError, TypeError, FutureWarning) as error:
         told = str(error).splitlines()[0].partition(". ")[0]
         raise DataError(
@@ -211,3 +212,18 @@ def _dates(name: str, column: "pd.Series[Any]") -> "pd.Series[Any]":
             "pandas.to_datetime(frame[column], format='%d.%m.%Y')."
         ) from error
     return parsed
+
+
+def _offsets(name: str, column: "pd.Series[Any]") -> int:
+    """How many offsets from UTC the strings of a column of dates write."""
+    text = column[column.map(lambda value: isinstance(value, str))].str.strip()
+    found = text.str.extract(r"\d\d:?\d\d[^+\-Z]*(Z|[+-]\d\d(?::?\d\d)?)$", expand=False)
+    with_none = found.isna()
+    if len(text) and with_none.any() and not with_none.all():
+        row = found.index[int(np.argmax(with_none.to_numpy()))]
+        raise DataError(
+            f"data set {name}: date column {column.name} is {column[row]!r} in row {row}, without the "
+            "offset from UTC that other rows have, so that their order is not known; write one in "
+            "all rows, e.g. by pandas.to_datetime(frame[column], utc=True), or in none."
+        )
+    return int(found.dropna().nunique())

@@ -13,6 +13,7 @@ from all years, because a portfolio is judged on days after its training, never 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -43,6 +44,12 @@ from diffusion_dfl.data.splits import Split
 PRICE_SOURCES = ("sp500", "skfolio", "csv", "quandl", "simulated")
 # The paper's shares; simulated days have no calendar to split by.
 SIMULATED_VALIDATION, SIMULATED_TEST = 0.1, 0.2
+# What a user who names no day leaves as it is; the same in conf/task/portfolio.yaml.
+_DAYS = ("2004-01-01", "2017-12-29", "2013-07-01", "2015-01-01")
+_DEFAULT = Window(np.datetime64(_DAYS[0], "D"), np.datetime64(_DAYS[1], "D"))
+_STARTS = (np.datetime64(_DAYS[2], "D"), np.datetime64(_DAYS[3], "D"))
+
+logger = logging.getLogger(__name__)
 
 #: Trading days that are of one fold (:mod:`.folds`): a month.
 BLOCK_DAYS = 21
@@ -68,10 +75,10 @@ def portfolio_dataset(
     rng: np.random.Generator,
     *,
     num_assets: int = 50,
-    first_day: str = "2004-01-01",
-    last_day: str = "2017-12-29",
-    validation_start: str = "2013-07-01",
-    test_start: str = "2015-01-01",
+    first_day: str = _DAYS[0],
+    last_day: str = _DAYS[1],
+    validation_start: str = _DAYS[2],
+    test_start: str = _DAYS[3],
     strict: bool = True,
     exclude: Sequence[str] = (),
     root: str | Path | None = None,
@@ -90,9 +97,10 @@ def portfolio_dataset(
         rng: draws the assets, n of the source's sorted tickers without replacement; nothing else.
         num_assets: n, at least 2.
         first_day, last_day: days of the prices used, YYYY-MM-DD, both included; simulated prices
-            have days of their own.
+            have days of their own. A user's file is used whole where they are left as they are.
         validation_start, test_start: first target day of either part; simulated days are split
-            70/10/20 instead.
+            70/10/20 instead, those of a user's file in the shares of the default window where both are
+            left as they are.
         strict: sp500 only: draw from the tickers that agree with a second vendor.
         exclude: tickers never drawn.
         root, url, directory: where files are looked for, downloaded from and kept.
@@ -111,6 +119,8 @@ def portfolio_dataset(
     source = "sp500" if source == "real" else source
     if source == "simulated":
         window = EVERY_DAY
+    if source == "csv" and file is not None:
+        window, starts = _of_file(Path(file), window, starts)
     prices = _open(source, window, strict, exclude, root, url, directory, file, num_days)
     assets = _draw(prices.tickers(), num_assets, exclude, rng, source)
     panel = price_panel(prices.frame(assets), window)
@@ -217,3 +227,31 @@ def _day(key: str, text: str) -> np.datetime64:
         raise DataError(
             f"{key}={text}: it is not a day; write YYYY-MM-DD, such as 2015-01-01."
         ) from error
+
+
+def _of_file(
+    file: Path, window: Window, starts: tuple[np.datetime64, np.datetime64]
+) -> tuple[Window, tuple[np.datetime64, np.datetime64]]:
+    """Window and split of a user's file; days that were not named follow its own, and it is said."""
+    days = CsvPrices(file, EVERY_DAY).days
+    first, last = days[0], days[-1]
+    named = Window(
+        first if window.first == _DEFAULT.first else window.first,
+        last if window.last == _DEFAULT.last else window.last,
+    )
+    inside = days[(days >= named.first) & (days <= named.last)]
+    if len(inside) and starts == _STARTS:
+        whole = (_DEFAULT.last - _DEFAULT.first) / np.timedelta64(1, "D")
+        shares = [(start - _DEFAULT.first) / np.timedelta64(1, "D") / whole for start in starts]
+        starts = (inside[int(shares[0] * len(inside))], inside[int(shares[1] * len(inside))])
+    logger.info(
+        "data.file=%s: days %s to %s, validation from %s, test from %s (task.first_day, last_day, "
+        "validation_start, test_start); %d of its %d days are left out",
+        file.name,
+        named.first,
+        named.last,
+        *starts,
+        len(days) - len(inside),
+        len(days),
+    )
+    return named, starts

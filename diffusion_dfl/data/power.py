@@ -12,7 +12,7 @@ import pandas as pd
 
 from diffusion_dfl.data.dataset import SOURCES, DataError, Dataset
 from diffusion_dfl.data.features import load_features
-from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_URL, daily_load, fetch_pjm
+from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_URL, daily_load, fetch_pjm, own_load
 from diffusion_dfl.data.released_power import hourly_tables, released_features
 from diffusion_dfl.data.simulated import simulated_daily
 from diffusion_dfl.data.splits import daily_dataset, split_days
@@ -36,6 +36,7 @@ def power_dataset(
     root: str | Path | None = None,
     url: str = PJM_URL,
     directory: str | Path = DEFAULT_DIRECTORY,
+    file: str | Path | None = None,
     num_days: int = 1200,
     validation_fraction: float = 0.2,
     block_weeks: int = 2,
@@ -44,17 +45,18 @@ def power_dataset(
     """Contexts (N, 30 or 53), next-day loads (N, 24) and a split of the days.
 
     Real: N = 3165 target days, 2008-01-29 to 2016-09-27; test is 2014-12-30 to the end (638 days).
-    Simulated: N = num_days - 28; test is the last fifth. Validation is drawn by `rng` (see
+    Simulated and a user's own: N = days - 28; test is the last fifth. Validation is drawn by `rng` (see
     `split_days`), which is the only thing that differs between seeds.
 
     Args:
-        source: "real" or "simulated"; real is never replaced by simulated.
+        source: "real", "csv" or "simulated"; real is never replaced by simulated.
         rng: the run's generator for the split.
         features: "compact" (30: the loads of the day before, weekend, holiday, daylight saving and
             the yearly harmonic) or "full" (53: `load_features`).
         root: the user's folder with the real files (see `fetch`); not used by simulated.
         url: address of the folder of the real files.
         directory: where downloads land.
+        file: the user's hourly loads, for source csv (:func:`.pjm.own_load`).
         num_days: simulated days before the first 28 are spent as history.
         validation_fraction, block_weeks, gap_days: see `split_days`.
 
@@ -70,10 +72,17 @@ def power_dataset(
         daily = daily_load(fetch_pjm(root, url, directory))
     elif source == "simulated":
         daily = simulated_daily(num_days)
+    elif source == "csv":
+        if file is None:
+            raise DataError(
+                "data=csv: name the file by data.file=PATH; it must be a CSV with the columns time "
+                "(YYYY-MM-DD HH:00) and load, an hour a row."
+            )
+        daily = own_load(Path(file))
     else:
         raise DataError(
-            f"data={source} is no source of loads (sp500, skfolio, csv and quandl hold prices, for "
-            f"task=portfolio); use one of {', '.join(SOURCES)}."
+            f"data={source} is no source of loads (sp500, skfolio and quandl hold prices, for "
+            f"task=portfolio); use one of {', '.join((*SOURCES, 'csv'))}."
         )
     contexts, outcomes = load_features(daily)
     if features == "compact":
@@ -92,7 +101,8 @@ def power_dataset(
         block_weeks=block_weeks,
         gap_days=gap_days,
     )
-    return daily_dataset("power", source, contexts, outcomes, split)
+    observed = "simulated" if source == "simulated" else "real"
+    return daily_dataset("power", observed, contexts, outcomes, split)
 
 
 def weather_dataset(

@@ -26,6 +26,7 @@ def power_task(
     root: str | None = None,
     url: str | None = None,
     directory: str,
+    file: str | None = None,
     num_days: int,
     validation_fraction: float,
     block_weeks: int,
@@ -34,13 +35,14 @@ def power_task(
     """Program and data of ``task=power``; see :func:`diffusion_dfl.data.power_dataset`.
 
     Args:
-        source: ``real`` or ``simulated``.
+        source: ``real``, ``csv`` or ``simulated``.
         rng: stream of the train/validation split.
         features: ``compact`` or ``full``.
         shortage, excess, ramp: gamma_s, gamma_e, c_r of the program.
         root: folder with the two load files, or None for the environment variable or a download.
         url: where the files are downloaded from; None for their pinned address.
         directory: where downloads are kept.
+        file: the user's hourly loads, for ``csv``: columns time and load.
         num_days: days of the simulated source.
         validation_fraction, block_weeks, gap_days: the split.
     """
@@ -51,6 +53,7 @@ def power_task(
         root=None if root is None else Path(root),
         url=url or PJM_URL,
         directory=Path(directory),
+        file=file,
         num_days=num_days,
         validation_fraction=validation_fraction,
         block_weeks=block_weeks,

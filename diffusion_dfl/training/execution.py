@@ -75,6 +75,7 @@ def _task_arguments(config: DictConfig) -> dict[str, Any]:
     given = {str(key): value for key, value in config.data.items() if key in names}
     check_keys("task", name, config.task, {"rng", *given})
     source = config.data.source
+    _refuse_unread(config)
     if source == "own" and is_own(target):
         unused = [key for key in ("file", "root", "url") if key not in names and config.data[key]]
         if unused:
@@ -94,6 +95,30 @@ def _task_arguments(config: DictConfig) -> dict[str, Any]:
             "out, or write data=simulated"
         )
     return given
+
+
+#: Sources that read a knob of ``data`` which is null by default.
+_READERS = {
+    "file": ("csv", "own"),
+    "root": ("real", "sp500", "own"),
+    "url": ("real", "sp500", "quandl", "own"),
+}
+
+
+def _refuse_unread(config: DictConfig) -> None:
+    """Refuse a file, a folder or an address that the chosen source of data does not read."""
+    source = config.data.source
+    for key, readers in _READERS.items():
+        value = config.data.get(key)
+        if value is None or source in readers:
+            continue
+        mends = {
+            "file": "add data=csv (task=power, task=portfolio), or see docs/extend.md for a task of "
+            "your own data",
+            "root": f"leave it out, or choose data={' or data='.join(readers[:2])}",
+            "url": f"leave it out, or choose data={' or data='.join(readers[:3])}",
+        }
+        raise UserError(f"data.{key}={value}: data={source} does not read it; {mends[key]}")
 
 
 def check_parts(config: DictConfig) -> None:

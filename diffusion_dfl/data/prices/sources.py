@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from diffusion_dfl.data.dataset import DataError
 from diffusion_dfl.data.download import ENVIRONMENT_VARIABLE, fetch, fetch_own
@@ -189,6 +190,14 @@ class CsvPrices:
     file: Path
     window: Window
     exclude: tuple[str, ...] = ()
+
+    @cached_property
+    def days(self) -> NDArray[np.datetime64]:
+        """Sorted days of the file, whatever the window."""
+        table = _read_tidy(self.file)
+        if table.empty:
+            raise DataError(f"data.file={self.file}: it has no row of prices.")
+        return np.unique(table["date"].to_numpy().astype("datetime64[D]"))
 
     @cached_property
     def _table(self) -> pd.DataFrame:
