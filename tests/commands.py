@@ -171,6 +171,7 @@ NOT_RUN: dict[str, str] = {
     "make wandb-sync": "tests/test_scripts.py",
     "python examples/quickstart.py": "tests/test_examples.py",
     "python scripts/benchmark.py solvers": "tests/test_benchmark.py",
+    "python scripts/benchmark.py users": "tests/test_benchmark.py",
     "python scripts/gradient_lab.py linear": "tests/laboratory/test_linear_gaussian.py",
     "python scripts/gradient_lab.py synthetic": "tests/laboratory/test_synthetic.py",
     "sbatch --array=1-$(wc -l < commands.txt)%50 scripts/slurm_array.sh commands.txt": (

@@ -216,7 +216,10 @@ def _dates(name: str, column: "pd.Series[Any]") -> "pd.Series[Any]":
 
 def _offsets(name: str, column: "pd.Series[Any]") -> int:
     """How many offsets from UTC the strings of a column of dates write."""
-    text = column[column.map(lambda value: isinstance(value, str))].str.strip()
+    text = column[column.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)]
+    if not len(text):
+        return 0
+    text = text.astype(str).str.strip()
     found = text.str.extract(r"\d\d:?\d\d[^+\-Z]*(Z|[+-]\d\d(?::?\d\d)?)$", expand=False)
     with_none = found.isna()
     if len(text) and with_none.any() and not with_none.all():

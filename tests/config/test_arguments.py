@@ -162,7 +162,12 @@ def test_the_last_word_of_a_key_decides() -> None:
     assert normalise(["model=policy", "model=gaussian"]) == ["model=policy", "model=gaussian"]
 
 
-@pytest.mark.parametrize("words", [["model=gausian"], ["grad=scor"], ["model=[gaussian"]])
+def test_a_value_that_does_not_parse_is_told_how_to_be_quoted() -> None:
+    with pytest.raises(UserError, match=r"model=\[gaussian: .*write 'model=\"\[gaussian\"'"):
+        normalise(["model=[gaussian"])
+
+
+@pytest.mark.parametrize("words", [["model=gausian"], ["grad=scor"]])
 def test_what_hydra_must_judge_is_left_to_hydra(words: list[str]) -> None:
     assert sorted(normalise(words)) == sorted(words)
 

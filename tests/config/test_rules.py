@@ -41,7 +41,7 @@ def test_a_refit_without_a_choice_or_a_measure_is_refused(
     [
         (*CELL, "fit.epochs=0"),
         (*CELL, *GIVEN),
-        (*CELL, *GIVEN[:2], "evaluation.test=false"),
+        (*CELL, *GIVEN[:2], "train.keep=best", "evaluation.test=false"),
         ("task=inventory", "model=gaussian", "grad=two_stage", *GIVEN[:2]),
     ],
 )

@@ -58,8 +58,8 @@ def test_a_date_that_repeats_is_refused_in_time_and_allowed_in_a_shuffle() -> No
         (DAYS.strftime("%d.%m.%Y"), r"no dates in ISO form.*format="),
         (DAYS.strftime("%m/%d/%Y"), r"no dates in ISO form"),
         (
-            ["2024-01-01T00:00+01:00", *(f"2024-02-{d:02d}T00:00+02:00" for d in range(1, 20))],
-            "ISO",
+            ["2024-01-01T00:00", *(f"2024-02-{d:02d}T00:00+02:00" for d in range(1, 20))],
+            "without the offset from UTC",
         ),
         ([None, *DAYS[1:]], "no value in row 0"),
     ],
