@@ -274,7 +274,7 @@ class DecisionLayer(nn.Module):
             raise failure
 
     def _warn_of_vertices(self, vertex: Tensor) -> None:
-        """Say once that decisions teach nothing: many in a row stood at vertices."""
+        """Say once that decisions teach nothing: many in a row stood still at vertices."""
         self._at_vertices = self._at_vertices + len(vertex) if bool(vertex.all()) else 0
         if self._warned or self._at_vertices < _MANY:
             return
@@ -299,9 +299,9 @@ class DecisionLayer(nn.Module):
         size = float(part.decision.abs().mean())
         return float(f"{max(slope, 1e-12) / max(size, 1e-12):.1g}")
 
-    def _count_degenerate(self, degeneracy: Degeneracy) -> None:
+    def _count_degenerate(self, degeneracy: Degeneracy, still: Tensor) -> None:
         self.statistics.vertices += int(degeneracy.vertex.sum())
-        self._warn_of_vertices(degeneracy.vertex)
+        self._warn_of_vertices(degeneracy.vertex & still)
         self.statistics.rank_deficient += int(degeneracy.rank_deficient.sum())
         self.statistics.weak += int(degeneracy.weak.sum())
 

@@ -43,6 +43,9 @@ from diffusion_dfl.programs.program import KKTValues, Optimum
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers import Solution, SolverName
 
+# A decision that changes by this share of its size where scenarios double does not move.
+_STILL = 1e-12
+
 Curvature = Literal["convolved", "saa", "paper"]
 
 
@@ -61,11 +64,12 @@ class SolveRecord:
     """What a call of :class:`ImplicitDecision` leaves behind.
 
     Attributes:
-        count: called with the degeneracy of the instances when they are differentiated.
+        count: called, when instances are differentiated, with their degeneracy and with which of them
+            do not move with any scenario ``(B,)``.
         solution, recovery: of the solve.
     """
 
-    count: Callable[[Degeneracy], None] | None = None
+    count: Callable[[Degeneracy, Tensor], None] | None = None
     solution: Solution | None = None
     recovery: Recovery = field(default_factory=Recovery)
 
@@ -153,7 +157,9 @@ class ImplicitDecision(torch.autograd.Function):
                 ctx.learned,
             )
         if ctx.record.count is not None:
-            ctx.record.count(found.degeneracy)
+            moved = (found.scenarios * scenarios).flatten(1).abs().amax(1)
+            size = grad_decision.abs().amax(1) * ctx.solution.decision.abs().amax(1)
+            ctx.record.count(found.degeneracy, moved <= _STILL * size)
         gradients = [found.scenarios, found.weights, found.bandwidth, *found.conditions]
         if torch.is_grad_enabled():
             # create_graph=True: the gradients may be used, but not differentiated.
