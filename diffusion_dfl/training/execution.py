@@ -97,11 +97,12 @@ def _task_arguments(config: DictConfig) -> dict[str, Any]:
     return given
 
 
-#: Sources that read a knob of ``data`` which is null by default.
+#: Sources that read a knob of ``data`` which is null by default. A task that simulates its data has no
+#: use for a folder, which a sweep over several tasks may give for the others.
 _READERS = {
     "file": ("csv", "own"),
-    "root": ("real", "sp500", "own"),
-    "url": ("real", "sp500", "quandl", "own"),
+    "root": ("real", "sp500", "own", "simulated"),
+    "url": ("real", "sp500", "quandl", "own", "simulated"),
 }
 
 

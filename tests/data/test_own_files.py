@@ -101,13 +101,17 @@ def test_another_content_is_another_run(tmp_path: Path) -> None:
         (["task=power", "data=simulated", "data.file=a.csv"], "data=simulated does not read it"),
         (["task=portfolio", "data=skfolio", "data.file=a.csv"], "data=skfolio does not read it"),
         (["task=inventory", "data=simulated", "data.file=a.csv"], "does not read it"),
-        (["task=power", "data=simulated", "data.root=folder"], r"data.root=folder.*does not read"),
+        (["task=portfolio", "data=skfolio", "data.root=a"], r"data.root=a.*does not read"),
         (["task=portfolio", "data=csv", "data.file=a.csv", "data.url=https://x"], "data.url="),
     ],
 )
 def test_a_place_that_the_source_does_not_read_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(ddfl.UserError, match=message):
         check_parts(compose_config(words))
+
+
+def test_a_folder_for_the_other_tasks_of_a_sweep_is_passed_over() -> None:
+    check_parts(compose_config(["task=inventory", "data.root=folder"]))
 
 
 def test_loads_without_a_file_are_asked_for() -> None:
