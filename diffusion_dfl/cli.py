@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationResolutionError,
     OmegaConfBaseException,
     ValidationError,
 )
 
 from diffusion_dfl.completion import completing
-from diffusion_dfl.config.arguments import BARE, CONFIG_DIRECTORY, normalise
+from diffusion_dfl.config.arguments import (
+    BARE,
+    CONFIG_DIRECTORY,
+    misread,
+    normalise,
+    taken_as_it_stands,
+)
 from diffusion_dfl.config.catalogue import options, register_help
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.sweep import told
@@ -140,6 +147,8 @@ def explain(error: Exception) -> str:
     """One message for bad input: the key, the value and the mend."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OverrideParseException):
+        return misread(error.override)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, wrong = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
@@ -147,6 +156,12 @@ def explain(error: Exception) -> str:
         if group == "hydra/launcher" and wrong in _LAUNCHERS:
             return f"{group}={wrong} needs a package; `pip install {_LAUNCHERS[wrong]}` adds it"
         return f"{group}={wrong}: there is no such choice; {_nearest(wrong, known)}"
+    if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
+        word = f"{error.full_key}={error.parent_node._get_node(error.key)}"
+        return (
+            f"{word}: ${{...}} stands for another key, and {lines[0]}; if it is part of a name: "
+            f"{taken_as_it_stands(word)}"
+        )
     cause = error.__cause__ or error.__context__
     inner = cause if isinstance(cause, OmegaConfBaseException) else error
     if isinstance(inner, ConfigKeyError | ConfigAttributeError):

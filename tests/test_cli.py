@@ -1,7 +1,10 @@
 """What is typed wrong gets the nearest right one."""
 
+import shlex
+
 import pytest
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_dfl.cli import explain, refuse_unknown
 from diffusion_dfl.config.compose import compose_config
@@ -67,3 +70,18 @@ def test_flags_and_presets_that_are_not_there_are_refused(words: list[str], said
 
 def test_what_is_there_passes() -> None:
     refuse_unknown(["preset=synthetic-gaussian-score", "seed=3", "--cfg", "job", "-m", "-sc"])
+
+
+def test_other_commands_say_how_a_value_is_quoted() -> None:
+    said = _explained("data.file=prices (1).csv")
+    assert said.endswith("""quote it: 'data.file="prices (1).csv"'""")
+
+
+def test_a_reference_to_no_key_may_be_part_of_a_name() -> None:
+    config = compose_config(["data.file=a${b}.csv"])
+    with pytest.raises(OmegaConfBaseException) as error:
+        _ = config.data.file
+    said = explain(error.value)
+    assert said.startswith("data.file=a${b}.csv: ")
+    (word,) = shlex.split(said.partition("part of a name: ")[2])
+    assert compose_config([word]).data.file == "a${b}.csv"

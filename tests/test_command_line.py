@@ -170,6 +170,9 @@ def test_a_bare_call_says_what_it_runs_and_runs_it_in_seconds(tmp_path: Path) ->
         (["seed=9-0", "-m"], ["seed=9-0", "seed=0-9"]),
         (["model=policy", "grad=score"], ["model=policy", "grad=score", "Pairs that do"]),
         (["data.root=/missing/folder"], ["data.root=/missing/folder"]),
+        (["task=portfolio", "data.file=no.csv"], ["data.file=no.csv", "data=csv data.file=no.csv"]),
+        (["data.num_days=1200"], ["data.num_days=1200", "data=simulated data.num_days=1200"]),
+        (["data.file=prices (1).csv"], ["""'data.file="prices (1).csv"'"""]),
         (["model.num_sampling_steps=2000"], ["num_sampling_steps=2000", "num_diffusion_steps"]),
         *[
             pytest.param(*case, marks=pytest.mark.slow)

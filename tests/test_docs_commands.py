@@ -64,7 +64,11 @@ def value(words: list[str], key: str, default: str) -> str:
 
 def small(command: Command, root: Path) -> list[str]:
     """The first run of a training command, small."""
-    first = [word for word in jobs(command.words)[0] if not word.startswith(("device=", "data="))]
+    first = [
+        word
+        for word in jobs(command.words)[0]
+        if not word.startswith(("device=", "data=", "data.file="))
+    ]
     tiny = [*TINY, *TINY_TASKS.get(value(first, "task", "power"), ())]
     if value(first, "model", "diffusion") == "diffusion":
         tiny += TINY_DIFFUSION
@@ -229,7 +233,9 @@ def test_a_command_runs_in_small(command: Command, how: Small, checkout: Path) -
         text += f" BIN={Path(sys.executable).parent} -o setup"  # with the environment that is there
     printed, redirect = re.fullmatch(r"(.*?)( > \S+)?", text).groups(default="")  # type: ignore[union-attr]
     done = shell(f"{printed} {how.more}{redirect}", checkout)
-    assert done.returncode == how.code, done.stdout + done.stderr
+    assert done.returncode in how.codes and "Traceback" not in done.stderr, (
+        done.stdout + done.stderr
+    )
 
 
 @pytest.mark.slow

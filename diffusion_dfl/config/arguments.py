@@ -8,11 +8,11 @@ bare call, and refuses model and grad pairs that make no sense before any run of
 import re
 import shlex
 from collections.abc import Sequence
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from diffusion_dfl.config.own import refuse_hidden
@@ -57,6 +57,9 @@ _VALUE_FLAGS = {
 _INFO_TOPICS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 _SEED_RANGE = re.compile(r"^seed=(\d+)-(\d+)$")
 
+# Names of files, folders and addresses, which may look like a number or a list to Hydra.
+_PATHS = ("data.file", "data.root", "data.directory", "data.url", "output.root")
+
 
 def normalise(arguments: Sequence[str]) -> list[str]:
     """Overrides first, then flags, with seed ranges in Hydra's own grammar.
@@ -65,8 +68,8 @@ def normalise(arguments: Sequence[str]) -> list[str]:
         arguments: as in ``sys.argv[1:]``.
 
     Raises:
-        UserError: an empty seed range, a range without ``-m``, a flag without its value, or a
-            pair of model and grad that makes no sense.
+        UserError: an empty seed range, a range without ``-m``, a flag without its value, a value that
+            Hydra cannot read, or a pair of model and grad that makes no sense.
     """
     if not arguments:
         return list(BARE)
@@ -92,47 +95,80 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     sweep = any(flag in ("-m", "--multirun") for flag in flags)
     if sweep and any(flag in ("-c", "--cfg") for flag in flags):
         raise UserError("--cfg shows the configuration of one run; leave out -m")
-    for word in overrides:
-        _refuse_form(word, sweep)
+    for place in range(len(overrides)):
+        _refuse_form(overrides, place, sweep)
     overrides = [_expand_seed(word, sweep) for word in overrides]
     refuse_bad_cells(overrides)
     return overrides + flags
 
 
-def _refuse_form(word: str, sweep: bool) -> None:
-    """Refuse what is no ``key=value``, and several values of a key outside of a sweep."""
+def _refuse_form(words: Sequence[str], place: int, sweep: bool) -> None:
+    """Refuse a word that is no ``key=value`` or cannot be read as one, and several values of a key outside
+    of a sweep."""
+    word = words[place]
     if "=" not in word and not word.startswith("~"):
-        raise UserError(f"{word}: not of the form key=value, as in model=gaussian")
+        joined = " ".join(
+            [*words[:place][-1:], *takewhile(lambda one: "=" not in one, words[place:])]
+        )
+        mend = (
+            f"; if it is part of what stands before it: {taken_as_it_stands(joined)}"
+            if place
+            else ""
+        )
+        raise UserError(f"{word}: not of the form key=value, as in model=gaussian{mend}")
+    try:
+        override = _parsed(word)
+        value = override.value()
+    except HydraException:
+        raise UserError(misread(word)) from None
     if word.startswith("~"):
         return
-    try:
-        (override,) = OverridesParser.create().parse_overrides([word])
-        several = override.is_sweep_override()
-    except HydraException as error:
-        quoted = _quoted(word)
-        if quoted is None:
-            return  # Hydra will say what is wrong with it.
-        reason = "its value has signs that mean lists, sweeps or functions here"
-        raise UserError(
-            f"{word}: {reason}; if it is one text, such as a file's name, write {quoted}"
-        ) from error
-    if several and not sweep and _SEED_RANGE.match(word) is None:
-        quoted = _quoted(word)
-        mend = f", or write {quoted} if it is one value" if quoted and "." in word else ""
-        raise UserError(f"{word} names several runs; add -m to run them all{mend}")
+    key = word.partition("=")[0]
+    if override.is_sweep_override():
+        if sweep:
+            return
+        one = f", or quote what is one value: {taken_as_it_stands(word)}" if "." in key else ""
+        raise UserError(f"{word} names several runs; add -m to run them all{one}")
+    if key.lstrip("+") in _PATHS and not isinstance(value, str | None):
+        kind = "number" if isinstance(value, int | float) else type(value).__name__
+        raise UserError(f"{word}: Hydra reads a {kind}; quote the name: {taken_as_it_stands(word)}")
 
 
-def _quoted(word: str) -> str | None:
-    """The word with its value quoted for Hydra and for the shell; None if that does not make one text."""
+def _parsed(word: str) -> Override:
+    (override,) = OverridesParser.create().parse_overrides([word])
+    return override
+
+
+def misread(word: str) -> str:
+    """What to type in the place of an override that Hydra cannot read."""
     key, _, value = word.partition("=")
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    made = f'{key}="{escaped}{chr(92) * trailing}"'
     try:
-        (override,) = OverridesParser.create().parse_overrides([made])
+        _parsed(f"{key}=0")
     except HydraException:
-        return None
-    return shlex.quote(made) if str(override.value()) == value else None
+        return f"{word}: {key} is no key that can be read; keys look like train.learning_rate"
+    form = "; several values of one key: [a,b]" if value.startswith(("[", "{")) else ""
+    return f"{word}: Hydra cannot read this value; quote it: {taken_as_it_stands(word)}{form}"
+
+
+def taken_as_it_stands(word: str) -> str:
+    """An override as it is typed in a shell so that its value is taken as it stands."""
+    key, _, value = word.partition("=")
+    return shlex.quote(f"{key}={quoted(value)}")
+
+
+def quoted(text: str) -> str:
+    """A text in the quotes of Hydra's grammar, within which it means nothing but itself."""
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no reference of OmegaConf's
+    return QuotedString(plain, Quote.double).with_quotes()
+
+
+def written(text: str) -> str:
+    """A text as a value of Hydra's command line, in quotes where it would be read as something else."""
+    try:
+        value = _parsed(f"key={text}").value()
+    except HydraException:
+        return quoted(text)
+    return text if str(value) == text and "${" not in text else quoted(text)
 
 
 def _expand_seed(word: str, sweep: bool) -> str:

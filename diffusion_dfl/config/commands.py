@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from diffusion_dfl.config.arguments import written
 from diffusion_dfl.config.compose import Identity
 
 
@@ -59,4 +60,4 @@ def _written(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    return written(str(value))

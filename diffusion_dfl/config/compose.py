@@ -18,6 +18,7 @@ from diffusion_dfl.config import own
 from diffusion_dfl.config.arguments import CONFIG_DIRECTORY, check_cell
 from diffusion_dfl.config.rules import check_path, check_refit
 from diffusion_dfl.config.schema import register
+from diffusion_dfl.data.portfolio import DAYS
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers.decision import CURVATURES, LAYER_SOLVERS
 from diffusion_dfl.layers.failures import ON_FAILURE
@@ -126,6 +127,9 @@ def deciding_values(config: DictConfig) -> dict[str, Any]:
     flat = dict(_flatten("", container))
     if flat.get("data.file"):
         flat["data.file"] = name_of_file(flat["data.file"])
+    if flat.get("task.name") == "portfolio" and flat.get("data.source") != "csv":
+        # As records have them that were made when every day was named.
+        flat |= {f"task.{key}": day for key, day in DAYS.items() if not flat.get(f"task.{key}")}
     for group in own.GROUPS:
         code = code_of(config, group)
         if code is not None:
@@ -157,7 +161,7 @@ def name_of_file(path: str) -> str:
 
     What is no file is left as it is, without its folder.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         return file.name
     with file.open("rb") as handle:

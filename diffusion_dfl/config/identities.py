@@ -39,7 +39,7 @@ def identity_of(words: tuple[str, ...]) -> Identity:
     """
     # Within a Hydra application other folders may be searched, and a file of data can change.
     outside = GlobalHydra.instance().is_initialized() or compose.own_folder is not None
-    if outside or any(word.startswith("data.file=") for word in words):
+    if outside or any(word.lstrip("+").startswith("data.file=") for word in words):
         return _composed(words)
     place = compose.CONFIG_DIRECTORY.parent / ".cache" / f"identities-{_digest()}.json"
     key = json.dumps(words)

@@ -200,10 +200,10 @@ class InventoryTask(PlainTask):
 class PortfolioTask(PlainTask):
     num_assets: int = MISSING
     risk_aversion: float = MISSING
-    first_day: str = MISSING
-    last_day: str = MISSING
-    validation_start: str = MISSING
-    test_start: str = MISSING
+    first_day: str | None = None
+    last_day: str | None = None
+    validation_start: str | None = None
+    test_start: str | None = None
     strict: bool = MISSING
     exclude: list[str] = MISSING
 

@@ -120,9 +120,11 @@ class ContextFile:
 
 
 def _number(text: str) -> float:
-    """The number that a cell holds; NaN for none, and for ``1_000``, which only Python takes for one."""
+    """NaN for what is no number; Python's float would take 1_000 and digits of other scripts."""
+    if "_" in text or not text.isascii():
+        return math.nan
     try:
-        return math.nan if "_" in text else float(text)
+        return float(text)
     except ValueError:
         return math.nan
 

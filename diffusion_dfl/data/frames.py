@@ -1,15 +1,17 @@
 """A data set from a data frame: which columns are known beforehand, which come later, and a split."""
 
-import warnings
+import logging
 from collections.abc import Sequence
-from numbers import Number
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from diffusion_dfl.data.dataset import DataError, Dataset
+from diffusion_dfl.data.times import read_stamps
+
+logger = logging.getLogger(__name__)
 
 Order = Literal["time", "shuffled"]
 
@@ -46,8 +48,8 @@ def frame_dataset(
             ones training; ``shuffled``: rows at random, for independent draws.
         shares: of training, validation and test rows, with sum 1.
         date: column of dates, in which rows are sorted and named; None keeps their order. Of pandas'
-            or Python's dates, or of strings as ISO 8601 writes them; dates of a time zone are
-            named by its local time.
+            or Python's dates, or of strings as ISO 8601 writes them; times with a time zone are
+            ordered as moments and named by their local day, also over a change of the clock.
         source: whether the data were observed or drawn, for the record.
 
     Raises:
@@ -170,8 +172,15 @@ def _in_order(
             f"data set {name}: expected the date column {date}; the frame has: "
             f"{', '.join(map(str, frame.columns))}."
         )
-    parsed = _dates(name, frame[date])
-    again = parsed.duplicated().to_numpy()
+    stamps = read_stamps(f"data set {name}: date column {date}", frame[date])
+    if stamps.several:
+        logger.info(
+            "data set %s: date column %s has several offsets from UTC: rows are ordered as moments and "
+            "named by their local day",
+            name,
+            date,
+        )
+    again = stamps.moment.duplicated().to_numpy()
     if unique and again.any():
         first = int(np.argmax(again))
         raise DataError(
@@ -179,54 +188,6 @@ def _in_order(
             f"{frame.index[first]}; {int(again.sum())} such rows in all), so that rows of one date "
             "could be trained and tested on; make one row of them, or take order='shuffled'."
         )
-    order = np.argsort(parsed.to_numpy(dtype="datetime64[ns]"), kind="stable")
-    local = parsed if parsed.dt.tz is None else parsed.dt.tz_localize(None)
-    days = local.to_numpy()[order].astype("datetime64[D]")
+    order = np.argsort(stamps.moment.to_numpy(dtype="datetime64[ns]"), kind="stable")
+    days = stamps.local.to_numpy()[order].astype("datetime64[D]")
     return frame.iloc[order], days
-
-
-def _dates(name: str, column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """The column as pandas' dates; nothing about their form is guessed."""
-    missing = column.isna().to_numpy()
-    if missing.any():
-        row = column.index[int(np.argmax(missing))]
-        raise DataError(f"data set {name}: date column {column.name} has no value in row {row}.")
-    for row, value in column.items():
-        if isinstance(value, Number):
-            raise DataError(
-                f"data set {name}: date column {column.name} is the number {value!r} in row {row}, "
-                "which may mean days, seconds or digits of a date; make dates of the column first, "
-                "e.g. pandas.to_datetime(frame[column], format='%Y%m%d')."
-            )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)
-            # Offsets that differ from row to row, as over a change of the clock, are instants.
-            mixed = _offsets(name, column) > 1
-            parsed = pd.to_datetime(column, format="ISO8601", utc=mixed)
-    except (ValueError, TypeError, FutureWarning) as error:
-        told = str(error).splitlines()[0].partition(". ")[0]
-        raise DataError(
-            f"data set {name}: date column {column.name} holds no dates in ISO form, such as "
-            f"2024-01-31 ({told}); say how they are written, e.g. "
-            "pandas.to_datetime(frame[column], format='%d.%m.%Y')."
-        ) from error
-    return parsed
-
-
-def _offsets(name: str, column: "pd.Series[Any]") -> int:
-    """How many offsets from UTC the strings of a column of dates write."""
-    text = column[column.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)]
-    if not len(text):
-        return 0
-    text = text.astype(str).str.strip()
-    found = text.str.extract(r"\d\d:?\d\d[^+\-Z]*(Z|[+-]\d\d(?::?\d\d)?)$", expand=False)
-    with_none = found.isna()
-    if len(text) and with_none.any() and not with_none.all():
-        row = found.index[int(np.argmax(with_none.to_numpy()))]
-        raise DataError(
-            f"data set {name}: date column {column.name} is {column[row]!r} in row {row}, without the "
-            "offset from UTC that other rows have, so that their order is not known; write one in "
-            "all rows, e.g. by pandas.to_datetime(frame[column], utc=True), or in none."
-        )
-    return int(found.dropna().nunique())

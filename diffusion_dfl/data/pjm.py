@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from diffusion_dfl.data.dataset import DataError
 from diffusion_dfl.data.download import fetch
@@ -113,58 +114,7 @@ def daily_load(paths: Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         DataError: what `load_hourly` raises; any other missing hour; a gap between days.
     """
-    return by_day(load_hourly(paths))
-
-
-def own_load(file: Path) -> pd.DataFrame:
-    """A user's loads as :func:`daily_load` makes days of them: a CSV with the columns time and load.
-
-    Times are those of the clock, an hour a row, in ISO form; an offset from UTC is allowed and left
-    out. The clock may show an hour twice or skip one.
-
-    Raises:
-        DataError: a file that is none; columns, times or loads that are wrong; hours or days missing.
-    """
-    path = file.expanduser()
-    mend = "it must be a CSV with the columns time (YYYY-MM-DD HH:00) and load, an hour a row"
-    if not path.is_file():
-        raise DataError(f"data.file={file}: there is no such file; {mend}.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        told = str(error).splitlines()[0]
-        raise DataError(f"data.file={file}: it cannot be read ({told}); {mend}.") from error
-    missing = [name for name in ("time", "load") if name not in table]
-    if missing:
-        raise DataError(
-            f"data.file={file}: it has no column {missing[0]}, but {', '.join(map(str, table))}; {mend}."
-        )
-    if table.empty:
-        raise DataError(f"data.file={file}: it has no row; {mend}.")
-    clock = table["time"].str.strip().str.replace(r"(Z|[+-]\d\d:?\d\d)$", "", regex=True)
-    times = pd.to_datetime(clock, format="ISO8601", errors="coerce")
-    loads = pd.to_numeric(table["load"].where(~table["load"].str.contains("_")), errors="coerce")
-    whole = times.notna() & (times == times.dt.floor("h"))
-    for name, good in (("time", whole), ("load", np.isfinite(loads) & (loads > 0))):
-        bad = np.flatnonzero(~good.to_numpy())
-        if len(bad):
-            wanted = "a whole hour" if name == "time" else "a positive number"
-            raise DataError(
-                f"data.file={file}: {name} is {table[name].iloc[bad[0]]!r} in line {bad[0] + 2} "
-                f"({len(bad)} such lines); every {name} must be {wanted}."
-            )
-    hourly = pd.Series(loads.to_numpy(), index=pd.DatetimeIndex(times), name="load").sort_index()
-    often = hourly.groupby(level=0).size()
-    if (often > 2).any():
-        at = often.index[int(np.argmax(often.to_numpy() > 2))]
-        raise DataError(
-            f"data.file={file}: {at} comes {often[at]} times; the clock shows an hour twice at most."
-        )
-    return by_day(hourly)
-
-
-def by_day(hourly: pd.Series[float]) -> pd.DataFrame:
-    """Hourly loads as days; :func:`daily_load` has the rules."""
+    hourly = load_hourly(paths)
     local = pd.DatetimeIndex(hourly.index)
     frame = pd.DataFrame(
         {
@@ -201,6 +151,18 @@ def check_daily(daily: pd.DataFrame) -> None:
         )
 
 
+def skipped_by_clock(local: pd.DatetimeIndex) -> NDArray[np.bool_]:
+    """Whether each local time does not exist because daylight saving begins."""
+    first = np.ones(len(local), dtype=np.bool_)
+    return np.asarray(local.tz_localize(TIME_ZONE, nonexistent="NaT", ambiguous=first).isna())
+
+
+def shown_twice(local: pd.DatetimeIndex) -> NDArray[np.bool_]:
+    """Whether the clock shows each local time twice because daylight saving ends."""
+    moments = local.tz_localize(TIME_ZONE, nonexistent="shift_forward", ambiguous="NaT")
+    return np.asarray(moments.isna())
+
+
 def _read_table(path: Path) -> np.ndarray:
     """The file's (rows, 3) numbers."""
     try:
@@ -227,7 +189,8 @@ def _fill(daily: pd.DataFrame) -> pd.DataFrame:
     values = daily.to_numpy(copy=True)
     for row, hour in np.argwhere(missing):
         neighbours_known = 0 < hour < 23 and not missing[row, [hour - 1, hour + 1]].any()
-        if neighbours_known and _skipped_by_clock(dates[row], int(hour)):
+        moment = pd.DatetimeIndex([dates[row] + pd.Timedelta(hours=int(hour))])
+        if neighbours_known and skipped_by_clock(moment)[0]:
             values[row, hour] = (values[row, hour - 1] + values[row, hour + 1]) / 2
     if missing[0, 0] and not missing[0, 1]:
         values[0, 0] = values[0, 1]
@@ -243,9 +206,3 @@ def _fill(daily: pd.DataFrame) -> pd.DataFrame:
             "end of the last day may be."
         )
     return filled
-
-
-def _skipped_by_clock(date: pd.Timestamp, hour: int) -> bool:
-    """Whether that local hour does not exist because daylight saving begins."""
-    moment = pd.DatetimeIndex([date + pd.Timedelta(hours=hour)])
-    return bool(moment.tz_localize(TIME_ZONE, nonexistent="NaT", ambiguous=True).isna()[0])

@@ -26,6 +26,7 @@ from diffusion_dfl.data.dataset import DataError, Dataset
 from diffusion_dfl.data.prices import (
     EVERY_DAY,
     CsvPrices,
+    PricePanel,
     PriceSource,
     QuandlPrices,
     SimulatedPrices,
@@ -41,15 +42,19 @@ from diffusion_dfl.data.prices.quandl import QUANDL_URL
 from diffusion_dfl.data.prices.sources import SP500_URL
 from diffusion_dfl.data.splits import Split
 
-PRICE_SOURCES = ("sp500", "skfolio", "csv", "quandl", "simulated")
-# The paper's shares; simulated days have no calendar to split by.
-SIMULATED_VALIDATION, SIMULATED_TEST = 0.1, 0.2
-# What a user who names no day leaves as it is; the same in conf/task/portfolio.yaml.
-_DAYS = ("2004-01-01", "2017-12-29", "2013-07-01", "2015-01-01")
-_DEFAULT = Window(np.datetime64(_DAYS[0], "D"), np.datetime64(_DAYS[1], "D"))
-_STARTS = (np.datetime64(_DAYS[2], "D"), np.datetime64(_DAYS[3], "D"))
-
 logger = logging.getLogger(__name__)
+
+PRICE_SOURCES = ("sp500", "skfolio", "csv", "quandl", "simulated")
+
+#: Days used and split by where none are named; a file of the user's own has its own.
+DAYS = {
+    "first_day": "2004-01-01",
+    "last_day": "2017-12-29",
+    "validation_start": "2013-07-01",
+    "test_start": "2015-01-01",
+}
+# The paper's shares, for days that are not the paper's.
+VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 
 #: Trading days that are of one fold (:mod:`.folds`): a month.
 BLOCK_DAYS = 21
@@ -75,10 +80,10 @@ def portfolio_dataset(
     rng: np.random.Generator,
     *,
     num_assets: int = 50,
-    first_day: str = _DAYS[0],
-    last_day: str = _DAYS[1],
-    validation_start: str = _DAYS[2],
-    test_start: str = _DAYS[3],
+    first_day: str | None = None,
+    last_day: str | None = None,
+    validation_start: str | None = None,
+    test_start: str | None = None,
     strict: bool = True,
     exclude: Sequence[str] = (),
     root: str | Path | None = None,
@@ -96,11 +101,10 @@ def portfolio_dataset(
         source: sp500 (or "real", its other name), skfolio, csv, quandl or simulated.
         rng: draws the assets, n of the source's sorted tickers without replacement; nothing else.
         num_assets: n, at least 2.
-        first_day, last_day: days of the prices used, YYYY-MM-DD, both included; simulated prices
-            have days of their own. A user's file is used whole where they are left as they are.
-        validation_start, test_start: first target day of either part; simulated days are split
-            70/10/20 instead, those of a user's file in the shares of the default window where both are
-            left as they are.
+        first_day, last_day: days of the prices used, YYYY-MM-DD, both included; None: those of
+            `DAYS`, or all of the user's file. Simulated prices have days of their own.
+        validation_start, test_start: first target day of either part; None: those of `DAYS`, or
+            70/10/20 of the rows of the user's file. Simulated days are split 70/10/20.
         strict: sp500 only: draw from the tickers that agree with a second vendor.
         exclude: tickers never drawn.
         root, url, directory: where files are looked for, downloaded from and kept.
@@ -111,26 +115,23 @@ def portfolio_dataset(
         DataError: an unknown source, prices that cannot be had or trusted, too few tickers, or
             days that leave a part of the split empty.
     """
-    window = Window(_day("task.first_day", first_day), _day("task.last_day", last_day))
-    starts = (
-        _day("task.validation_start", validation_start),
-        _day("task.test_start", test_start),
-    )
     source = "sp500" if source == "real" else source
+    given = (first_day, last_day, validation_start, test_start)
+    named = {key: text for key, text in zip(DAYS, given, strict=True) if text is not None}
+    if source not in ("csv", "simulated"):
+        named = {**DAYS, **named}
+    days = {key: _day(f"task.{key}", text) for key, text in named.items()}
     if source == "simulated":
-        window = EVERY_DAY
-    if source == "csv" and file is not None:
-        window, starts = _of_file(Path(file), window, starts)
+        days = {}
+    window = Window(days.get("first_day", EVERY_DAY.first), days.get("last_day", EVERY_DAY.last))
     prices = _open(source, window, strict, exclude, root, url, directory, file, num_days)
     assets = _draw(prices.tickers(), num_assets, exclude, rng, source)
     panel = price_panel(prices.frame(assets), window)
     report_jumps(panel)
     dates = target_dates(panel)
-    if source == "simulated":
-        validation = round((1 - SIMULATED_TEST - SIMULATED_VALIDATION) * len(dates))
-        split = _split(dates, validation, round((1 - SIMULATED_TEST) * len(dates)))
-    else:
-        split = _split(dates, *(int(np.searchsorted(dates, start)) for start in starts))
+    split = _split(dates, *_edges(dates, days.get("validation_start"), days.get("test_start")))
+    if isinstance(prices, CsvPrices):
+        _tell(prices, panel, dates, split)
     features = price_features(panel, split.train)
     return PortfolioDataset(
         name="portfolio",
@@ -207,6 +208,46 @@ def _draw(
     return tuple(sorted(universe[index] for index in chosen))
 
 
+def _edges(
+    dates: NDArray[np.datetime64],
+    validation_start: np.datetime64 | None,
+    test_start: np.datetime64 | None,
+) -> tuple[int, int]:
+    """First rows of validation and test; parts that are not named share what is left to them."""
+    rows = len(dates)
+    if test_start is not None:
+        test = int(np.searchsorted(dates, test_start))
+    elif validation_start is not None:
+        validation = int(np.searchsorted(dates, validation_start))
+        held = rows - validation
+        return validation, validation + round(
+            VALIDATION_SHARE / (VALIDATION_SHARE + TEST_SHARE) * held
+        )
+    else:
+        return round((1 - TEST_SHARE - VALIDATION_SHARE) * rows), round((1 - TEST_SHARE) * rows)
+    if validation_start is not None:
+        return int(np.searchsorted(dates, validation_start)), test
+    return round((1 - VALIDATION_SHARE / (1 - TEST_SHARE)) * test), test
+
+
+def _tell(
+    prices: CsvPrices, panel: PricePanel, dates: NDArray[np.datetime64], split: Split
+) -> None:
+    """Log what is used of the user's file, and what is left out."""
+    left = prices.left_out()
+    logger.log(
+        logging.WARNING if left else logging.INFO,
+        "data.file=%s: %d days used, %s to %s; validation from %s, test from %s; left out: %s",
+        prices.file.name,
+        len(panel.dates),
+        panel.dates[0],
+        panel.dates[-1],
+        dates[split.validation[0]],
+        dates[split.test[0]],
+        left or "nothing",
+    )
+
+
 def _split(dates: NDArray[np.datetime64], validation: int, test: int) -> Split:
     """Rows before `validation`, from there to `test`, and the rest; none may be empty."""
     if not 0 < validation < test < len(dates):
@@ -227,31 +268,3 @@ def _day(key: str, text: str) -> np.datetime64:
         raise DataError(
             f"{key}={text}: it is not a day; write YYYY-MM-DD, such as 2015-01-01."
         ) from error
-
-
-def _of_file(
-    file: Path, window: Window, starts: tuple[np.datetime64, np.datetime64]
-) -> tuple[Window, tuple[np.datetime64, np.datetime64]]:
-    """Window and split of a user's file; days that were not named follow its own, and it is said."""
-    days = CsvPrices(file, EVERY_DAY).days
-    first, last = days[0], days[-1]
-    named = Window(
-        first if window.first == _DEFAULT.first else window.first,
-        last if window.last == _DEFAULT.last else window.last,
-    )
-    inside = days[(days >= named.first) & (days <= named.last)]
-    if len(inside) and starts == _STARTS:
-        whole = (_DEFAULT.last - _DEFAULT.first) / np.timedelta64(1, "D")
-        shares = [(start - _DEFAULT.first) / np.timedelta64(1, "D") / whole for start in starts]
-        starts = (inside[int(shares[0] * len(inside))], inside[int(shares[1] * len(inside))])
-    logger.info(
-        "data.file=%s: days %s to %s, validation from %s, test from %s (task.first_day, last_day, "
-        "validation_start, test_start); %d of its %d days are left out",
-        file.name,
-        named.first,
-        named.last,
-        *starts,
-        len(days) - len(inside),
-        len(days),
-    )
-    return named, starts

@@ -1,4 +1,5 @@
-"""The data sets of the power scheduling task: real PJM loads or the simulated stand-in.
+"""The data sets of the power scheduling task: real PJM loads, a file of the user's, or the simulated
+stand-in.
 
 `weather_dataset` has the temperatures too, for the years in which they were measured.
 """
@@ -12,13 +13,14 @@ import pandas as pd
 
 from diffusion_dfl.data.dataset import SOURCES, DataError, Dataset
 from diffusion_dfl.data.features import load_features
-from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_URL, daily_load, fetch_pjm, own_load
+from diffusion_dfl.data.loads import file_loads
+from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_URL, daily_load, fetch_pjm
 from diffusion_dfl.data.released_power import hourly_tables, released_features
 from diffusion_dfl.data.simulated import simulated_daily
 from diffusion_dfl.data.splits import daily_dataset, split_days
 
 FIRST_TEST_DAY = np.datetime64("2014-12-30", "D")
-SIMULATED_TEST_FRACTION = 0.2
+TEST_FRACTION = 0.2
 # The last year with a thermometer, whole, so that all seasons are judged.
 FIRST_WEATHER_TEST_DAY = np.datetime64("2011-01-01", "D")
 
@@ -45,7 +47,7 @@ def power_dataset(
     """Contexts (N, 30 or 53), next-day loads (N, 24) and a split of the days.
 
     Real: N = 3165 target days, 2008-01-29 to 2016-09-27; test is 2014-12-30 to the end (638 days).
-    Simulated and a user's own: N = days - 28; test is the last fifth. Validation is drawn by `rng` (see
+    Simulated: N = num_days - 28; a file: N = its days - 28; test is the last fifth. Validation is drawn by `rng` (see
     `split_days`), which is the only thing that differs between seeds.
 
     Args:
@@ -53,10 +55,10 @@ def power_dataset(
         rng: the run's generator for the split.
         features: "compact" (30: the loads of the day before, weekend, holiday, daylight saving and
             the yearly harmonic) or "full" (53: `load_features`).
-        root: the user's folder with the real files (see `fetch`); not used by simulated.
+        root: the user's folder with the real files (see `fetch`).
         url: address of the folder of the real files.
         directory: where downloads land.
-        file: the user's hourly loads, for source csv (:func:`.pjm.own_load`).
+        file: the user's file, for source csv (see `file_loads`).
         num_days: simulated days before the first 28 are spent as history.
         validation_fraction, block_weeks, gap_days: see `split_days`.
 
@@ -73,16 +75,14 @@ def power_dataset(
     elif source == "simulated":
         daily = simulated_daily(num_days)
     elif source == "csv":
-        if file is None:
-            raise DataError(
-                "data=csv: name the file by data.file=PATH; it must be a CSV with the columns time "
-                "(YYYY-MM-DD HH:00) and load, an hour a row."
-            )
-        daily = own_load(Path(file))
+        if not file:
+            raise DataError("data=csv: set data.file=FILE to your file of hourly loads.")
+        daily = file_loads(Path(file))
     else:
         raise DataError(
             f"data={source} is no source of loads (sp500, skfolio and quandl hold prices, for "
-            f"task=portfolio); use one of {', '.join((*SOURCES, 'csv'))}."
+            f"task=portfolio); use one of {', '.join(SOURCES)}, or data=csv data.file=FILE for hourly "
+            "loads of your own (other problems of your own: docs/extend.md)."
         )
     contexts, outcomes = load_features(daily)
     if features == "compact":
@@ -92,7 +92,7 @@ def power_dataset(
     if source == "real":
         first_test = int(np.searchsorted(dates, FIRST_TEST_DAY))
     else:
-        first_test = len(dates) - round(SIMULATED_TEST_FRACTION * len(dates))
+        first_test = len(dates) - round(TEST_FRACTION * len(dates))
     split = split_days(
         len(dates),
         first_test,
@@ -101,8 +101,8 @@ def power_dataset(
         block_weeks=block_weeks,
         gap_days=gap_days,
     )
-    observed = "simulated" if source == "simulated" else "real"
-    return daily_dataset("power", observed, contexts, outcomes, split)
+    kind = "simulated" if source == "simulated" else "real"
+    return daily_dataset("power", kind, contexts, outcomes, split)
 
 
 def weather_dataset(

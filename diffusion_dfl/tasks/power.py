@@ -42,7 +42,7 @@ def power_task(
         root: folder with the two load files, or None for the environment variable or a download.
         url: where the files are downloaded from; None for their pinned address.
         directory: where downloads are kept.
-        file: the user's hourly loads, for ``csv``: columns time and load.
+        file: the user's file of hourly loads, for ``csv``.
         num_days: days of the simulated source.
         validation_fraction, block_weeks, gap_days: the split.
     """

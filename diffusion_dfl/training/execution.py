@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.config.compose import Identity, digest, fit_path
 from diffusion_dfl.config.own import CODE, check_keys, is_own, locate, told
-from diffusion_dfl.config.rules import check_decision_rule
+from diffusion_dfl.config.rules import check_data, check_decision_rule
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator
 from diffusion_dfl.estimators.pairs import check_estimator, check_pair
@@ -75,51 +75,19 @@ def _task_arguments(config: DictConfig) -> dict[str, Any]:
     given = {str(key): value for key, value in config.data.items() if key in names}
     check_keys("task", name, config.task, {"rng", *given})
     source = config.data.source
-    _refuse_unread(config)
-    if source == "own" and is_own(target):
-        unused = [key for key in ("file", "root", "url") if key not in names and config.data[key]]
-        if unused:
-            raise UserError(
-                f"data.{unused[0]}={config.data[unused[0]]}: {target} takes no {unused[0]}; leave it "
-                f"out, or give the function an argument of that name"
-            )
-    elif "source" not in names and is_own(target) and source != "simulated":
+    if "source" not in names and is_own(target) and source not in ("own", "simulated"):
         raise UserError(
             f"data={source}: task={name} brings its own data; add\n"
             "  - override /data@_global_.data: own\n"
             "to the defaults of its YAML, or write data=own"
         )
-    elif "source" not in names and source != "simulated":
+    if "source" not in names and not is_own(target) and source != "simulated":
         raise UserError(
             f"data={source}: task={name} simulates its own data; leave data= "
             "out, or write data=simulated"
         )
+    check_data(config, names)
     return given
-
-
-#: Sources that read a knob of ``data`` which is null by default. A task that simulates its data has no
-#: use for a folder, which a sweep over several tasks may give for the others.
-_READERS = {
-    "file": ("csv", "own"),
-    "root": ("real", "sp500", "own", "simulated"),
-    "url": ("real", "sp500", "quandl", "own", "simulated"),
-}
-
-
-def _refuse_unread(config: DictConfig) -> None:
-    """Refuse a file, a folder or an address that the chosen source of data does not read."""
-    source = config.data.source
-    for key, readers in _READERS.items():
-        value = config.data.get(key)
-        if value is None or source in readers:
-            continue
-        mends = {
-            "file": "add data=csv (task=power, task=portfolio), or see docs/extend.md for a task of "
-            "your own data",
-            "root": f"leave it out, or choose data={' or data='.join(readers[:2])}",
-            "url": f"leave it out, or choose data={' or data='.join(readers[:3])}",
-        }
-        raise UserError(f"data.{key}={value}: data={source} does not read it; {mends[key]}")
 
 
 def check_parts(config: DictConfig) -> None:

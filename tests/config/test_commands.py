@@ -22,6 +22,7 @@ from diffusion_dfl.config.compose import compose_config, identify
         ["task=portfolio", "task.exclude=[AIG,HIG]", "seed=2"],
         ["task=synthetic", "task.p=0.8", "model=policy", "grad=policy"],
         ["task=power_released", "task.kink_mask=false"],
+        ["task=portfolio", "data=csv", "data.file='no file, (1) $x.csv'"],
     ],
     ids=" ".join,
 )

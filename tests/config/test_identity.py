@@ -13,6 +13,7 @@ from diffusion_dfl.config.compose import (
     fit_path,
     identify,
 )
+from diffusion_dfl.data.portfolio import DAYS
 from diffusion_dfl.training.run_directory import without_places
 
 CELL = ("model=gaussian", "grad=score")
@@ -303,3 +304,21 @@ def test_the_configuration_kept_with_a_run_names_the_file_and_no_folder(tmp_path
     kept = without_places(config)
     assert str(tmp_path) not in OmegaConf.to_yaml(kept)
     assert deciding_values(kept)["data.file"] == deciding_values(config)["data.file"]
+
+
+def test_the_place_of_a_home_folder_is_no_reason_to_forget_the_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prices.csv").write_text("date,ticker,adj_close\n")
+    config = compose_config([*CELL, "task=portfolio", "data=csv", "data.file='~/prices.csv'"])
+    assert " sha256 " in deciding_values(config)["data.file"]
+
+
+def test_days_that_are_not_named_are_the_papers_but_for_a_file() -> None:
+    named = [f"task.{key}={day}" for key, day in DAYS.items()]
+    portfolio = [*CELL, "task=portfolio"]
+    assert identify(compose_config([*portfolio, *named])) == identify(compose_config(portfolio))
+    file = [*portfolio, "data=csv", "data.file=none.csv"]
+    whole, cut = (identify(compose_config([*file, *words])) for words in ([], named))
+    assert whole.path != cut.path

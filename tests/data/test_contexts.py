@@ -27,6 +27,10 @@ def test_columns_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     ("row", "said"),
     [
         ("1,,3", "line 3: holiday is missing"),
+        ("1,1_000,3", "line 3: holiday is '1_000'"),
+        ("1,_1,3", "line 3: holiday is '_1'"),
+        ("1,1e1_0,3", "line 3: holiday is '1e1_0'"),
+        ("1,\uff12,3", "line 3: holiday is '\uff12'"),
         ("1,nan,3", "line 3: holiday is 'nan'"),
         ("1,inf,3", "line 3: holiday is 'inf'"),
         ("x,0,y", "line 3: load is 'x', temperature is 'y'"),

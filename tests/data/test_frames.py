@@ -1,5 +1,6 @@
 """Dates of a frame: what they are is never guessed, and one date is on one side of a border."""
 
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,46 @@ def test_the_hour_that_clocks_repeat_is_no_date_that_repeats() -> None:
     assert (np.diff(_dataset(hours[::-1]).contexts[:, 0]) == -1).all()
 
 
+def _over_a_change(kind: str, start: str = "2024-03-30T20:00") -> list[Any]:
+    """Twenty hours in Berlin, in one of which the clock goes on, each with its own offset."""
+    hours = pd.date_range(start, periods=20, freq="h", tz="Europe/Berlin")
+    if kind == "text":
+        return [hour.isoformat() for hour in hours]
+    if kind == "pandas":
+        return [pd.Timestamp(hour.isoformat()) for hour in hours]
+    return [datetime.fromisoformat(hour.isoformat()) for hour in hours]
+
+
+@pytest.mark.parametrize("kind", ["text", "pandas", "python"])
+@pytest.mark.parametrize("start", ["2024-03-30T20:00", "2024-10-26T20:00"])
+def test_offsets_that_change_with_the_clock_are_ordered_as_moments(
+    kind: str, start: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dates = _over_a_change(kind, start)
+    backwards = pd.Series(dates[::-1], dtype=object)
+    with caplog.at_level("INFO"):
+        data = _dataset(backwards)
+    assert data.contexts[:, 0].tolist() == list(range(20))[::-1]
+    assert data.dates is not None
+    assert list(data.dates.astype(str)) == [start[:10]] * 4 + [str(data.dates[-1])] * 16
+    assert str(data.dates[-1]) == start[:8] + str(int(start[8:10]) + 1)
+    (line,) = caplog.messages
+    assert "date column day has several offsets from UTC: rows are ordered as moments" in line
+
+
+@pytest.mark.parametrize("place", [0, 19])
+def test_an_offset_that_some_rows_lack_is_refused(place: int) -> None:
+    dates = _over_a_change("text")
+    dates[place] = dates[place][:-6]
+    with pytest.raises(DataError, match=rf"no offset from UTC in row {place} .*write all of them"):
+        _dataset(dates)
+
+
+def test_a_word_among_times_of_several_offsets_is_no_time() -> None:
+    with pytest.raises(DataError, match=r"no dates in ISO form"):
+        _dataset([*_over_a_change("text")[:-1], "noon"])
+
+
 def test_a_date_that_repeats_is_refused_in_time_and_allowed_in_a_shuffle() -> None:
     dates = DAYS[np.arange(20) // 2]
     with pytest.raises(DataError, match="2024-01-25 00:00:00 more than once .row 1; 10 such rows"):
@@ -57,10 +98,6 @@ def test_a_date_that_repeats_is_refused_in_time_and_allowed_in_a_shuffle() -> No
         (DAYS.strftime("%d/%m/%Y"), r"no dates in ISO form.*25/01/2024.*format="),
         (DAYS.strftime("%d.%m.%Y"), r"no dates in ISO form.*format="),
         (DAYS.strftime("%m/%d/%Y"), r"no dates in ISO form"),
-        (
-            ["2024-01-01T00:00", *(f"2024-02-{d:02d}T00:00+02:00" for d in range(1, 20))],
-            "without the offset from UTC",
-        ),
         ([None, *DAYS[1:]], "no value in row 0"),
     ],
 )

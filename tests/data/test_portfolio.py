@@ -86,6 +86,50 @@ def test_the_parts_begin_on_the_days_asked_for(file: Path) -> None:
     assert len(data.train) + len(data.validation) + len(data.test) == len(data.dates)
 
 
+def test_a_file_is_used_whole_and_split_by_shares(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        data = portfolio_dataset("csv", np.random.default_rng(0), num_assets=5, file=file)
+    whole = pd.read_csv(file)["date"]
+    assert str(data.dates[-1]) == whole.max()
+    assert len(data.dates) == whole.nunique() - 61
+    assert [len(data.train), len(data.validation), len(data.test)] == [272, 39, 78]
+    (told,) = [record for record in caplog.records if "data.file" in record.message]
+    assert told.levelname == "INFO" and told.message == (
+        f"data.file=prices.csv: 450 days used, {whole.min()} to {whole.max()}; validation from "
+        f"{data.dates[272]}, test from {data.dates[311]}; left out: nothing"
+    )
+
+
+def test_days_of_today_are_no_days_outside(tmp_path: Path) -> None:
+    frame = simulated_prices(200)
+    frame = frame[frame.ticker < "S004"].assign(date=frame["date"] + pd.Timedelta(days=5000))
+    path = tmp_path / "late.csv"
+    frame.to_csv(path, index=False, date_format="%Y-%m-%d")
+    data = portfolio_dataset("csv", np.random.default_rng(0), num_assets=3, file=path)
+    assert str(data.dates[0]) > "2023" and len(data.dates) == 139
+
+
+@pytest.mark.parametrize(
+    ("named", "sizes"),
+    [
+        ({"validation_start": "2011-04-01"}, [264, 42, 83]),
+        ({"test_start": "2011-07-01"}, [288, 41, 60]),
+        ({"first_day": "2010-06-01"}, [197, 29, 56]),
+        ({"last_day": "2011-06-30"}, [230, 33, 66]),
+    ],
+)
+def test_what_is_not_named_follows_the_file(
+    file: Path, named: dict[str, str], sizes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = portfolio_dataset("csv", np.random.default_rng(0), num_assets=5, file=file, **named)
+    assert [len(data.train), len(data.validation), len(data.test)] == sizes
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    cut = sorted(named)[0] in ("first_day", "last_day")
+    assert any("days outside of task.first_day" in line for line in told) == cut
+
+
 def test_excluded_tickers_are_never_drawn(file: Path) -> None:
     kept = [f"S{number:03d}" for number in range(2, 12)]
     data = portfolio_dataset(

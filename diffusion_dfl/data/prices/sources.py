@@ -21,12 +21,12 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from diffusion_dfl.data.dataset import DataError
 from diffusion_dfl.data.download import ENVIRONMENT_VARIABLE, fetch, fetch_own
 from diffusion_dfl.data.prices.panel import Window, price_panel
 from diffusion_dfl.data.prices.simulated import TICKERS, simulated_prices
+from diffusion_dfl.data.tidy import numbers_of, read_tidy
 
 COLUMNS = ("date", "ticker", "adj_close", "volume")
 
@@ -38,6 +38,8 @@ SP500_PARQUET = "sp500_ohlcv_2004_2017.parquet"
 SP500_PARQUET_SHA256 = "4cc5380a916dd18f4d5ce1ce3b7cecfbab77db6194b35060b3b433f697663da3"
 # The parquet keeps so many digits of a price; both roads round alike, so they give one data set.
 _PRICE_DIGITS = 7
+
+_TICKERS_SHOWN = 10
 
 SKFOLIO_FILE = Path("datasets", "data", "sp500_dataset.csv.gz")
 SKFOLIO_SHA256 = "ee21cac28befb1d0a739a9ceb22184f995394726aa0cfde9a21941d1ac04ac0d"
@@ -192,25 +194,37 @@ class CsvPrices:
     exclude: tuple[str, ...] = ()
 
     @cached_property
-    def days(self) -> NDArray[np.datetime64]:
-        """Sorted days of the file, whatever the window."""
-        table = _read_tidy(self.file)
-        if table.empty:
-            raise DataError(f"data.file={self.file}: it has no row of prices.")
-        return np.unique(table["date"].to_numpy().astype("datetime64[D]"))
-
-    @cached_property
     def _table(self) -> pd.DataFrame:
-        table = _read_tidy(self.file)
-        kept = table[~table["ticker"].isin(self.exclude)]
-        price_panel(kept, self.window)
+        table = _read_prices(self.file)
+        price_panel(table[~table["ticker"].isin(self.exclude)], self.window)
         return table
 
+    @property
+    def _inside(self) -> pd.DataFrame:
+        date = self._table["date"].to_numpy(dtype="datetime64[D]")
+        return self._table[(date >= self.window.first) & (date <= self.window.last)]
+
     def tickers(self) -> tuple[str, ...]:
-        return tuple(sorted(self._table["ticker"].unique()))
+        """Sorted names of the tickers with a day in the window, and of those excluded."""
+        named = self._table["ticker"].isin(self.exclude)
+        return tuple(sorted({*self._inside["ticker"], *self._table["ticker"][named]}))
 
     def frame(self, tickers: Sequence[str]) -> pd.DataFrame:
         return self._table[self._table["ticker"].isin(tickers)]
+
+    def left_out(self) -> str:
+        """What of the file is not used, in words; empty for nothing."""
+        table, inside = self._table, self._inside
+        kept = inside[~inside["ticker"].isin(self.exclude)]
+        tickers = sorted(set(table["ticker"]) - set(kept["ticker"]))
+        days = table["date"].nunique() - inside["date"].nunique()
+        parts = [f"{len(table) - len(kept)} rows"] if len(kept) < len(table) else []
+        parts += [f"{days} days outside of task.first_day and task.last_day"] if days else []
+        if tickers:
+            more = ", ..." if len(tickers) > _TICKERS_SHOWN else ""
+            shown = ", ".join(tickers[:_TICKERS_SHOWN])
+            parts.append(f"{len(tickers)} tickers ({shown}{more})")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -265,46 +279,22 @@ def _melt(wide: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["adj_close"].notna()]
 
 
-def _read_tidy(file: Path) -> pd.DataFrame:
-    path = file.expanduser()
+def _read_prices(file: Path) -> pd.DataFrame:
     form = "a CSV with the columns date (YYYY-MM-DD), ticker, adj_close and volume"
-    if not path.is_file():
-        raise DataError(f"data.file={file}: there is no such file; it must be {form}.")
-    try:
-        # Nothing but an empty field is missing: a ticker may be called NA.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.file={file}: it cannot be read ({error}); need {form}.") from error
-    lacking = [name for name in COLUMNS[:3] if name not in table.columns]
-    if lacking:
-        raise DataError(
-            f"data.file={file}: there is no column {lacking[0]} (found "
-            f"{', '.join(map(str, table.columns))}); it must be {form}."
-        )
+    table = read_tidy(file, COLUMNS[:3], form)
     date = pd.to_datetime(table["date"], format="%Y-%m-%d", errors="coerce")
     if date.isna().any():
-        row = int(np.argmax(date.isna().to_numpy()))
+        line = date.index[int(np.argmax(date.isna().to_numpy()))]
         raise DataError(
-            f"data.file={file}: line {row + 2} has the date {table['date'].iloc[row]!r}; dates "
-            "are written YYYY-MM-DD, such as 2014-12-31."
+            f"data.file={file}: line {line} has the date {table['date'][line]!r}; dates are written "
+            "YYYY-MM-DD, such as 2014-12-31."
         )
-    numbers = {"adj_close": table["adj_close"]}
-    if "volume" in table.columns:
-        numbers["volume"] = table["volume"]
-    parsed = {name: pd.to_numeric(text, errors="coerce") for name, text in numbers.items()}
-    for name, values in parsed.items():
-        unreadable = (values.isna() & (numbers[name].str.strip() != "")).to_numpy()
-        if unreadable.any():
-            row = int(np.argmax(unreadable))
-            raise DataError(
-                f"data.file={file}: line {row + 2} has {name} {numbers[name].iloc[row]!r}, which "
-                "is not a number."
-            )
+    has_volume = "volume" in table.columns
     return pd.DataFrame(
         {
             "date": date,
             "ticker": table["ticker"].str.strip(),
-            "adj_close": parsed["adj_close"].astype(np.float64),
-            "volume": parsed.get("volume", pd.Series(np.nan, index=table.index)).astype(np.float64),
+            "adj_close": numbers_of(file, table["adj_close"]),
+            "volume": numbers_of(file, table["volume"]) if has_volume else np.nan,
         }
     )

@@ -18,6 +18,7 @@ from diffusion_dfl.data.prices import (
     CsvPrices,
     SkfolioPrices,
     Sp500Prices,
+    Window,
     price_panel,
     sources,
     sp500_list,
@@ -157,7 +158,8 @@ class TestCsv:
             (HEAD + "2020-01-02,A,0,1\n", r"adj_close of A on 2020-01-02 is 0.0"),
             (HEAD + "2020-01-03,A,1,1\n2020-01-02,A,1,1\n", r"out of order at A 2020-01-02"),
             (HEAD + "2020-01-02,A,1,1\n2020-01-02,A,1,1\n", r"A has two rows"),
-            (HEAD, r"no day between"),
+            (HEAD, r"no row below the header"),
+            (HEAD + "2020-01-02,A,1_2,1\n", r"line 2 has adj_close '1_2'"),
             ("", r"cannot be read"),
         ],
     )
@@ -173,6 +175,17 @@ class TestCsv:
         with pytest.raises(DataError, match=r"B has no row for 2020-01-03.*task.exclude=\[B\]"):
             CsvPrices(path, EVERY_DAY).tickers()
         assert CsvPrices(path, EVERY_DAY, ("B",)).tickers() == ("A", "B")
+
+    def test_a_ticker_without_a_day_in_the_window_is_not_there_to_be_drawn(
+        self, tmp_path: Path
+    ) -> None:
+        rows = "2020-01-02,A,1,1\n2020-01-03,A,1,1\n2020-01-03,B,1,1\n2020-01-03,C,1,1\n"
+        path = write(tmp_path / "p.csv", self.HEAD + rows)
+        day = np.datetime64("2020-01-02", "D")
+        prices = CsvPrices(path, Window(day, day), ("C",))
+        assert prices.tickers() == ("A", "C")  # C is known, to be excluded
+        left = "3 rows, 1 days outside of task.first_day and task.last_day, 2 tickers (B, C)"
+        assert prices.left_out() == left
 
     def test_a_missing_file_names_the_key(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"data.file=.*there is no such file"):
