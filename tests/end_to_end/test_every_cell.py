@@ -251,7 +251,11 @@ def test_more_folds_than_blocks_of_training_days_are_refused_by_key_and_value(
             ["data=sp500"],
             ["data=sp500", "task=inventory", "data=simulated"],
         ),
-        (("power", "gaussian", "score"), ["data=sp500"], ["data=sp500", "does not read data.num_days"]),
+        (
+            ("power", "gaussian", "score"),
+            ["data=sp500"],
+            ["data=sp500", "does not read data.num_days"],
+        ),
         (("power", "gaussian", "score"), ["task.features=all"], ["task.features=all", "compact"]),
         (("inventory", "gaussian", "score"), ["task.weights=[0.5,0.2,0.2]"], ["sum to 1", "0.9"]),
         (("portfolio", "gaussian", "score"), ["task.num_assets=1000"], ["num_assets=1000"]),
