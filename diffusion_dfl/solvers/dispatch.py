@@ -30,6 +30,7 @@ SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 """Every solver's name."""
 
 
+@torch.no_grad()
 def solve(
     program: Program,
     scenarios: Numbers,
@@ -69,28 +70,7 @@ def solve(
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
     program, scenarios, bandwidth = program.with_context(scenarios, bandwidth, context)
-    with torch.no_grad():
-        return _solved(
-            solver,
-            program,
-            scenarios.detach(),
-            weights.detach(),
-            bandwidth.detach(),
-            context,
-            start,
-        )
-
-
-def _solved(
-    solver: SolverName,
-    program: Program,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> Solution:
-    """The solution, invalid instances kept out of the solver's way."""
+    scenarios, weights, bandwidth = scenarios.detach(), weights.detach(), bandwidth.detach()
     context = None if context is None else context.detach()
     start = (
         None

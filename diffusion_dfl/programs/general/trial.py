@@ -286,8 +286,8 @@ def try_kinks(
         here, there = float(slope[row, at]), float(slope[row, at + 1])
         shown = f"from {here:.4g} to {there:.4g} at z=[{shown}{', ...' if len(place) > 6 else ''}]"
         raise ValueError(
-            f"{name} has a kink in z, where its slope jumps {shown}. A kink inside smooth= (abs, relu, "
-            f"maximum, where) is not seen there: {mend}"
+            f"{name} has a kink in z, where its slope jumps {shown}. A kink inside of it (abs, relu, "
+            f"maximum, where) is not seen: {mend}"
         )
 
 
