@@ -129,7 +129,7 @@ def test_problems_of_users_are_solved_and_reported(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "users.json").read_text())
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert all(row["gap"] <= 1e-8 and row["gradient"] <= 1e-5 for row in rows)
     assert not any(row["unsolved"][name] for row in rows for name in ("ours, exact",))
-    assert (tmp_path / "users.md").read_text().count("\n|") == 8
+    assert (tmp_path / "users.md").read_text().count("\n|") == 9

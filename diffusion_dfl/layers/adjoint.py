@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion_dfl.programs import Constraints, Hinges
 from diffusion_dfl.programs.program import block
 from diffusion_dfl.solvers import Solution
+from diffusion_dfl.solvers.rows import gather_true
 
 # A multiplier below this share of the cost's slopes is rounding.
 _WEAK = 1e-10
@@ -291,13 +292,6 @@ class _Ties:
         if self.row is None:
             return multipliers.view_as(self.shares)
         return self.shares * multipliers[:, self.row].unsqueeze(1)
-
-
-def gather_true(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the true entries, padded to the longest row: indices and a mask, ``(B, k)``."""
-    width = int(mask.sum(1).amax()) if mask.numel() else 0
-    order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
-    return order, mask.gather(1, order)
 
 
 def _constraint_rows(

@@ -12,7 +12,13 @@ from diffusion_dfl.errors import RunFailed
 from diffusion_dfl.layers.adjoint import Degeneracy
 from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
 from diffusion_dfl.layers.implicit import Curvature, ImplicitDecision, SolveOptions, SolveRecord
-from diffusion_dfl.programs import Program, Regularised, Regulariser, TorchProgram
+from diffusion_dfl.programs import (
+    Program,
+    Regularised,
+    Regulariser,
+    TorchProgram,
+    TwoStageProgram,
+)
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
 from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
@@ -126,7 +132,7 @@ class DecisionLayer(nn.Module):
             raise ValueError(f"max_failure_share={max_failure_share} must lie in [0, 1]")
         self.program = program
         self.regularise = regularise
-        self._decided = program if regularise is None else Regularised(program, regularise)
+        self._decided = _regularised(program, regularise)
         self.bandwidth_scale = bandwidth_scale if curvature == "convolved" else 0.0
         self.sample_size = sample_size
         self.curvature: Curvature = curvature
@@ -304,6 +310,14 @@ class DecisionLayer(nn.Module):
         self._warn_of_vertices(degeneracy.vertex & still)
         self.statistics.rank_deficient += int(degeneracy.rank_deficient.sum())
         self.statistics.weak += int(degeneracy.weak.sum())
+
+
+def _regularised(program: Program, regularise: Regulariser | None) -> Program:
+    if regularise is None:
+        return program
+    if isinstance(program, TwoStageProgram):
+        return program.regularised(regularise)
+    return Regularised(program, regularise)
 
 
 def _like(name: str, value: Numbers | None, scenarios: Tensor) -> Tensor | None:

@@ -37,7 +37,9 @@ from torch import Tensor
 from diffusion_dfl.layers.adjoint import Adjoint, Degeneracy, solve_adjoint
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
 from diffusion_dfl.layers.hooks import without_saved_tensor_hooks
-from diffusion_dfl.programs import Constraints, Hinges, Program
+from diffusion_dfl.layers.once import FirstOrderOnly
+from diffusion_dfl.layers.two_stage import TwoStageDecision
+from diffusion_dfl.programs import Constraints, Hinges, Program, TwoStageProgram
 from diffusion_dfl.programs.constraints import transpose_apply
 from diffusion_dfl.programs.program import KKTValues, Optimum
 from diffusion_dfl.programs.smoothing import resolvable
@@ -111,6 +113,10 @@ class ImplicitDecision(torch.autograd.Function):
                 on_failure=options.on_failure,
             )
         solution, learned = record.solution, None
+        if isinstance(program, TwoStageProgram):
+            return TwoStageDecision.decide(
+                program, solution, scenarios, weights, context, record.count
+            )
         if torch.is_grad_enabled():
             learned = _learned(program, solution, scenarios, weights, bandwidth, context)
             if learned is not None:
@@ -163,7 +169,7 @@ class ImplicitDecision(torch.autograd.Function):
         gradients = [found.scenarios, found.weights, found.bandwidth, *found.conditions]
         if torch.is_grad_enabled():
             # create_graph=True: the gradients may be used, but not differentiated.
-            gradients = [_FirstOrderOnly.apply(g, grad_decision, *inputs) for g in gradients]
+            gradients = [FirstOrderOnly.apply(g, grad_decision, *inputs) for g in gradients]
         return (None, None, None, None, None, *gradients)
 
 
@@ -194,22 +200,6 @@ def _refuse_learned(options: SolveOptions) -> None:
         raise ValueError(
             "a tensor of the program requires a gradient, and curvature='paper' differentiates no map; "
             "use curvature='convolved' or 'saa', or detach() the tensor"
-        )
-
-
-class _FirstOrderOnly(torch.autograd.Function):
-    """The identity on a gradient that depends on ``anchors`` in a way autograd does not see."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *anchors: Tensor) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> None:
-        raise RuntimeError(
-            "the decision layer has first derivatives only: z* is differentiated implicitly once, "
-            "and a second derivative through it (a gradient penalty, a Hessian) would be wrong; "
-            "detach() the gradients, or leave create_graph off"
         )
 
 

@@ -10,6 +10,7 @@ from diffusion_dfl.programs.program import Hinges, Program
 from diffusion_dfl.programs.regularised import Regularised, Regulariser
 from diffusion_dfl.programs.risk import conditional_value_at_risk
 from diffusion_dfl.programs.smoothing import bandwidth, hinge, hinge_density, hinge_slope
+from diffusion_dfl.programs.two_stage import Recourse, TwoStageProgram
 
 __all__ = [
     "Constraints",
@@ -20,10 +21,12 @@ __all__ = [
     "PowerProgram",
     "ProductAllocation",
     "Program",
+    "Recourse",
     "Regularised",
     "Regulariser",
     "SmoothConstraints",
     "TorchProgram",
+    "TwoStageProgram",
     "bandwidth",
     "conditional_value_at_risk",
     "hinge",

@@ -4,10 +4,11 @@ With t a further decision (Rockafellar and Uryasev, 2000),
 
     CVaR_level(loss) = min_t  t + E (loss(y, z) - t)_+ / (1 - level),
 
-where the minimising t is the value at risk, the ``level`` quantile of the loss.
+where the minimising t is the value at risk, the ``level`` quantile of the loss. An affine loss makes this
+a hinge; of a convex one, the excess is recourse: the smallest e >= 0 with e >= loss(y, z) - t.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from diffusion_dfl.programs.general import Hinge, TorchProgram
 from diffusion_dfl.programs.general.feasible_set import Limit
 from diffusion_dfl.programs.general.program import takes_context
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.programs.two_stage import Recourse, TwoStageProgram
 
 
 def conditional_value_at_risk(
-    loss: Callable[..., Tensor],
+    loss: Callable[..., Tensor] | None,
     level: float,
     num_decisions: int,
     num_outcomes: int,
@@ -35,6 +37,8 @@ def conditional_value_at_risk(
     inequality: Callable[[Tensor | None, Tensor], Tensor] | None = None,
     num_inequalities: int = 0,
     reference: Callable[[Any, Any], tuple[Any, Any, list[Any]]] | None = None,
+    convex: bool = False,
+    loss_hinges: Hinge | Sequence[Hinge] = (),
 ) -> TorchProgram:
     """The program ``min_z E smooth(y, z) + risk_weight CVaR_level(loss(y, z))``.
 
@@ -44,7 +48,8 @@ def conditional_value_at_risk(
     bound of the risk of their empirical distribution, tight at that distribution's own t.
 
     Args:
-        loss: ``(y (d_y,), z (n,)) -> scalar``, or of ``(y, z, x)``, affine in z, e.g. ``-(y @ z)``.
+        loss: ``(y (d_y,), z (n,)) -> scalar``, or of ``(y, z, x)``, affine in z, e.g. ``-(y @ z)``; None if
+            ``loss_hinges`` are all of it.
         level: in (0, 1), e.g. 0.95 for the mean of the worst twentieth.
         num_decisions: n, without t.
         num_outcomes: d_y.
@@ -54,6 +59,10 @@ def conditional_value_at_risk(
             :class:`~diffusion_dfl.programs.general.TorchProgram`.
         inequality, num_inequalities: likewise.
         reference: likewise; states the program in the decision with t.
+        convex: whether ``loss`` is convex and twice differentiable rather than affine; the program is then
+            a :class:`~diffusion_dfl.programs.TwoStageProgram`, which is not convolved.
+        loss_hinges: kinks of the loss, added to it, as those of a newsvendor's; likewise. A hinge that
+            takes the context needs one coefficient an argument.
 
     Raises:
         ValueError: level or risk_weight out of range, or parts that do not fit each other.
@@ -66,32 +75,94 @@ def conditional_value_at_risk(
     if not 0 < risk_weight < float("inf"):
         raise ValueError(f"risk_weight={risk_weight} must be a positive number")
 
+    hinges = (loss_hinges,) if isinstance(loss_hinges, Hinge) else tuple(loss_hinges)
+    if loss is None and not hinges:
+        raise ValueError("a tail needs a loss: pass loss, loss_hinges or both")
+
     def mean_part(y: Tensor, decision: Tensor, *x: Tensor) -> Tensor:
         value_at_risk = risk_weight * decision[-1]
         return value_at_risk if smooth is None else value_at_risk + smooth(y, decision[:-1], *x)
 
     def excess_loss(y: Tensor, decision: Tensor, *x: Tensor) -> Tensor:
+        assert loss is not None
         return loss(y, decision[:-1], *x) - decision[-1]
 
     def own_inequality(x: Tensor | None, decision: Tensor) -> Tensor:
         assert inequality is not None
         return inequality(x, decision[:-1])
 
-    return TorchProgram(
-        num_decisions + 1,
-        num_outcomes,
-        smooth=_of_context(mean_part, smooth),
-        hinges=[Hinge(risk_weight / (1 - level), _of_context(excess_loss, loss))],
-        matrix=_with_column("matrix", matrix),
-        limit=limit,
-        lower=_with_entry("lower", lower, num_decisions, -torch.inf),
-        upper=_with_entry("upper", upper, num_decisions, torch.inf),
-        equality_matrix=_with_column("equality_matrix", equality_matrix),
-        equality_value=equality_value,
-        inequality=None if inequality is None else own_inequality,
-        num_inequalities=num_inequalities,
-        reference=reference,
+    parts: dict[str, Any] = {
+        "num_decisions": num_decisions + 1,
+        "num_outcomes": num_outcomes,
+        "smooth": _of_context(mean_part, smooth),
+        "matrix": _with_column("matrix", matrix),
+        "limit": limit,
+        "lower": _with_entry("lower", lower, num_decisions, -torch.inf),
+        "upper": _with_entry("upper", upper, num_decisions, torch.inf),
+        "equality_matrix": _with_column("equality_matrix", equality_matrix),
+        "equality_value": equality_value,
+        "inequality": None if inequality is None else own_inequality,
+        "num_inequalities": num_inequalities,
+        "reference": reference,
+    }
+    share = risk_weight / (1 - level)
+    if convex or hinges:
+        excess = _excess(loss, hinges, share, num_decisions, num_outcomes)
+        return TwoStageProgram(**parts, recourse=excess)
+    return TorchProgram(**parts, hinges=[Hinge(share, _of_context(excess_loss, loss))])
+
+
+def _excess(
+    loss: Callable[..., Tensor] | None,
+    hinges: tuple[Hinge, ...],
+    share: float,
+    num_decisions: int,
+    num_outcomes: int,
+) -> Recourse:
+    """``u = (e, v)`` with ``e >= loss + sum_k coefficient_k v_k^power - t`` and ``v_k >= a_k``."""
+    counts = [_num_arguments(hinge, num_decisions, num_outcomes) for hinge in hinges]
+    functions = [hinge.argument for hinge in hinges] + ([] if loss is None else [loss])
+    wants = [takes_context(function) for function in functions]
+
+    def of(function: Callable[..., Tensor], y: Tensor, z: Tensor, x: tuple[Tensor, ...]) -> Tensor:
+        return function(y, z, *x) if takes_context(function) else function(y, z)
+
+    def bounds(y: Tensor, decision: Tensor, u: Tensor, *x: Tensor) -> Tensor:
+        z, value_at_risk, e, values = decision[:-1], decision[-1], u[0], u[1:]
+        total = -value_at_risk - e
+        if loss is not None:
+            total = total + of(loss, y, z, x)
+        arguments = []
+        for hinge, value in zip(hinges, values.split(counts) if counts else (), strict=True):
+            total = total + (hinge.coefficients(u) * value**hinge.power).sum()
+            arguments.append(torch.atleast_1d(of(hinge.argument, y, z, x)) - value)
+        return torch.cat([total.reshape(1), *arguments])
+
+    def plain(y: Tensor, decision: Tensor, u: Tensor) -> Tensor:
+        return bounds(y, decision, u)
+
+    def contextual(y: Tensor, decision: Tensor, u: Tensor, x: Tensor) -> Tensor:
+        return bounds(y, decision, u, x)
+
+    return Recourse(
+        1 + sum(counts),
+        smooth=lambda y, decision, u: share * u[0],
+        inequality=contextual if any(wants) else plain,
+        lower=0.0,
     )
+
+
+def _num_arguments(hinge: Hinge, num_decisions: int, num_outcomes: int) -> int:
+    coefficients = torch.as_tensor(hinge.coefficient)
+    if coefficients.dim():
+        return len(coefficients)
+    if takes_context(hinge.argument):
+        raise ValueError(
+            f"loss_hinges: {hinge.name} takes the context, so that its number of arguments is not known "
+            "before; give it one coefficient an argument, as [4.0] or [4.0, 4.0]"
+        )
+    origin = torch.zeros(num_outcomes + num_decisions, dtype=torch.float64)
+    return len(hinge.values(origin[:num_outcomes], origin[num_outcomes:]))
 
 
 def _of_context(

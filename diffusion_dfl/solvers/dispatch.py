@@ -12,6 +12,7 @@ from diffusion_dfl.programs import (
     PowerProgram,
     ProductAllocation,
     Program,
+    TwoStageProgram,
 )
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import resolvable
@@ -22,6 +23,7 @@ from diffusion_dfl.solvers.newsvendor import solve_newsvendor
 from diffusion_dfl.solvers.power import solve_power
 from diffusion_dfl.solvers.simplex import solve_portfolio
 from diffusion_dfl.solvers.solution import Solution
+from diffusion_dfl.solvers.two_stage import solve_two_stage
 
 SolverName = Literal["auto", "structured", "interior_point", "cvxpy"]
 """Name of a solver, as :func:`solve` takes it."""
@@ -215,7 +217,7 @@ def _run(
 
         refuse_context(program, scenarios, context, "cvxpy")
         return solve_reference(program, scenarios, weights, bandwidth)
-    if solver == "interior_point":
+    if solver == "interior_point" and not isinstance(program, TwoStageProgram):
         return solve_interior_point(program, scenarios, weights, bandwidth, context, start)
     if solver == "structured" and _structured.dispatch(type(program)) is _unstructured:
         raise TypeError(
@@ -285,3 +287,15 @@ def _(
     start: Tensor | None,
 ) -> Solution:
     return solve_allocation(program, scenarios, weights, bandwidth, start)
+
+
+@_structured.register
+def _(
+    program: TwoStageProgram,
+    scenarios: Tensor,
+    weights: Tensor,
+    bandwidth: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    return solve_two_stage(program, scenarios, weights, context, start)

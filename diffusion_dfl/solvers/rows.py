@@ -24,6 +24,13 @@ def largest(values: Tensor) -> Tensor:
     return flat.abs().amax(1) if flat.shape[1] else flat.new_zeros(len(flat))
 
 
+def gather_true(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the true entries, padded to the longest row: indices and a mask, ``(B, k)``."""
+    width = int(mask.sum(1).amax()) if mask.numel() else 0
+    order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
+    return order, mask.gather(1, order)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Constraints with unit gradients.

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusion_dfl.solvers.arrow import Point
 
 
 class Status(IntEnum):
@@ -63,6 +66,9 @@ class Solution:
         proof: of infeasible and unbounded instances, the residual of what proves it, relative to its
             terms; NaN for the others ``(B,)``, and None from solvers of programs that always have an
             optimum.
+        recourse: what is decided in every scenario of a
+            :class:`~diffusion_dfl.programs.TwoStageProgram`, ``(B, M, r)``; NaN like the decision.
+        second_stage: its slacks and multipliers, which a gradient needs.
     """
 
     decision: Tensor
@@ -75,11 +81,32 @@ class Solution:
     residuals: Tensor
     shares: Tensor | None = None
     proof: Tensor | None = None
+    recourse: Tensor | None = None
+    second_stage: "Point | None" = None
+
+    @staticmethod
+    def joined(parts: "list[Solution]") -> "Solution":
+        """The solution of a batch that was solved in ``parts``, in their order."""
+
+        def cat(values: list[Any]) -> Any:
+            if values[0] is None or isinstance(values[0], Tensor):
+                return None if values[0] is None else torch.cat(values)
+            return type(values[0])(
+                **{
+                    f.name: torch.cat([getattr(v, f.name) for v in values])
+                    for f in fields(values[0])
+                }
+            )
+
+        names = [field.name for field in fields(Solution)]
+        return Solution(**{name: cat([getattr(part, name) for part in parts]) for name in names})
 
     def replaced(self, rows: Tensor, other: "Solution") -> "Solution":
         """This solution with the instances ``rows`` taken from ``other``, a solution of those."""
 
-        def put(mine: Tensor, theirs: Tensor) -> Tensor:
+        def put(mine: Any, theirs: Any) -> Any:
+            if not isinstance(mine, Tensor):
+                return mine.replaced(rows, theirs)
             return mine.index_copy(0, rows, theirs.to(mine.dtype))
 
         parts: dict[str, Any] = {}
@@ -93,14 +120,20 @@ class Solution:
         chosen: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            chosen[field.name] = None if value is None else value[rows]
+            if value is not None:
+                value = value[rows] if isinstance(value, Tensor) else value.select(rows)
+            chosen[field.name] = value
         return Solution(**chosen)
 
     def without_decision(self, impossible: Tensor) -> "Solution":
         """This solution, infeasible where ``impossible (B|1,)`` and NaN where it is not solved."""
         status = torch.where(impossible, int(Status.INFEASIBLE), self.status)
         solved = (status == int(Status.SOLVED)).unsqueeze(1)
-        return replace(self, status=status, decision=torch.where(solved, self.decision, torch.nan))
+        recourse = self.recourse
+        if recourse is not None:
+            recourse = torch.where(solved.unsqueeze(2), recourse, torch.nan)
+        decision = torch.where(solved, self.decision, torch.nan)
+        return replace(self, status=status, decision=decision, recourse=recourse)
 
     def invalidated(self, rows: Tensor) -> "Solution":
         """This solution with INVALID_INPUT and NaN in the instances where ``rows (B,)`` is true."""
@@ -122,6 +155,8 @@ class Solution:
             residuals=torch.where(column, torch.inf, self.residuals),
             shares=None if self.shares is None else blank(self.shares),
             proof=None if self.proof is None else torch.where(rows, torch.nan, self.proof),
+            recourse=None if self.recourse is None else blank(self.recourse),
+            second_stage=self.second_stage,
         )
 
     @property

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import bandwidth, conditional_value_at_risk
+from diffusion_dfl.programs import Hinge, bandwidth, conditional_value_at_risk
 from diffusion_dfl.solvers import solve
 
 D: dict[str, Any] = {"dtype": torch.float64}
@@ -105,3 +105,73 @@ def test_a_loss_curved_in_the_decision_is_refused() -> None:
     program = conditional_value_at_risk(lambda y, z: (y - z).square().sum(), 0.9, 1, 1)
     with pytest.raises(ValueError, match="not affine in z"):
         program.validate(torch.ones(1, 3, 1, **D), None)
+
+
+KINKS = [Hinge(5.0, lambda y, z: y - z), Hinge([1.0, 2.0], lambda y, z: z - y)]
+
+
+def kinked_tail(y: Tensor, level: float) -> float:
+    import cvxpy as cp
+
+    z, t = cp.Variable(2, nonneg=True), cp.Variable()
+    apart = y.numpy() - np.ones((len(y), 1)) @ cp.reshape(z, (1, 2), order="C")
+    loss = cp.pos(apart) @ np.full(2, 5.0) + cp.pos(-apart) @ np.array([1.0, 2.0])
+    loss = loss + 0.1 * cp.sum_squares(z)
+    cost = t + cp.sum(cp.pos(loss - t)) / len(y) / (1 - level)
+    problem = cp.Problem(cp.Minimize(cost), [cp.sum(z) <= 3])
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+    return float(problem.value)
+
+
+def test_tail_of_a_convex_loss_with_kinks_is_what_cvxpy_finds() -> None:
+    program = conditional_value_at_risk(
+        lambda y, z: 0.1 * (z @ z),
+        0.8,
+        2,
+        2,
+        lower=0.0,
+        matrix=[[1.0, 1.0]],
+        limit=3.0,
+        convex=True,
+        loss_hinges=KINKS,
+    )
+    y = 3 * torch.rand(3, 20, 2, generator=torch.Generator().manual_seed(1), **D)
+    solution = solve(program, y)
+    assert bool(solution.solved.all()), solution.report()
+    cost = program.cost(y, solution.decision.unsqueeze(1)).mean(1)
+    expected = [kinked_tail(rows, 0.8) for rows in y]
+    np.testing.assert_allclose(cost, expected, rtol=1e-8)
+
+
+def test_tail_of_kinks_alone_may_take_the_context() -> None:
+    program = conditional_value_at_risk(
+        None, 0.5, 1, 1, loss_hinges=Hinge([1.0, 1.0], lambda y, z, x: torch.cat([y - z, z - x]))
+    )
+    y, x = torch.tensor([[[1.0], [3.0]]], **D), torch.tensor([[2.5]], **D)
+    solution = solve(program, y, context=x)
+    # The worse of the two scenarios loses 3 - z, and what lies above the context.
+    torch.testing.assert_close(
+        program.cost(y, solution.decision.unsqueeze(1), x.unsqueeze(1)).mean(),
+        torch.tensor(0.5, **D),
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"loss": None}, "needs a loss"),
+        (
+            {"loss": None, "loss_hinges": Hinge(1.0, lambda y, z, x: y - z - x)},
+            "takes the context",
+        ),
+    ],
+)
+def test_a_tail_without_what_it_needs_is_refused(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        conditional_value_at_risk(level=0.5, num_decisions=1, num_outcomes=1, **parts)
+
+
+def test_a_curved_loss_is_told_how_it_is_stated() -> None:
+    program = conditional_value_at_risk(lambda y, z: ((y - z) ** 2).sum(), 0.5, 2, 2)
+    with pytest.raises(ValueError, match="convex=True"):
+        solve(program, torch.ones(1, 2, 2, **D))

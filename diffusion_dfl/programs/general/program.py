@@ -39,6 +39,12 @@ from diffusion_dfl.programs.general.trial import (
 from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 
+_CURVED_HINGE = (
+    "z, so that its hinge has no closed form and may not be convex: put a smooth part into `smooth`, or "
+    "state what is curved as recourse (TwoStageProgram): a decision of its own in every scenario and an "
+    "inequality that bounds it. For the tail of a convex loss: conditional_value_at_risk(convex=True)"
+)
+
 
 class TorchProgram(Program):
     """A stochastic convex program stated by torch functions of one scenario. Immutable.
@@ -441,7 +447,7 @@ class TorchProgram(Program):
         for index, term in enumerate(self.terms):
             name = f"the argument of hinges[{index}], {term.name}(y, z),"
             values = try_function(name, term.argument, points)
-            try_affine_in_decision(name, term.values, points)
+            try_affine_in_decision(name, term.values, points, _CURVED_HINGE)
             counts.append(1 if values.dim() == 1 else values.shape[1])
             if term.coefficients(values).dim() and len(term.coefficients(values)) != counts[-1]:
                 raise ValueError(f"{name} has {counts[-1]} values, but other coefficients")
@@ -465,15 +471,15 @@ class TorchProgram(Program):
             forms[index] = again if usable else None
 
 
-def takes_context(function: Callable[..., Tensor]) -> bool:
-    """Whether a function of the cost wants a third argument, the context."""
+def takes_context(function: Callable[..., Tensor], arguments: int = 3) -> bool:
+    """Whether a function of the cost wants that many ``arguments``, the last of them the context."""
     try:
         parameters = signature(function).parameters.values()
     except (TypeError, ValueError):
         return False
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     wanted = [p for p in parameters if p.kind in positional and p.default is Parameter.empty]
-    return len(wanted) == 3
+    return len(wanted) == arguments
 
 
 def _same_rows(scenarios: Tensor, context: Tensor | None) -> None:

@@ -181,9 +181,9 @@ def _try_derivatives(
 
 
 def try_affine_in_decision(
-    name: str, argument: Callable[[Tensor, Tensor], Tensor], points: TrialPoints
+    name: str, argument: Callable[[Tensor, Tensor], Tensor], points: TrialPoints, mend: str
 ) -> None:
-    """Raise ``ValueError`` if a hinge's ``(K,)`` arguments are curved along a chord in z."""
+    """Raise ``ValueError`` if a function's ``(K,)`` values are curved along a chord in z."""
     left, right = points.decision, points.decision.roll(1, 0)
     ends = [vmap(argument)(points.outcome, z) for z in (left, right)]
     middle = vmap(argument)(points.outcome, 0.5 * (left + right))
@@ -191,11 +191,7 @@ def try_affine_in_decision(
     error = (middle - 0.5 * (ends[0] + ends[1])).abs()
     # Not finite at some point is no evidence.
     if bool((error > _AFFINE * size).any()):
-        raise ValueError(
-            f"{name} is not affine in z, so that its hinge has no closed form and may not be "
-            "convex: put a smooth part into `smooth`, or rewrite the term with a decision of its "
-            "own for what is curved and an inequality that bounds it"
-        )
+        raise ValueError(f"{name} is not affine in {mend}")
 
 
 def try_convex(

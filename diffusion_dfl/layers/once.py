@@ -1,0 +1,22 @@
+"""What is differentiated implicitly is differentiated once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class FirstOrderOnly(torch.autograd.Function):
+    """The identity on a gradient that depends on ``anchors`` in a way autograd does not see."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *anchors: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> None:
+        raise RuntimeError(
+            "the decision layer has first derivatives only: z* is differentiated implicitly once, "
+            "and a second derivative through it (a gradient penalty, a Hessian) would be wrong; "
+            "detach() the gradients, or leave create_graph off"
+        )

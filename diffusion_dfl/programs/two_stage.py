@@ -1,0 +1,509 @@
+"""Decisions taken after the outcome is seen: two-stage stochastic programs with recourse.
+
+    min_z  sum_m omega_m [ f(y_m, z) + Q(y_m, z) ]   s.t.  z in Z(x)
+    Q(y, z) = min_u  q(y, z, u)   s.t.  lower <= u <= upper,  g(y, z, u) <= 0,  e(y, z, u) = 0
+
+(Birge and Louveaux, Introduction to Stochastic Programming, 2011, chapter 3). All of q and g are convex
+in (z, u) together and e is affine, so that Q is convex. Hinges of f are recourse too: (a)_+ is the
+smallest v with v >= 0 and v >= a.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.general.feasible_set import Limit
+from diffusion_dfl.programs.general.hinge_terms import Hinge
+from diffusion_dfl.programs.general.program import TorchProgram, takes_context
+from diffusion_dfl.programs.general.trial import (
+    Segments,
+    TrialPoints,
+    try_affine_in_decision,
+    try_convex,
+    try_function,
+    try_kinks,
+)
+from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.programs.program import Program
+from diffusion_dfl.programs.regularised import Regulariser
+
+#: Of one scenario and its recourse: ``(y (d_y,), z (n,), u (r,))``, and the context ``x (d_x,)`` if it
+#: takes four arguments.
+ScenarioFunction = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Recourse:
+    """What is decided once an outcome is known, in every scenario anew.
+
+    Attributes:
+        num_decisions: r.
+        smooth: q, ``(y (d_y,), z (n,), u (r,)) -> scalar``, convex and twice differentiable in (z, u); a
+            kink is a decision of its own with an inequality for each piece. None for no cost.
+        inequality: g, ``(y, z, u) -> (k,)``, <= 0, convex and twice differentiable in (z, u).
+        equality: e, ``(y, z, u) -> (p,)``, = 0, affine in (z, u).
+        lower, upper: of u, a number or ``(r,)``; entries may be infinite.
+
+    All functions may take the context x as a fourth argument.
+
+    Raises:
+        TypeError, ValueError: parts that do not fit each other.
+    """
+
+    num_decisions: int
+    smooth: ScenarioFunction | None = None
+    inequality: ScenarioFunction | None = None
+    equality: ScenarioFunction | None = None
+    lower: Numbers | None = None
+    upper: Numbers | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_decisions < 1:
+            raise ValueError(f"recourse: num_decisions={self.num_decisions} must be at least 1")
+        for name in ("lower", "upper"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if callable(value):
+                raise TypeError(
+                    f"recourse: {name} is a function; it must be numbers: state a bound that depends "
+                    "on the scenario or the context in inequality="
+                )
+            bound = as_tensor(f"recourse: {name}", value)
+            if bound.shape not in ((), (1,), (self.num_decisions,)) or bool(bound.isnan().any()):
+                raise ValueError(
+                    f"recourse: {name} has shape {tuple(bound.shape)}; expected numbers "
+                    f"({self.num_decisions},) or one"
+                )
+            object.__setattr__(self, name, bound.double().expand(self.num_decisions))
+        low, high = self.bounds(torch.zeros((), dtype=torch.float64))
+        if bool((low > high).any()):
+            raise ValueError("recourse: lower is above upper, so that no decision is possible")
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper, ``(r,)`` each, infinite where there is none."""
+        free = like.new_full((self.num_decisions,), torch.inf)
+        low = -free if self.lower is None else as_tensor("lower", self.lower).to(like)
+        return low, free if self.upper is None else as_tensor("upper", self.upper).to(like)
+
+
+@dataclass(frozen=True, eq=False)
+class ScenarioProblem:
+    """The problem of one scenario in ``v = (z, w)``, w being all that is decided in the scenario.
+
+    Attributes:
+        size: n, of z.
+        cost: ``(y, v) -> scalar``.
+        rows: ``(y, v) -> (k,)``, <= 0; None if there are none.
+        equalities: ``(y, v) -> (p,)``, affine in v; None if there are none.
+        lower, upper: of w, ``(r,)``, infinite where there is none.
+    """
+
+    size: int
+    cost: Callable[[Tensor, Tensor], Tensor]
+    rows: Callable[[Tensor, Tensor], Tensor] | None
+    equalities: Callable[[Tensor, Tensor], Tensor] | None
+    lower: Tensor
+    upper: Tensor
+
+    def given(self, size: int) -> "ScenarioProblem":
+        """Of outcomes ``(y (size,), z)`` in w alone, the first stage being decided."""
+
+        def moved(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
+            return lambda both, w: function(both[:size], torch.cat([both[size:], w]))
+
+        return ScenarioProblem(
+            0,
+            moved(self.cost),
+            None if self.rows is None else moved(self.rows),
+            None if self.equalities is None else moved(self.equalities),
+            self.lower,
+            self.upper,
+        )
+
+    @cached_property
+    def bounded(self) -> tuple[Tensor, Tensor]:
+        """Indices of w with a lower and with an upper bound, those with one value left out."""
+        apart = self.lower < self.upper
+        low = torch.nonzero(self.lower.isfinite() & apart).flatten()
+        return low, torch.nonzero(self.upper.isfinite() & apart).flatten()
+
+    @cached_property
+    def fixed(self) -> Tensor:
+        """Indices of w whose bounds are equal."""
+        return torch.nonzero(self.lower == self.upper).flatten()
+
+    def inequality_values(self, y: Tensor, v: Tensor) -> Tensor:
+        """All of the scenario's inequalities, rows before lower and upper bounds: ``(k,)``."""
+        w = v[self.size :]
+        low, high = self.bounded
+        parts = [] if self.rows is None else [torch.atleast_1d(self.rows(y, v))]
+        return torch.cat([*parts, self.lower[low] - w[low], w[high] - self.upper[high]])
+
+    def equality_values(self, y: Tensor, v: Tensor) -> Tensor:
+        """All of the scenario's equalities: ``(p,)``."""
+        held = v[self.size :][self.fixed] - self.lower[self.fixed]
+        parts = [] if self.equalities is None else [torch.atleast_1d(self.equalities(y, v))]
+        return torch.cat([*parts, held])
+
+    def lagrangian(self, y: Tensor, v: Tensor, duals: Tensor, equality_duals: Tensor) -> Tensor:
+        """``cost + duals' inequalities + equality_duals' equalities``, a scalar."""
+        value = self.cost(y, v) + (duals * self.inequality_values(y, v)).sum()
+        return value + (equality_duals * self.equality_values(y, v)).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Optimality conditions of two-stage programs: gradient of the Lagrangian in z ``(B, n)`` and in w
+    ``(B, M, r)``, values of the scenarios' inequalities and equalities ``(B, M, k)``, ``(B, M, p)``."""
+
+    in_z: Tensor
+    in_w: Tensor
+    inequalities: Tensor
+    equalities: Tensor
+
+
+class TwoStageProgram(TorchProgram):
+    """A stochastic convex program with recourse, stated by torch functions. Immutable.
+
+    Solved by an interior point whose step eliminates the scenarios' decisions block by block: its time
+    is linear in M. It is never convolved (``kinked`` is False): its decisions are those of the sample
+    program, whose gradient is exact; a linear program needs ``regularise=`` for one.
+
+    Args:
+        num_decisions, num_outcomes: n and d_y.
+        recourse: what is decided in every scenario.
+        smooth, hinges, matrix, limit, lower, upper, equality_matrix, equality_value, inequality,
+            num_inequalities, reference: of the first stage, as in
+            :class:`~diffusion_dfl.programs.TorchProgram`; all may be left out.
+
+    ``Solution.recourse`` holds the second stage. :meth:`cost` decides it anew: ``inf`` where nothing is
+    feasible, ``-inf`` where it has no end, NaN where it was not solved.
+
+    Raises:
+        TypeError, ValueError: parts that do not fit each other; functions that cannot be used.
+
+    Example:
+        >>> program = TwoStageProgram(            # make today, buy tomorrow what is missing
+        ...     num_decisions=2,
+        ...     num_outcomes=2,
+        ...     smooth=lambda y, z: z.sum() + 0.1 * (z**2).sum(),
+        ...     lower=0.0,
+        ...     recourse=Recourse(
+        ...         num_decisions=2,
+        ...         smooth=lambda y, z, u: 3.0 * u.sum(),
+        ...         inequality=lambda y, z, u: y - z - u,
+        ...         lower=0.0,
+        ...     ),
+        ... )
+        >>> solve(program, torch.rand(8, 50, 2, dtype=torch.float64)).decision
+    """
+
+    def __init__(
+        self,
+        num_decisions: int,
+        num_outcomes: int,
+        recourse: Recourse,
+        smooth: Callable[..., Tensor] | None = None,
+        hinges: Hinge | Sequence[Hinge] = (),
+        matrix: Numbers | None = None,
+        limit: Limit | None = None,
+        lower: Limit | None = None,
+        upper: Limit | None = None,
+        equality_matrix: Numbers | None = None,
+        equality_value: Limit | None = None,
+        inequality: Callable[[Tensor | None, Tensor], Tensor] | None = None,
+        num_inequalities: int = 0,
+        reference: Callable[[Any, Any], tuple[Any, Any, list[Any]]] | None = None,
+    ) -> None:
+        if not isinstance(recourse, Recourse):
+            raise TypeError(f"recourse={recourse!r} is no Recourse; make it Recourse(...)")
+        super().__init__(
+            num_decisions,
+            num_outcomes,
+            _nothing if smooth is None else smooth,
+            hinges,
+            matrix,
+            limit,
+            lower,
+            upper,
+            equality_matrix,
+            equality_value,
+            inequality,
+            num_inequalities,
+            reference,
+        )
+        self.recourse = recourse
+        self.kinked = False
+        functions = (recourse.smooth, recourse.inequality, recourse.equality)
+        if any(function is not None and takes_context(function, 4) for function in functions):
+            self.cost_context = self.contextual = True
+        self._regulariser: Regulariser | None = None
+        self._problems: dict[torch.device, ScenarioProblem] = {}
+
+    def regularised(self, regulariser: Regulariser) -> "TwoStageProgram":
+        """The program with a regulariser of z in what is minimised; its :meth:`cost` goes without."""
+        made = TwoStageProgram.__new__(TwoStageProgram)
+        made.__dict__.update(self.__dict__)
+        made._regulariser, made._problems, made._joints = regulariser, {}, {}
+        return made
+
+    def problem(self, like: Tensor) -> ScenarioProblem:
+        """The problem of one scenario, on the device of ``like``; functions are tried once a device.
+
+        Raises:
+            TypeError, ValueError: functions that cannot be used, by name.
+        """
+        if like.device not in self._problems:
+            self._closed_forms(like)
+            self._try_recourse(like)
+            self._problems[like.device] = self._made(like, self._regulariser)
+        return self._problems[like.device]
+
+    def cost(self, outcome: Tensor, decision: Tensor, context: Tensor | None = None) -> Tensor:
+        """``f(y, z) + Q(y, z)``, exact: ``(..., d_y), (..., n) -> (...)``.
+
+        Differentiable once in outcomes, decisions and learned parts, by the multipliers of the second
+        stage (envelope theorem).
+        """
+        if self.cost_context:
+            return super().cost(outcome, decision, context)
+        # A solver is needed to know a cost, and solvers know programs.
+        from diffusion_dfl.solvers.two_stage import solve_second_stage
+
+        lead = torch.broadcast_shapes(outcome.shape[:-1], decision.shape[:-1])
+        y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
+        z = decision.expand(*lead, -1).reshape(-1, self.num_decisions)
+        both = _OnceDifferentiable.apply(torch.cat([y, z], dim=1))
+        self.problem(z)
+        given = self._made(z, None).given(self.num_outcomes)
+        found = solve_second_stage(given, both.detach())
+        value = over_batch(
+            given.lagrangian, both, found.w, found.duals, found.equality_duals, chunk=2**16
+        )
+        return torch.where(found.known, value, found.value).reshape(lead)
+
+    def gradients(
+        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Gradient in z of each scenario's cost, recourse included: ``(B, M, n)``."""
+        with torch.enable_grad():
+            every = z.detach().unsqueeze(1).expand(-1, scenarios.shape[1], -1).contiguous()
+            every.requires_grad_()
+            cost = self.cost(scenarios.detach(), every)
+            if self._regulariser is not None:
+                cost = cost + self._regulariser.value(every)
+            return torch.autograd.grad(cost.sum(), every)[0]
+
+    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """``sum_m omega_m (f + Q)(y_m, z)``: ``(B,)``."""
+        value = (weights * self.cost(scenarios, z.unsqueeze(1))).sum(1)
+        return value if self._regulariser is None else value + self._regulariser.value(z)
+
+    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        """Gradient of :meth:`objective` in z: ``(B, n)``."""
+        return Program.gradient(self, scenarios, weights, bandwidth, z)
+
+    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+        raise _no_such("hessian")
+
+    def cross_product(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise _no_such("cross_product")
+
+    def quadratic(self, scenarios: Tensor, weights: Tensor) -> None:
+        """None: what is decided in the scenarios makes the cost of no closed form."""
+
+    def conditions(
+        self,
+        scenarios: Tensor,
+        weights: Tensor,
+        z: Tensor,
+        w: Tensor,
+        duals: Tensor,
+        equality_duals: Tensor,
+    ) -> Conditions:
+        """The scenarios' part of the optimality conditions, with a graph to what they depend on.
+
+        Args:
+            scenarios, weights: ``(B, M, d_y)`` and ``(B, M)``.
+            z, w: ``(B, n)`` and ``(B, M, r)``.
+            duals, equality_duals: ``(B, M, k)`` and ``(B, M, p)``.
+        """
+        problem = self.problem(scenarios)
+        v = torch.cat([z.unsqueeze(1).expand(-1, scenarios.shape[1], -1), w], dim=2)
+        gradient = vmap(grad(problem.lagrangian, argnums=1))
+        in_v = over_batch(gradient, scenarios, v, duals, equality_duals)
+        size = self.num_decisions
+        return Conditions(
+            torch.einsum("bm,bmn->bn", weights, in_v[..., :size]),
+            in_v[..., size:],
+            over_batch(vmap(problem.inequality_values), scenarios, v),
+            over_batch(vmap(problem.equality_values), scenarios, v),
+        )
+
+    def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
+        """Whether any tensor that the program's parts hold, or the context, requires a gradient."""
+        if super().learns(like, context):
+            return True
+        if self.cost_context and context is not None:
+            return False
+        problem = self._made(like, None)
+        y, v = like.new_ones(self.num_outcomes), like.new_ones(problem.size + len(problem.lower))
+        parts = (problem.cost, problem.inequality_values, problem.equality_values)
+        return any(part(y, v).requires_grad for part in parts)
+
+    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+        """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""
+        super().validate(scenarios, context)
+        if not self.cost_context:
+            self.problem(scenarios)
+
+    def _joint(self, width: int) -> "TwoStageProgram":
+        if width not in self._joints:
+            first, size = super()._joint(width), self.num_outcomes
+
+            def joined(function: ScenarioFunction | None) -> ScenarioFunction | None:
+                if function is None:
+                    return None
+                wants = takes_context(function, 4)
+
+                def of_both(both: Tensor, z: Tensor, u: Tensor) -> Tensor:
+                    y, x = both[:size], both[size:]
+                    return function(y, z, u, x) if wants else function(y, z, u)
+
+                of_both.__name__ = getattr(function, "__name__", repr(function))
+                return of_both
+
+            given = self.recourse
+            recourse = replace(
+                given,
+                smooth=joined(given.smooth),
+                inequality=joined(given.inequality),
+                equality=joined(given.equality),
+            )
+            made = TwoStageProgram(
+                self.num_decisions,
+                size + width,
+                recourse,
+                first.smooth,
+                first.terms,
+            )
+            made.feasible_set = self.feasible_set
+            made.contextual = self.feasible_set.contextual
+            made._regulariser = self._regulariser
+            self._joints[width] = made
+        found = self._joints[width]
+        assert isinstance(found, TwoStageProgram)
+        return found
+
+    def _made(self, like: Tensor, regulariser: Regulariser | None) -> ScenarioProblem:
+        """Recourse and hinges as one problem in (z, w), w being u and the hinges' values."""
+        n, r, recourse, terms = (
+            self.num_decisions,
+            self.recourse.num_decisions,
+            self.recourse,
+            self.terms,
+        )
+        counts, smooth = self._num_arguments, self.smooth
+        assert smooth is not None
+
+        def parted(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return v[:n], v[n : n + r], v[n + r :]
+
+        def cost(y: Tensor, v: Tensor) -> Tensor:
+            z, u, hinged = parted(v)
+            total = smooth(y, z)
+            if recourse.smooth is not None:
+                total = total + recourse.smooth(y, z, u)
+            for term, values in zip(terms, hinged.split(counts) if counts else (), strict=True):
+                total = total + (term.coefficients(v) * values**term.power).sum()
+            return total if regulariser is None else total + regulariser.value(z)
+
+        def rows(y: Tensor, v: Tensor) -> Tensor:
+            z, u, hinged = parted(v)
+            parts = []
+            if recourse.inequality is not None:
+                parts.append(torch.atleast_1d(recourse.inequality(y, z, u)))
+            if terms:
+                parts.append(torch.cat([term.values(y, z) for term in terms]) - hinged)
+            return torch.cat(parts)
+
+        def equalities(y: Tensor, v: Tensor) -> Tensor:
+            z, u, _ = parted(v)
+            assert recourse.equality is not None
+            return torch.atleast_1d(recourse.equality(y, z, u))
+
+        low, high = recourse.bounds(like)
+        none = low.new_zeros(sum(counts))
+        return ScenarioProblem(
+            n,
+            cost,
+            rows if terms or recourse.inequality is not None else None,
+            None if recourse.equality is None else equalities,
+            torch.cat([low, none]),
+            torch.cat([high, none + torch.inf]),
+        )
+
+    def _try_recourse(self, like: Tensor) -> None:
+        n, r, recourse = self.num_decisions, self.recourse.num_decisions, self.recourse
+        free = like.new_full((n,), torch.inf)
+        low, high = (
+            torch.cat([sign * free, bound])
+            for sign, bound in zip((-1, 1), recourse.bounds(like), strict=True)
+        )
+        points = TrialPoints.of(like, self.num_outcomes, n + r, low, high)
+        segments = Segments.of(points.outcome[:2], n + r, low, high)
+
+        def joined(function: ScenarioFunction) -> Callable[[Tensor, Tensor], Tensor]:
+            return lambda y, v: function(y, v[:n], v[n:])
+
+        for name, function, scalar in (
+            ("smooth", recourse.smooth, True),
+            ("inequality", recourse.inequality, False),
+            ("equality", recourse.equality, False),
+        ):
+            if function is None:
+                continue
+            label, of_both = f"recourse: {name}(y, z, u)", joined(function)
+            try_function(label, of_both, points, scalar=scalar)
+            if name == "equality":
+                mend = "(z, u): only affine equalities leave a convex problem"
+
+                def values(y: Tensor, v: Tensor, of: Any = of_both) -> Tensor:
+                    return torch.atleast_1d(of(y, v))
+
+                try_affine_in_decision(label, values, points, mend)
+                continue
+            try_convex(label, of_both, points)
+            mend = "give it a decision of its own and an inequality for each piece"
+            try_kinks(label, of_both, segments, mend)
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    """The identity on what a value depends on in a way autograd sees to first order only."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def _nothing(y: Tensor, z: Tensor) -> Tensor:
+    return 0.0 * z.sum()
+
+
+def _no_such(name: str) -> TypeError:
+    return TypeError(
+        f"TwoStageProgram has no {name}() at a decision alone; solve() and DecisionLayer find its "
+        "derivatives with the second stage"
+    )

@@ -1,0 +1,183 @@
+"""Gradients of two-stage programs against differences: scenarios, weights, context, learned parts."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.programs import (
+    Recourse,
+    Regulariser,
+    TorchProgram,
+    TwoStageProgram,
+    conditional_value_at_risk,
+)
+from tests.solvers.two_stage_cases import CASES, D, uniform
+
+STEP = 1e-5
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, **D, generator=torch.Generator().manual_seed(seed))
+
+
+def held(analytic: Tensor, ahead: Tensor, here: Tensor, behind: Tensor) -> None:
+    """Against central differences where the map has no kink: where both sides agree."""
+    left, right = (here - behind) / STEP, (ahead - here) / STEP
+    smooth = (left - right).abs() <= 1e-3 * (left.abs() + right.abs()) + 1e-4
+    assert int(smooth.sum()) >= 0.7 * len(smooth)
+    central = (ahead - behind) / (2 * STEP)
+    size = central.abs() + central.abs().mean()
+    assert float(((analytic - central).abs() / size)[smooth].max()) < 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scenarios_weights_and_context(name: str) -> None:
+    case = CASES[name]()
+    layer = DecisionLayer(case.program)
+    batch, num_scenarios, size = case.outcomes.shape
+    weights = uniform(batch, num_scenarios, seed=4) + 0.5
+    weights = weights / weights.sum(1, keepdim=True)
+    towards = normal(batch, case.program.num_decisions, seed=5)
+    inputs: list[Tensor | None] = [case.outcomes, weights, case.context]
+    ways: list[Tensor | None] = [
+        normal(batch, num_scenarios, size, seed=6),
+        normal(batch, num_scenarios, seed=7) / num_scenarios,
+        None if case.context is None else normal(*case.context.shape, seed=8),
+    ]
+    ways[1] = ways[1] - ways[1].mean(1, keepdim=True)  # type: ignore[operator, union-attr]
+    attached = [None if part is None else part.clone().requires_grad_() for part in inputs]
+    decision = layer(attached[0], attached[1], context=attached[2])
+    (decision * towards).sum().backward()
+
+    def value(index: int, step: float) -> Tensor:
+        moved = list(inputs)
+        moved[index] = inputs[index] + step * ways[index]  # type: ignore[operator]
+        with torch.no_grad():
+            return (layer(moved[0], moved[1], context=moved[2]) * towards).sum(1)
+
+    for index, (part, way) in enumerate(zip(attached, ways, strict=True)):
+        if part is None or way is None:
+            continue
+        assert part.grad is not None
+        analytic = (part.grad * way).flatten(1).sum(1)
+        held(analytic, *(value(index, k * STEP) for k in (1, 0, -1)))
+
+
+def learned(parameter: Tensor) -> TwoStageProgram:
+    return TwoStageProgram(
+        2,
+        2,
+        Recourse(
+            2,
+            smooth=lambda y, z, u: (parameter[:2] * u).sum() + 0.3 * (u @ u),
+            inequality=lambda y, z, u: y - parameter[2] * z - u,
+            lower=0.0,
+        ),
+        smooth=lambda y, z: z.sum() + 0.2 * (z**2).sum(),
+        matrix=[[1.0, 1.0]],
+        limit=lambda x: x + parameter[3],
+    )
+
+
+def test_learned_parts() -> None:
+    start = torch.tensor([4.0, 3.0, 1.1, 0.4], **D)
+    outcomes, context = 3 * uniform(5, 9, 2), 0.5 + uniform(5, 1, seed=1)
+    towards, way = normal(5, 2, seed=2), normal(4, seed=3)
+    parameter = start.clone().requires_grad_()
+    assert learned(parameter).learns(outcomes, context)
+    decision = DecisionLayer(learned(parameter))(outcomes, context=context)
+    gradient = torch.autograd.grad((decision * towards).sum(), parameter)[0]
+
+    def value(step: float) -> Tensor:
+        layer = DecisionLayer(learned(start + step * way))
+        return (layer(outcomes, context=context) * towards).sum()
+
+    central = (value(STEP) - value(-STEP)) / (2 * STEP)
+    torch.testing.assert_close(gradient @ way, central, rtol=1e-6, atol=1e-8)
+
+
+def test_costs_have_gradients_of_their_second_stage() -> None:
+    case = CASES["substitution"]()
+    outcomes = case.outcomes
+    decision = 1 + uniform(*outcomes.shape, seed=9)
+    inputs = [outcomes.clone().requires_grad_(), decision.clone().requires_grad_()]
+    total = case.program.cost(*inputs).sum()
+    gradients = torch.autograd.grad(total, inputs, create_graph=True)
+    for index, gradient in enumerate(gradients):
+        way = normal(*outcomes.shape, seed=10 + index)
+
+        def cost(step: float, index: int = index, way: Tensor = way) -> Tensor:
+            moved = [outcomes, decision]
+            moved[index] = moved[index] + step * way
+            return case.program.cost(*moved).flatten()
+
+        held((gradient.detach() * way).sum(2).flatten(), *(cost(k * STEP) for k in (1, 0, -1)))
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradients[1].sum().backward()
+
+
+def test_a_second_derivative_is_refused() -> None:
+    case = CASES["balancing"]()
+    outcomes = case.outcomes.clone().requires_grad_()
+    decision = DecisionLayer(case.program)(outcomes)
+    gradient = torch.autograd.grad(decision.sum(), outcomes, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        gradient.sum().backward()
+
+
+def test_a_regulariser_moves_decisions_and_no_cost() -> None:
+    linear = TwoStageProgram(
+        1,
+        1,
+        Recourse(
+            1, smooth=lambda y, z, u: 4 * u.sum(), inequality=lambda y, z, u: y - z - u, lower=0.0
+        ),
+        smooth=lambda y, z: z.sum(),
+    )
+    outcomes, weights = uniform(4, 16, 1), torch.full((4, 16), 1 / 16, **D).requires_grad_()
+    DecisionLayer(linear, regularise=Regulariser(2.0))(outcomes, weights).sum().backward()
+    assert weights.grad is not None
+    assert float(weights.grad.abs().max()) > 0
+    layer = DecisionLayer(linear, regularise=Regulariser(2.0))
+    exact = layer.solve(outcomes, exact=True).decision
+    torch.testing.assert_close(exact, DecisionLayer(linear)(outcomes), atol=1e-9, rtol=0)
+    assert float((layer(outcomes) - exact).abs().min()) > 1e-3
+
+
+def tail(**parts: Any) -> TorchProgram:
+    return conditional_value_at_risk(
+        lambda y, z: -(y @ z), 0.8, 3, 3, lower=0.0, upper=[1.0, 0.7, 0.4], **parts
+    )
+
+
+def test_a_tail_is_the_same_in_both_forms() -> None:
+    outcomes, towards = normal(6, 20, 3, seed=1), normal(6, 4, seed=2)
+    gradients = []
+    for program in (tail(), tail(convex=True)):
+        inputs = outcomes.clone().requires_grad_()
+        layer = DecisionLayer(program, curvature="saa", regularise=Regulariser(0.1))
+        decision = layer(inputs)
+        (decision * towards).sum().backward()
+        gradients.append((decision.detach(), inputs.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+
+
+def test_failures_get_no_gradient() -> None:
+    case = CASES["substitution"]()
+    spoiled = case.outcomes.clone()
+    spoiled[2] = torch.nan
+    spoiled.requires_grad_()
+    layer = DecisionLayer(case.program, max_failure_share=0.5)
+    decision = layer(spoiled, context=case.context)
+    decision.nan_to_num().sum().backward()
+    assert spoiled.grad is not None
+    assert bool(decision[2].isnan().all())
+    assert float(spoiled.grad[2].abs().max()) == 0
+    assert layer.statistics.failures == 1
+    replaced = replace(layer.last_solution)  # type: ignore[type-var]
+    assert replaced.recourse is not None

@@ -1,0 +1,197 @@
+"""Two-stage programs against Clarabel, closed forms and their own certificates."""
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_dfl.programs import Hinge, Recourse, TorchProgram, TwoStageProgram
+from diffusion_dfl.solvers import Solution, Status, solve
+from tests.solvers.two_stage_cases import CASES, Case, D, uniform
+
+
+def objective(case: Case, decision: Tensor, weights: Tensor) -> Tensor:
+    none = torch.zeros_like(case.outcomes[:, 0])
+    program, scenarios, none = case.program.with_context(case.outcomes, none, case.context)
+    return program.objective(scenarios, weights, none, decision)
+
+
+def weighted(case: Case, seed: int = 3) -> Tensor:
+    weights = uniform(*case.outcomes.shape[:2], seed=seed)
+    # A scenario without weight counts for nothing, and still has its recourse.
+    weights[:, 0] = 0.0
+    return weights / weights.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_decisions_are_those_of_clarabel(name: str) -> None:
+    case = CASES[name]()
+    weights = weighted(case)
+    solution = solve(case.program, case.outcomes, weights, context=case.context)
+    assert bool(solution.solved.all()), solution.report()
+    ours = objective(case, solution.decision, weights)
+    assert solution.recourse is not None
+    assert solution.recourse.shape[2] == case.program.recourse.num_decisions
+    for index, outcomes in enumerate(case.outcomes.numpy()):
+        limit = None if case.context is None else case.context[index].numpy()
+        cost, z, limits = case.statement(outcomes, limit)
+        problem = cp.Problem(cp.Minimize(weights[index].numpy() @ cost), limits)
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+        assert float(ours[index]) == pytest.approx(problem.value, rel=1e-8, abs=1e-8)
+        np.testing.assert_allclose(solution.decision[index], z.value, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_multipliers_and_subgradients_make_the_kkt_system(name: str) -> None:
+    case = CASES[name]()
+    weights = weighted(case)
+    solution = solve(case.program, case.outcomes, weights, context=case.context)
+    limits = case.program.constraints(case.outcomes, case.context)
+    total = torch.einsum("bm,bmn->bn", weights, solution.subgradients)
+    total = total + limits.inequality_force(solution.decision, solution.duals)
+    total = total + solution.equality_duals @ limits.equality_matrix[0]
+    assert float(total.abs().max()) < 1e-8
+    assert float(solution.residuals.max()) < 1e-7
+
+
+def test_hinges_are_those_of_the_one_stage_program() -> None:
+    parts = {
+        "smooth": lambda y, z: z.sum() + 0.1 * (z**2).sum(),
+        "hinges": [Hinge([3.0, 2.0], lambda y, z: y - z), Hinge(0.5, lambda y, z: z[:1], 3)],
+        "lower": 0.0,
+    }
+    idle = Recourse(1, smooth=lambda y, z, u: (u**2).sum())
+    outcomes = 4 * uniform(5, 12, 2)
+    two = solve(TwoStageProgram(2, 2, idle, **parts), outcomes)
+    one = solve(TorchProgram(2, 2, **parts), outcomes)
+    torch.testing.assert_close(two.decision, one.decision, atol=1e-7, rtol=0)
+    cost = TwoStageProgram(2, 2, idle, **parts).cost(outcomes, one.decision.unsqueeze(1))
+    expected = TorchProgram(2, 2, **parts).cost(outcomes, one.decision.unsqueeze(1))
+    torch.testing.assert_close(cost, expected, atol=1e-9, rtol=0)
+
+
+def test_a_linear_second_stage_has_the_newsvendors_quantile() -> None:
+    # Order at 1, buy what is missing at 4: the 3/4 quantile.
+    program = TwoStageProgram(
+        1,
+        1,
+        Recourse(
+            1,
+            smooth=lambda y, z, u: 4.0 * u.sum(),
+            inequality=lambda y, z, u: y - z - u,
+            lower=0.0,
+        ),
+        smooth=lambda y, z: z.sum(),
+    )
+    outcomes = uniform(3, 41, 1)
+    solution = solve(program, outcomes)
+    torch.testing.assert_close(
+        solution.decision[:, 0], outcomes[..., 0].quantile(0.75, dim=1), atol=1e-7, rtol=0
+    )
+    missing = (outcomes - solution.decision.unsqueeze(1)).clamp_min(0)
+    torch.testing.assert_close(solution.recourse, missing, atol=1e-7, rtol=0)
+
+
+def one(recourse: Recourse, **parts: object) -> TwoStageProgram:
+    return TwoStageProgram(1, 1, recourse, **parts)  # type: ignore[arg-type]
+
+
+MISSING = Recourse(
+    1, smooth=lambda y, z, u: u.sum(), equality=lambda y, z, u: u - y - z, lower=0.0, upper=0.5
+)
+FALLING = Recourse(1, smooth=lambda y, z, u: -u.sum(), inequality=lambda y, z, u: -u - y - z)
+EARNING = Recourse(1, smooth=lambda y, z, u: (u - y).square().sum())
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        (one(MISSING, lower=0.0), Status.INFEASIBLE),
+        (one(MISSING, lower=0.0, matrix=[[1.0]], limit=[-1.0]), Status.INFEASIBLE),
+        (one(FALLING, lower=0.0), Status.UNBOUNDED),
+        (one(EARNING, smooth=lambda y, z: -z.sum()), Status.UNBOUNDED),
+    ],
+    ids=["no recourse", "no first stage", "recourse falls", "first stage falls"],
+)
+def test_verdicts_have_a_proof(program: TwoStageProgram, status: Status) -> None:
+    outcomes = torch.tensor([[[0.2], [1.4]], [[0.9], [0.3]]], **D)
+    solution: Solution = solve(program, outcomes)
+    assert solution.status.tolist() == [int(status)] * 2
+    assert solution.proof is not None
+    assert float(solution.proof.max()) < 1e-6
+    assert bool(solution.decision.isnan().all())
+    assert solution.recourse is not None
+    assert bool(solution.recourse.isnan().all())
+
+
+def test_a_cost_without_a_second_stage_is_infinite() -> None:
+    outcomes = torch.tensor([[0.2], [1.4], [torch.nan]], **D)
+    cost = one(MISSING, lower=0.0).cost(outcomes, torch.zeros(1, **D))
+    assert cost[:2].tolist() == pytest.approx([0.2, torch.inf])
+    assert bool(cost[2].isnan())
+    assert one(FALLING).cost(outcomes[:2], torch.zeros(1, **D)).tolist() == [-torch.inf] * 2
+    assert one(FALLING).cost(outcomes[:0], torch.zeros(0, 1, **D)).shape == (0,)
+
+
+def test_invalid_rows_leave_the_others_alone() -> None:
+    case = CASES["substitution"]()
+    spoiled = case.outcomes.clone()
+    spoiled[1, 3, 0] = torch.nan
+    solution = solve(case.program, spoiled, context=case.context)
+    good = solve(case.program, case.outcomes, context=case.context)
+    assert solution.status.tolist() == [0, int(Status.INVALID_INPUT), 0, 0, 0, 0]
+    others = [0, 2, 3, 4, 5]
+    torch.testing.assert_close(solution.decision[others], good.decision[others], atol=1e-9, rtol=0)
+
+
+def test_units_do_not_matter() -> None:
+    case = CASES["balancing"]()
+    ours = solve(case.program, case.outcomes).decision
+    recourse = case.program.recourse
+    assert recourse.smooth is not None
+    smooth, first = recourse.smooth, case.program.smooth
+    assert first is not None
+    dear = TwoStageProgram(
+        case.program.num_decisions,
+        case.program.num_outcomes,
+        Recourse(
+            recourse.num_decisions,
+            smooth=lambda y, z, u: 1e6 * smooth(y, z, u),
+            equality=recourse.equality,
+            inequality=recourse.inequality,
+            lower=recourse.lower,
+            upper=recourse.upper,
+        ),
+        smooth=lambda y, z: 1e6 * first(y, z),
+        lower=0.0,
+        upper=0.5,
+    )
+    torch.testing.assert_close(solve(dear, case.outcomes).decision, ours, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("recourse", "message"),
+    [
+        (lambda: Recourse(0), "num_decisions=0"),
+        (lambda: Recourse(2, lower=[0.0, 0.0, 0.0]), r"lower has shape \(3,\)"),
+        (lambda: Recourse(2, lower=1.0, upper=0.0), "lower is above upper"),
+        (lambda: Recourse(2, lower=lambda x: x), "lower is a function"),
+        (lambda: Recourse(1, smooth=lambda y, z, u: u), "returned shape"),
+        (lambda: Recourse(1, smooth=lambda y, z, u: u.abs().sum()), "recourse: smooth.*kink"),
+        (lambda: Recourse(1, inequality=lambda y, z, u: -(u**2) - z), "recourse: ineq.*not convex"),
+        (lambda: Recourse(1, equality=lambda y, z, u: u**2 - z), "recourse: equality.*not affine"),
+        (lambda: Recourse(1, smooth=lambda y, z, u: (u @ z).item()), "recourse: smooth"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(recourse: object, message: str) -> None:
+    def attempt() -> None:
+        solve(one(recourse()), torch.ones(1, 2, 1, **D))  # type: ignore[operator]
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        attempt()
+
+
+def test_something_else_as_recourse_is_refused() -> None:
+    with pytest.raises(TypeError, match="is no Recourse"):
+        TwoStageProgram(1, 1, recourse=3)  # type: ignore[arg-type]
