@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -16,7 +17,6 @@ from diffusion_dfl.programs import (
     Program,
     Regularised,
     Regulariser,
-    TorchProgram,
     TwoStageProgram,
 )
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
@@ -187,6 +187,8 @@ class DecisionLayer(nn.Module):
             TypeError: scenarios that are not floating, or a device without float64.
             ValueError: shapes that do not match.
         """
+        if torch.compiler.is_compiling():
+            return _outside_of_graph()(self, scenarios, weights, bandwidth, context, start)
         scenarios = checked_scenarios(scenarios).double()
         context = _like("context", context, scenarios)
         if self.solver == "cvxpylayers":
@@ -210,9 +212,8 @@ class DecisionLayer(nn.Module):
             weights,
             bandwidth,
             context,
-            SolveOptions(
-                self.solver, self.curvature, self.on_failure, _like("start", start, scenarios)
-            ),
+            _like("start", start, scenarios),
+            SolveOptions(self.solver, self.curvature, self.on_failure),
             record,
         )
         solution = record.solution
@@ -257,7 +258,7 @@ class DecisionLayer(nn.Module):
                 "solver='cvxpylayers' takes uniform weights only (a weighted statement is not "
                 "DPP), so it has no score gradient; use solver='auto'"
             )
-        if isinstance(self.program, TorchProgram) and self.program.learns(scenarios):
+        if self.program.learns(scenarios):
             raise ValueError(
                 "solver='cvxpylayers' differentiates its scenarios only, and a tensor of the program "
                 "requires a gradient; use solver='auto', or detach() the tensor"
@@ -310,6 +311,14 @@ class DecisionLayer(nn.Module):
         self._warn_of_vertices(degeneracy.vertex & still)
         self.statistics.rank_deficient += int(degeneracy.rank_deficient.sum())
         self.statistics.weak += int(degeneracy.weak.sum())
+
+
+def _outside_of_graph() -> Callable[..., Tensor]:
+    """The forward that torch.compile leaves as it is: a solver branches on its data.
+
+    Made when it is needed, since to say so imports the compiler.
+    """
+    return torch.compiler.disable(DecisionLayer.forward)
 
 
 def _regularised(program: Program, regularise: Regulariser | None) -> Program:

@@ -37,13 +37,15 @@ from torch import Tensor
 from diffusion_dfl.layers.adjoint import Adjoint, Degeneracy, solve_adjoint
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
 from diffusion_dfl.layers.hooks import without_saved_tensor_hooks
-from diffusion_dfl.layers.once import FirstOrderOnly
+from diffusion_dfl.layers.once import ONCE, FirstOrderOnly
 from diffusion_dfl.layers.two_stage import TwoStageDecision
 from diffusion_dfl.programs import Constraints, Hinges, Program, TwoStageProgram
+from diffusion_dfl.programs.batching import is_differentiated
 from diffusion_dfl.programs.constraints import transpose_apply
 from diffusion_dfl.programs.program import KKTValues, Optimum
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers import Solution, SolverName
+from diffusion_dfl.solvers.transforms import is_transformed, over_merged_batch
 
 # A decision that changes by this share of its size where scenarios double does not move.
 _STILL = 1e-12
@@ -58,7 +60,6 @@ class SolveOptions:
     solver: SolverName = "auto"
     curvature: Curvature = "convolved"
     on_failure: OnFailure = "drop"
-    start: Tensor | None = None
 
 
 @dataclass
@@ -79,9 +80,9 @@ class SolveRecord:
 class ImplicitDecision(torch.autograd.Function):
     """``(scenarios, weights, bandwidth) -> z*`` with its vector-Jacobian product.
 
-    Differentiable once in all three, and in whatever tensors a program's own parts hold; a second
-    derivative raises. Instances that were not solved are NaN and get zero gradients. All tensors
-    float64; shapes as in :func:`diffusion_dfl.solvers.solve`. Call :meth:`decide`.
+    Differentiable once in all three, also by torch.func, and in whatever tensors a program's own parts
+    hold; a second derivative raises. Instances that were not solved are NaN and get zero gradients. All
+    tensors float64; shapes as in :func:`diffusion_dfl.solvers.solve`. Call :meth:`decide`.
     """
 
     @classmethod
@@ -92,6 +93,7 @@ class ImplicitDecision(torch.autograd.Function):
         weights: Tensor,
         bandwidth: Tensor,
         context: Tensor | None,
+        start: Tensor | None,
         options: SolveOptions,
         record: SolveRecord,
     ) -> Tensor:
@@ -101,32 +103,196 @@ class ImplicitDecision(torch.autograd.Function):
             bandwidth = resolvable(scenarios, bandwidth)
         else:
             bandwidth = torch.zeros_like(bandwidth)
+        known = None if context is None else context.detach()
+        data = (scenarios, weights, bandwidth)
+        decision = cls.apply(program, options, record, known, start, *data)[0]
+        if is_transformed():
+            _refuse_transformed(program, scenarios, context)
+            return decision
+        solution, values = record.solution, None
+        assert solution is not None
+        if isinstance(program, TwoStageProgram):
+            return TwoStageDecision.decide(
+                program, solution, scenarios, weights, context, record.count
+            )
+        if torch.is_grad_enabled():
+            values = _learned(program, solution, scenarios, weights, bandwidth, context)
+        if values is None:
+            return decision
+        _refuse_learned(options)
+        conditions = (values.stationarity, values.inequalities, values.equalities, values.arguments)
+        return _LearnedDecision.apply(program, solution, options, record, known, *data, *conditions)
+
+    @staticmethod
+    def forward(
+        program: Program,
+        options: SolveOptions,
+        record: SolveRecord,
+        context: Tensor | None,
+        start: Tensor | None,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+    ) -> tuple[Tensor, ...]:
         with torch.no_grad(), without_saved_tensor_hooks():
             record.solution, record.recovery = solve_or_recover(
                 program,
                 scenarios.detach(),
                 weights.detach(),
                 bandwidth.detach(),
-                None if context is None else context.detach(),
+                context,
                 solver=options.solver,
-                start=options.start,
+                start=start,
                 on_failure=options.on_failure,
             )
-        solution, learned = record.solution, None
-        if isinstance(program, TwoStageProgram):
-            return TwoStageDecision.decide(
-                program, solution, scenarios, weights, context, record.count
-            )
-        if torch.is_grad_enabled():
-            learned = _learned(program, solution, scenarios, weights, bandwidth, context)
-            if learned is not None:
-                _refuse_learned(options)
-        values = () if learned is None else (learned.stationarity, learned.inequalities)
-        if learned is not None:
-            values = (*values, learned.equalities, learned.arguments)
-        return cls.apply(
-            program, solution, options, record, context, scenarios, weights, bandwidth, *values
+        return _parts_of(record.solution)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.program, ctx.options, ctx.record, context, _, *data = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*data, context, *output)
+        ctx.save_for_forward(*data, context, *output)
+
+    @staticmethod
+    def backward(ctx: Any, grad_decision: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+        scenarios, weights, bandwidth, context, *parts = ctx.saved_tensors
+        count = ctx.record.count
+        found = _Adjoint.apply(
+            ctx.program,
+            ctx.options,
+            count,
+            context,
+            grad_decision,
+            scenarios,
+            weights,
+            bandwidth,
+            *parts,
         )
+        return (None, None, None, None, None, *found)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """One adjoint a coordinate of the decision, all in one batch: its inner product with the tangents."""
+        *data, context, decision, duals, equality_duals, subgradients, held, status, shares = (
+            ctx.saved_tensors
+        )
+        parts = (decision, duals, equality_duals, subgradients, held, status, shares)
+        batch, size = decision.shape
+        eye = torch.eye(size, dtype=decision.dtype, device=decision.device)
+        towards = eye.unsqueeze(1).expand(-1, batch, -1).flatten(0, 1)
+
+        def every(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.repeat(size, *[1] * (value.dim() - 1))
+
+        found = _Adjoint.apply(
+            ctx.program,
+            ctx.options,
+            None,
+            every(context),
+            towards,
+            *map(every, data),
+            *map(every, parts),
+        )
+        moved = torch.zeros_like(towards[:, 0])
+        for gradient, tangent in zip(found, tangents[5:], strict=True):
+            if tangent is not None:
+                moved = moved + (gradient * every(tangent)).flatten(1).sum(1)
+        return moved.view(size, batch).T, *[None] * (len(parts) - 1)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return over_merged_batch(ImplicitDecision.apply, info.batch_size, in_dims, arguments)
+
+
+def _parts_of(solution: Solution) -> tuple[Tensor, ...]:
+    """What a gradient needs of a solution, the decision first; no shares are a tensor ``(B,)``."""
+    shares = solution.shares
+    return (
+        solution.decision.clone(),
+        solution.duals,
+        solution.equality_duals,
+        solution.subgradients,
+        solution.at_kink,
+        solution.status,
+        torch.zeros_like(solution.decision[:, :1].sum(1)) if shares is None else shares,
+    )
+
+
+class _Adjoint(torch.autograd.Function):
+    """Gradients in scenarios, weights and bandwidth from that in the decision; not to be differentiated."""
+
+    @staticmethod
+    def forward(
+        program: Program,
+        options: SolveOptions,
+        count: Callable[[Degeneracy, Tensor], None] | None,
+        context: Tensor | None,
+        grad_decision: Tensor,
+        scenarios: Tensor,
+        weights: Tensor,
+        bandwidth: Tensor,
+        *parts: Tensor,
+    ) -> tuple[Tensor, ...]:
+        decision, duals, equality_duals, subgradients, held, status, shares = parts
+        unknown = torch.zeros_like(status)
+        solution = Solution(
+            decision=decision,
+            duals=duals,
+            equality_duals=equality_duals,
+            subgradients=subgradients,
+            at_kink=held,
+            status=status,
+            iterations=unknown,
+            residuals=torch.zeros_like(decision[:, :1]),
+            shares=None if shares.dim() == 1 else shares,
+        )
+        with torch.no_grad(), without_saved_tensor_hooks():
+            found = differentiate(
+                program,
+                solution,
+                scenarios,
+                weights,
+                bandwidth,
+                grad_decision,
+                context,
+                options.curvature,
+            )
+            _counted(count, found, solution, scenarios, grad_decision)
+        return found.scenarios, found.weights, found.bandwidth
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> None:
+        raise RuntimeError(ONCE)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        raise RuntimeError(ONCE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return over_merged_batch(_Adjoint.apply, info.batch_size, in_dims, arguments)
+
+
+def _counted(
+    count: Callable[[Degeneracy, Tensor], None] | None,
+    found: "Gradients",
+    solution: Solution,
+    scenarios: Tensor,
+    grad_decision: Tensor,
+) -> None:
+    if count is not None:
+        moved = (found.scenarios * scenarios).flatten(1).abs().amax(1)
+        size = grad_decision.abs().amax(1) * solution.decision.abs().amax(1)
+        count(found.degeneracy, moved <= _STILL * size)
+
+
+class _LearnedDecision(torch.autograd.Function):
+    """z* of a solved program whose optimality conditions hold a graph, which its gradient goes on into."""
 
     @staticmethod
     def forward(
@@ -139,17 +305,15 @@ class ImplicitDecision(torch.autograd.Function):
         scenarios: Tensor,
         weights: Tensor,
         bandwidth: Tensor,
-        *learned: Tensor,
+        *conditions: Tensor,
     ) -> Tensor:
         ctx.program, ctx.solution, ctx.options, ctx.record = program, solution, options, record
-        ctx.context = None if context is None else context.detach()
-        ctx.learned = bool(learned)
-        ctx.save_for_backward(scenarios, weights, bandwidth)
+        ctx.save_for_backward(scenarios, weights, bandwidth, context)
         return solution.decision.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_decision: Tensor) -> tuple[Tensor | None, ...]:
-        scenarios, weights, bandwidth = inputs = ctx.saved_tensors
+        scenarios, weights, bandwidth, context = ctx.saved_tensors
         with torch.no_grad(), without_saved_tensor_hooks():
             found = differentiate(
                 ctx.program,
@@ -158,19 +322,33 @@ class ImplicitDecision(torch.autograd.Function):
                 weights,
                 bandwidth,
                 grad_decision,
-                ctx.context,
+                context,
                 ctx.options.curvature,
-                ctx.learned,
+                learned=True,
             )
-        if ctx.record.count is not None:
-            moved = (found.scenarios * scenarios).flatten(1).abs().amax(1)
-            size = grad_decision.abs().amax(1) * ctx.solution.decision.abs().amax(1)
-            ctx.record.count(found.degeneracy, moved <= _STILL * size)
+            _counted(ctx.record.count, found, ctx.solution, scenarios, grad_decision)
         gradients = [found.scenarios, found.weights, found.bandwidth, *found.conditions]
         if torch.is_grad_enabled():
             # create_graph=True: the gradients may be used, but not differentiated.
+            inputs = (scenarios, weights, bandwidth)
             gradients = [FirstOrderOnly.apply(g, grad_decision, *inputs) for g in gradients]
         return (None, None, None, None, None, *gradients)
+
+
+def _refuse_transformed(program: Program, scenarios: Tensor, context: Tensor | None) -> None:
+    """Raise for what a transform of torch.func would differentiate in without being told."""
+    if isinstance(program, TwoStageProgram):
+        raise TypeError(
+            "TwoStageProgram is differentiated by autograd alone; batch its instances in the first "
+            "dimension of the scenarios instead of by torch.func"
+        )
+    # Made anew, so that it belongs to no transform.
+    like = torch.ones((), dtype=scenarios.dtype, device=scenarios.device)
+    if is_differentiated(context) or program.learns(like, context):
+        raise TypeError(
+            "torch.func differentiates the layer in scenarios, weights and bandwidth; a context or a "
+            "tensor of the program gets its gradient from autograd: call backward(), or detach() it"
+        )
 
 
 def _learned(

@@ -5,6 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: What a second derivative is told.
+ONCE = (
+    "the decision layer has first derivatives only: z* is differentiated implicitly once, and a second "
+    "derivative through it (a gradient penalty, a Hessian) would be wrong; detach() the gradients, or "
+    "leave create_graph off"
+)
+
 
 class FirstOrderOnly(torch.autograd.Function):
     """The identity on a gradient that depends on ``anchors`` in a way autograd does not see."""
@@ -15,8 +22,4 @@ class FirstOrderOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> None:
-        raise RuntimeError(
-            "the decision layer has first derivatives only: z* is differentiated implicitly once, "
-            "and a second derivative through it (a gradient penalty, a Hessian) would be wrong; "
-            "detach() the gradients, or leave create_graph off"
-        )
+        raise RuntimeError(ONCE)

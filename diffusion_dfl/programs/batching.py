@@ -1,9 +1,10 @@
-"""vmap for batches of any size, the empty one included."""
+"""vmap for batches of any size, the empty one included; and what torch.func is about to differentiate."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.func import vmap
 
 
@@ -23,3 +24,15 @@ def over_batch(function: Callable[..., Tensor], *parts: Tensor, chunk: int | Non
         return vmap(function)(*parts)
     pieces = zip(*(part.split(chunk) for part in parts), strict=True)
     return torch.cat([vmap(function)(*piece) for piece in pieces])
+
+
+def is_differentiated(value: Tensor | None) -> bool:
+    """Whether autograd, or a transform of torch.func at any level, differentiates in a tensor."""
+    functorch = torch._C._functorch
+    while value is not None:
+        # Whatever an operation returns is wrapped, whether it is followed or not.
+        if value.requires_grad or unpack_dual(value).tangent is not None:
+            return True
+        wrapped = functorch.is_functorch_wrapped_tensor(value)
+        value = functorch.get_unwrapped(value) if wrapped else None
+    return False

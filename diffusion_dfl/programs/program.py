@@ -252,6 +252,10 @@ class Program(ABC):
         """
         return None
 
+    def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
+        """Whether any tensor that the program's parts hold, or the context, requires a gradient."""
+        return False
+
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """Raise ``ValueError`` if the scenarios' last dimension is not d_y."""
         if scenarios.shape[2] != self.num_outcomes:

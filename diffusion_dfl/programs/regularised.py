@@ -163,6 +163,9 @@ class Regularised(Program):
     ) -> KKTValues | None:
         return self.program.learned(scenarios, weights, bandwidth, context, optimum)
 
+    def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
+        return self.program.learns(like, context)
+
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """As the program, and raise ``ValueError`` for an entropy of decisions that may be negative."""
         self.program.validate(scenarios, context)

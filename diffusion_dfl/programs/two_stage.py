@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.batching import is_differentiated, over_batch
 from diffusion_dfl.programs.general.feasible_set import Limit
 from diffusion_dfl.programs.general.hinge_terms import Hinge
 from diffusion_dfl.programs.general.program import TorchProgram, takes_context
@@ -356,7 +356,7 @@ class TwoStageProgram(TorchProgram):
         problem = self._made(like, None)
         y, v = like.new_ones(self.num_outcomes), like.new_ones(problem.size + len(problem.lower))
         parts = (problem.cost, problem.inequality_values, problem.equality_values)
-        return any(part(y, v).requires_grad for part in parts)
+        return any(is_differentiated(part(y, v)) for part in parts)
 
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""

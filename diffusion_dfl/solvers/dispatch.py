@@ -1,7 +1,9 @@
 """``solve``: checks the input, picks a solver, and keeps invalid instances out of its way."""
 
+from dataclasses import fields
 from functools import singledispatch
-from typing import Literal, get_args
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from diffusion_dfl.programs import (
     Program,
     TwoStageProgram,
 )
+from diffusion_dfl.programs.batching import is_differentiated
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers.box_newton import solve_allocation
@@ -23,6 +26,7 @@ from diffusion_dfl.solvers.newsvendor import solve_newsvendor
 from diffusion_dfl.solvers.power import solve_power
 from diffusion_dfl.solvers.simplex import solve_portfolio
 from diffusion_dfl.solvers.solution import Solution
+from diffusion_dfl.solvers.transforms import is_transformed, over_merged_batch
 from diffusion_dfl.solvers.two_stage import solve_two_stage
 
 SolverName = Literal["auto", "structured", "interior_point", "cvxpy"]
@@ -46,7 +50,8 @@ def solve(
     """Solve ``z* = argmin_z sum_m omega_m f_s(y_m, z)`` under the program's constraints.
 
     The whole batch at once, on the scenarios' device. A bad instance does not raise: it is
-    reported in ``Solution.status``, and its decision is NaN.
+    reported in ``Solution.status``, and its decision is NaN. There is no gradient:
+    :class:`~diffusion_dfl.layers.DecisionLayer` has it.
 
     Args:
         program: what to solve.
@@ -62,8 +67,8 @@ def solve(
             iterations, never the optimum; solvers that iterate on nothing ignore it.
 
     Raises:
-        TypeError: scenarios that are not float64, a device without float64, or no structured
-            solver where one is asked for.
+        TypeError: scenarios that are not float64, a device without float64, no structured solver
+            where one is asked for, or torch.func that would differentiate.
         ValueError: shapes that do not match, or a solver that cannot take this program.
     """
     scenarios, weights, bandwidth, context, start = _checked(
@@ -71,6 +76,8 @@ def solve(
     )
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    if is_transformed():
+        return _TransformedSolve.of(program, solver, scenarios, weights, bandwidth, context, start)
     program, scenarios, bandwidth = program.with_context(scenarios, bandwidth, context)
     scenarios, weights, bandwidth = scenarios.detach(), weights.detach(), bandwidth.detach()
     context = None if context is None else context.detach()
@@ -98,6 +105,41 @@ def solve(
         context = torch.where(valid.view(-1, 1), context, 0.0)
     solution = _run(solver, program, scenarios, weights, bandwidth, context, start)
     return solution.without_decision(limits.impossible).invalidated(~valid)
+
+
+class _TransformedSolve(torch.autograd.Function):
+    """:func:`solve` for torch.func.vmap, which merges what it vectorises into the batch."""
+
+    @classmethod
+    def of(cls, program: Program, solver: SolverName, *data: Tensor | None) -> Solution:
+        if any(is_differentiated(part) for part in data):
+            raise TypeError("solve() has no gradient; differentiate a DecisionLayer instead")
+        # No list, which torch.func would take apart and copy.
+        names = SimpleNamespace(of_tensors=())
+        found = cls.apply(program, solver, names, *data)
+        return Solution(**dict(zip(names.of_tensors, found, strict=True)))
+
+    @staticmethod
+    def forward(
+        program: Program, solver: SolverName, names: SimpleNamespace, *data: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        scenarios, weights, bandwidth, context, start = data
+        assert scenarios is not None
+        solution = solve(
+            program, scenarios, weights, bandwidth, context, solver=solver, start=start
+        )
+        parts = {field.name: getattr(solution, field.name) for field in fields(solution)}
+        parts = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+        names.of_tensors = tuple(parts)
+        return tuple(parts.values())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        return over_merged_batch(_TransformedSolve.apply, info.batch_size, in_dims, arguments)
 
 
 def _checked(
@@ -138,7 +180,9 @@ def _checked(
 
     context = None if context is None else as_tensor("context", context)
     context = part("context", context, (batch, *(() if context is None else context.shape[1:])))
-    program.validate(scenarios, context)
+    if not is_transformed():
+        # Functions are tried at numbers, which are known inside of a transform only.
+        program.validate(scenarios, context)
     weights = part("weights", weights, (batch, num_scenarios))
     if weights is None:
         weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)

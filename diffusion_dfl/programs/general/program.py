@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.batching import is_differentiated, over_batch
 from diffusion_dfl.programs.constraints import Constraints, transpose_apply
 from diffusion_dfl.programs.general.feasible_set import FeasibleSet, Limit
 from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge
@@ -362,13 +362,13 @@ class TorchProgram(Program):
         z = like.new_ones(1 if context is None else len(context), self.num_decisions)
         constraints = self.constraints(z, context)
         for value in (constraints.inequality_values(z), constraints.equality_residual(z)):
-            if value.requires_grad:
+            if is_differentiated(value):
                 return True
         y, z = like.new_ones(self.num_outcomes), z[0]
-        if self.smooth is not None and self.smooth(y, z).requires_grad:
+        if self.smooth is not None and is_differentiated(self.smooth(y, z)):
             return True
         return any(
-            term.values(y, z).requires_grad or term.coefficients(z).requires_grad
+            is_differentiated(term.values(y, z)) or is_differentiated(term.coefficients(z))
             for term in self.terms
         )
 
