@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Program
+from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
 from diffusion_dfl.solvers.active_set import Multipliers, polish
+from diffusion_dfl.solvers.columns import ProgramInUnits, Units, in_given_units, with_units
 from diffusion_dfl.solvers.evidence import (
     cost_falls_for_ever,
     no_decision_satisfies,
@@ -56,6 +58,8 @@ _FIRST_POLISH, _NEXT_POLISH = 1e-7, 30.0
 # An instance waits this many iterations for as many to be polished with it as this share's inverse.
 _WAIT, _COMPANY = 2, 3
 _NARROW_ROUNDS = 30
+# Residual of a coordinate beside its own terms, and beside the largest of all.
+_OWN, _OWN_ROUNDING = 1e-8, 1e-13
 # A slope share this close to an end of its interval rests on the end.
 _STRICT = 1e-9
 
@@ -85,11 +89,91 @@ def solve_interior_point(
         distance (:mod:`diffusion_dfl.solvers.evidence`); their residuals are ``Solution.proof``.
     """
     problem = scaled_problem(program, scenarios, weights, bandwidth, context)
+    units = Units.of(problem)
+    first = units.apart & units.plain
+    every = torch.arange(len(scenarios), device=scenarios.device)
+    solution = _in_units(problem, units, every, first, context, start)
+    apart = torch.nonzero(units.apart).flatten()
+    if not apart.numel():
+        return solution
+    checked = _precise(problem, solution, apart, context)
+    rows = apart[checked.status == int(Status.NOT_CONVERGED)]
+    solution = solution.replaced(apart, checked)
+    if rows.numel():
+        other = _in_units(problem, units, rows, ~first, context, start)
+        solution = solution.replaced(rows, other)
+        solution = solution.replaced(rows, _precise(problem, solution, rows, context))
+    return solution
+
+
+def _in_units(
+    problem: Problem,
+    units: Units,
+    rows: Tensor,
+    chosen: Tensor,
+    context: Tensor | None,
+    start: Tensor | None,
+) -> Solution:
+    """Solve the instances ``rows``, those ``chosen (B,)`` in their units, others as they are given."""
+    context, start = (None if x is None else x[rows] for x in (context, start))
+    problem, sizes = problem.select(rows), units.sizes[rows]
+    sizes = torch.where(chosen[rows].unsqueeze(1), sizes, 1.0)
+    if bool((sizes == 1).all()):
+        return _solved(problem, context, start)
+    program, weights = problem.program, problem.weights
+    given = program.constraints(problem.scenarios, context)
+    data = with_units(problem.scenarios, problem.bandwidth, sizes)
+    problem = scaled_problem(ProgramInUnits(program), data[0], weights, data[1], context)
+    solution = _solved(problem, context, None if start is None else start / sizes)
+    solution = in_given_units(solution, sizes, given)
+    found = solution.decision, solution.subgradients, solution.duals, solution.equality_duals
+    return replace(solution, residuals=_residuals(given, weights, *found))
+
+
+def _precise(
+    problem: Problem, solution: Solution, rows: Tensor, context: Tensor | None
+) -> Solution:
+    """The instances ``rows``, NOT_CONVERGED where a residual is large beside its own terms.
+
+    The certificate measures all coordinates by one slope and one length, which says nothing of those
+    in smaller units. Here each is measured by itself, down to the rounding of the largest.
+    """
+    problem, solution = problem.select(rows), solution.select(rows)
+    context = None if context is None else context[rows]
+    z = solution.decision
+    given = problem.program.constraints(problem.scenarios, context)
+    equalities = given.equality_matrix.expand(len(z), -1, -1)
+    jacobian = torch.cat([given.inequality_jacobian(z), equalities], dim=1)
+    multipliers = torch.cat([solution.duals, solution.equality_duals], dim=1)
+    hessian = problem.curvature(z, torch.zeros_like(solution.duals))[0]
+    slopes = solution.subgradients
+    stationarity = torch.einsum("bm,bmn->bn", problem.weights, slopes)
+    stationarity = stationarity + transpose_apply(jacobian, multipliers)
+    terms = torch.einsum("bm,bmn->bn", problem.weights, slopes.abs())
+    terms = (
+        terms + transpose_apply(jacobian.abs(), multipliers.abs()) + apply(hessian.abs(), z.abs())
+    )
+    steep = stationarity.abs() > _OWN * terms + _OWN_ROUNDING * largest(terms).unsqueeze(1)
+    outside = given.inequality_values(z).clamp_min(0)
+    outside = torch.cat([outside, given.equality_residual(z).abs()], dim=1)
+    limits = [part for part in (given.limit, given.lower, given.upper) if part is not None]
+    # Smooth functions do not say what their values are made of.
+    limits.append(torch.full_like(outside[:, :1], torch.inf).expand(-1, given.counts.smooth))
+    sizes = torch.cat([part.expand(len(z), -1) for part in (*limits, given.equality_value)], dim=1)
+    sizes = sizes.abs() + apply(jacobian.abs(), z.abs())
+    noise = _OWN_ROUNDING * jacobian.abs().amax(2) * largest(z).unsqueeze(1)
+    wrong = steep.any(1) | (outside > _OWN * sizes + noise).any(1)
+    status = torch.where(solution.solved & wrong, int(Status.NOT_CONVERGED), solution.status)
+    return replace(solution, status=status)
+
+
+def _solved(problem: Problem, context: Tensor | None, start: Tensor | None) -> Solution:
+    """Solve a batch of scaled programs."""
 
     def chosen(value: Tensor | None, rows: Tensor) -> Tensor | None:
         return None if value is None else value[rows]
 
-    smoothed = (bandwidth > 0).any(1) & program.kinked
+    smoothed = (problem.bandwidth > 0).any(1) & problem.program.kinked
     rows = torch.nonzero(smoothed).flatten()
     if rows.numel() < len(smoothed):
         outcome = _interior(problem, start)
@@ -285,7 +369,7 @@ def _solution(problem: Problem, outcome: _Outcome, context: Tensor | None) -> So
     """Multipliers, subgradients and residuals in the units of the program as it was given."""
     point = outcome.point
     program, hinges, z = problem.program, problem.hinges, point.z
-    given = program.constraints(z, context)
+    given = program.constraints(problem.scenarios, context)
     dual, nu = problem.rows.original_duals(point.dual, point.nu)
     exact = program.hinges(problem.scenarios, problem.bandwidth)
     shares = None
@@ -302,15 +386,6 @@ def _solution(problem: Problem, outcome: _Outcome, context: Tensor | None) -> So
             at_kink = point.held & real & (shares > _STRICT) & (shares < 1 - _STRICT)
         subgradients = problem.smooth_gradients(z, exact)
         subgradients = subgradients + exact.scenario_force(exact.coefficient * shares)
-    values = given.inequality_values(z)
-    stationarity = torch.einsum("bm,bmn->bn", problem.weights, subgradients)
-    stationarity = stationarity + given.inequality_force(z, dual)
-    if nu.shape[1]:
-        matrix = given.equality_matrix.expand(len(z), -1, -1)
-        stationarity = stationarity + torch.einsum("bpn,bp->bn", matrix, nu)
-    outside = torch.maximum(largest(values.clamp_min(0)), largest(given.equality_residual(z)))
-    # An infinite limit has an infinite slack.
-    unused = largest(torch.where(dual > 0, dual * values, 0.0))
     return Solution(
         decision=z,
         duals=dual,
@@ -319,10 +394,24 @@ def _solution(problem: Problem, outcome: _Outcome, context: Tensor | None) -> So
         at_kink=at_kink,
         status=outcome.status,
         iterations=outcome.iterations,
-        residuals=torch.stack([largest(stationarity), outside, unused], dim=1),
+        residuals=_residuals(given, problem.weights, z, subgradients, dual, nu),
         shares=shares,
         proof=outcome.proof,
     )
+
+
+def _residuals(
+    given: Constraints, weights: Tensor, z: Tensor, subgradients: Tensor, dual: Tensor, nu: Tensor
+) -> Tensor:
+    """Largest entries of stationarity, primal feasibility and complementarity: ``(B, 3)``."""
+    values = given.inequality_values(z)
+    stationarity = torch.einsum("bm,bmn->bn", weights, subgradients)
+    stationarity = stationarity + given.inequality_force(z, dual)
+    stationarity = stationarity + transpose_apply(given.equality_matrix, nu)
+    outside = torch.maximum(largest(values.clamp_min(0)), largest(given.equality_residual(z)))
+    # An infinite limit has an infinite slack.
+    unused = largest(torch.where(dual > 0, dual * values, 0.0))
+    return torch.stack([largest(stationarity), outside, unused], dim=1)
 
 
 def _tied_alike(hinges: ScaledHinges, point: Multipliers, shares: Tensor) -> Tensor:
