@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs.constraints import transpose_apply
+from diffusion_dfl.programs.constraints import apply, transpose_apply
 from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky
 from diffusion_dfl.solvers.rows import largest
 
@@ -14,6 +14,7 @@ _ROUNDING = 1e-13
 # Share of a direction that does not count.
 _SIDEWAYS = 1e-6
 _PROJECTION_STEPS = 40
+_BALANCING_STEPS = 3
 _MAX_HALVINGS = 30
 
 
@@ -112,8 +113,28 @@ def nothing_is_feasible(problem: Problem, z: Tensor) -> Tensor:
         if bool((step.abs().amax(1) <= 1e-15 * (problem.length + z.abs().amax(1))).all()):
             break
     violated = _violation_square(at) > (1e-7 * problem.length) ** 2
-    residual = no_decision_satisfies(problem, at, z, at.values.clamp_min(0), at.equality)
+    dual, nu = _balanced(problem, at, at.values.clamp_min(0), at.equality)
+    residual = no_decision_satisfies(problem, at, z, dual, nu)
     return torch.where(violated, residual, torch.inf)
+
+
+def _balanced(problem: Problem, at: FirstOrder, dual: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest multipliers with ``J' dual + A' nu = 0`` of the same rows: ``(B, q), (B, p)``.
+
+    A violation that is small beside its limit carries the rounding of the limit.
+    """
+    active = dual > 0
+    matrix = problem.rows.constraints.equality_matrix
+    eye = torch.eye(at.gradient.shape[1], dtype=dual.dtype, device=dual.device)
+    system = (1e-9 * eye + matrix.mT @ matrix).expand(len(dual), -1, -1)
+    none = at.arguments if problem.hinges is None else torch.zeros_like(problem.hinges.weight)
+    factor = cholesky(problem.system(at, system, active.to(dual.dtype), none))
+    for _ in range(_BALANCING_STEPS):
+        force = problem.force(at, dual, nu).unsqueeze(-1)
+        step = torch.cholesky_solve(force, factor).squeeze(-1)
+        dual = torch.where(active, dual - problem.push(at, step), 0.0).clamp_min(0)
+        nu = nu - apply(matrix, step)
+    return dual, nu
 
 
 def _violation_square(at: FirstOrder) -> Tensor:
