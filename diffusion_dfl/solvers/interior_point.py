@@ -154,8 +154,10 @@ def _precise(
         terms + transpose_apply(jacobian.abs(), multipliers.abs()) + apply(hessian.abs(), z.abs())
     )
     steep = stationarity.abs() > _OWN * terms + _OWN_ROUNDING * largest(terms).unsqueeze(1)
-    outside = given.inequality_values(z).clamp_min(0)
-    outside = torch.cat([outside, given.equality_residual(z).abs()], dim=1)
+    values = torch.cat([given.inequality_values(z), given.equality_residual(z).abs()], dim=1)
+    outside = values.clamp_min(0)
+    # An infinite limit has an infinite slack.
+    unused = torch.where(multipliers != 0, (multipliers * values).abs(), 0.0).sum(1)
     limits = [part for part in (given.limit, given.lower, given.upper) if part is not None]
     # Smooth functions do not say what their values are made of.
     limits.append(torch.full_like(outside[:, :1], torch.inf).expand(-1, given.counts.smooth))
@@ -163,6 +165,7 @@ def _precise(
     sizes = sizes.abs() + apply(jacobian.abs(), z.abs())
     noise = _OWN_ROUNDING * jacobian.abs().amax(2) * largest(z).unsqueeze(1)
     wrong = steep.any(1) | (outside > _OWN * sizes + noise).any(1)
+    wrong = wrong | (unused > _OWN * (terms * z.abs()).sum(1))
     status = torch.where(solution.solved & wrong, int(Status.NOT_CONVERGED), solution.status)
     return replace(solution, status=status)
 
