@@ -44,6 +44,9 @@ class Dataset:
         block_rows: consecutive rows that stand or fall together where rows are dealt out to folds:
             1 for independent draws, a fortnight of a series of days.
         gap_rows: rows next to a fold that are not fitted on with the others.
+        weights: (N,) float64 >= 0, in any unit, what every row counts for in what predictors are
+            fitted to, trained for and chosen by; a row of weight 0 is left out there. Tests count
+            every row once. None where all rows count the same.
 
     Raises DataError from `check` when any of this does not hold.
     """
@@ -59,6 +62,7 @@ class Dataset:
     test: NDArray[np.int64]
     block_rows: int = field(default=1, kw_only=True)
     gap_rows: int = field(default=0, kw_only=True)
+    weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self.check()
@@ -68,6 +72,10 @@ class Dataset:
         """Sorted rows that are no test rows: training, validation and the gaps between."""
         rows: NDArray[np.int64] = np.setdiff1d(np.arange(len(self.contexts)), self.test)
         return rows
+
+    def counted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some rows whose weight is not 0."""
+        return rows if self.weights is None else rows[self.weights[rows] > 0]
 
     @property
     def row_names(self) -> NDArray[np.str_]:
@@ -92,6 +100,8 @@ class Dataset:
         outcome_names = tuple(str(column) for column in range(self.outcomes.shape[1]))
         self._check_finite("outcome", self.outcomes, outcome_names)
         self._check_splits()
+        if self.weights is not None:
+            self._check_weights(self.weights)
 
     def _check_shapes(self) -> None:
         for label, array in (("contexts", self.contexts), ("outcomes", self.outcomes)):
@@ -162,3 +172,24 @@ class Dataset:
                     f"{owner[taken[0]]} and {label} ({len(taken)} such rows)."
                 )
             owner[rows] = label
+
+    def _check_weights(self, weights: NDArray[np.float64]) -> None:
+        rows = len(self.contexts)
+        if weights.dtype != np.float64 or weights.shape != (rows,):
+            raise DataError(
+                f"data set {self.name}: weights must be a float64 vector of {rows} numbers, one a row; "
+                f"they are {weights.dtype} of shape {weights.shape}."
+            )
+        bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        if len(bad):
+            raise DataError(
+                f"data set {self.name}: weights: that of {self.row_names[bad[0]]} is {weights[bad[0]]} "
+                f"({len(bad)} such values in all); every weight must be a finite number >= 0, 0 to leave "
+                "a row out."
+            )
+        for label in ("train", "validation"):
+            if not len(self.counted(getattr(self, label))):
+                raise DataError(
+                    f"data set {self.name}: weights: those of all {len(getattr(self, label))} {label} "
+                    "rows are 0, which leaves none; give some of them a weight above 0."
+                )

@@ -35,6 +35,7 @@ def frame_dataset(
     shares: Shares = (0.6, 0.2, 0.2),
     date: str | None = None,
     source: Literal["real", "simulated"] = "real",
+    weights: str | None = None,
 ) -> Dataset:
     """Contexts and outcomes of a frame, a row each, in the columns' order.
 
@@ -51,10 +52,13 @@ def frame_dataset(
             or Python's dates, or of strings as ISO 8601 writes them; times with a time zone are
             ordered as moments and named by their local day, also over a change of the clock.
         source: whether the data were observed or drawn, for the record.
+        weights: column of what every row counts for (:class:`~diffusion_dfl.data.Dataset`): numbers
+            >= 0, not all of them 0; None for rows that count the same.
 
     Raises:
         DataError: columns that are missing, repeated, not numeric or not finite; too few rows;
-            dates that are none or repeat under ``order="time"``; shares that do not sum to 1.
+            dates that are none or repeat under ``order="time"``; shares that do not sum to 1; weights
+            below 0, or 0 in all training or validation rows.
     """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(
@@ -75,6 +79,14 @@ def frame_dataset(
         )
     if not outcome:
         raise DataError(f"data set {name}: outcome=[] names no column; name at least one.")
+    counts = None
+    if weights is not None:
+        if not isinstance(weights, str):
+            raise DataError(
+                f"data set {name}: weights is a {type(weights).__name__}; expected the name of a column, "
+                "which frame.assign(weight=...) makes of numbers."
+            )
+        counts = numbers(name, frame, [weights], "weights")[:, 0]
     train, validation, test = split_rows(len(frame), rng, order=order, shares=shares)
     return Dataset(
         name=name,
@@ -88,6 +100,7 @@ def frame_dataset(
         test=test,
         block_rows=BLOCK_ROWS if order == "time" else 1,
         gap_rows=1 if order == "time" else 0,
+        weights=counts,
     )
 
 

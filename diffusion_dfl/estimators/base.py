@@ -22,12 +22,15 @@ class Batch:
             drawn, for the first row.
         exact_context: the contexts in float64, without the noise that training may add to
             ``context``, for constraints that depend on them; None for ``context``.
+        weights: ``(B,)``, what every row's losses are multiplied by, with mean 1 over all training
+            rows; None for rows that count the same.
     """
 
     context: Tensor
     outcome: Tensor
     pooled: bool = False
     exact_context: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.context)
@@ -85,7 +88,8 @@ class Estimator(Protocol):
         decision_focused: whether the loss involves the decision layer.
 
     One that weights log-densities may say ``needs_density = True``; it is then refused before training
-    with a predictor that has none.
+    with a predictor that has none. One that multiplies by ``batch.weights`` says
+    ``takes_weights = True``; others are refused with data that have weights.
     """
 
     decision_focused: bool
@@ -97,8 +101,19 @@ class Estimator(Protocol):
         ...
 
 
+def fit_loss(predictor: Predictor, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The predictor's own loss of a batch, a scalar."""
+    if batch.weights is None:
+        return predictor.loss(batch.context, batch.outcome, generator)
+    return predictor.loss(batch.context, batch.outcome, generator, weights=batch.weights)
+
+
 def decision_cost(
-    layer: DecisionLayer, outcome: Tensor, decision: Tensor, context: Tensor | None = None
+    layer: DecisionLayer,
+    outcome: Tensor,
+    decision: Tensor,
+    context: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean cost of decisions over the instances that were solved, a scalar.
 
@@ -110,6 +125,7 @@ def decision_cost(
         outcome: ``(B, d_y)``.
         decision: ``(B, n)`` or ``(1, n)``.
         context: ``(B, d_x)``, for costs that depend on it.
+        weights: ``(B,)``, of :class:`Batch`; those of the rows that were solved stand for all.
     """
     solution = layer.last_solution
     good = solution.solved if solution is not None else decision.isfinite().all(1)
@@ -117,7 +133,12 @@ def decision_cost(
     good = good.expand(len(outcome))
     context = None if context is None else context.double()
     cost = layer.program.cost_given(outcome.double(), decision, context)
-    return torch.where(good, cost, 0.0).sum() / good.sum().clamp_min(1)
+    if weights is None:
+        return torch.where(good, cost, 0.0).sum() / good.sum().clamp_min(1)
+    counted = torch.where(good, weights.double(), 0.0)
+    known = counted.sum()
+    total = (counted * torch.where(good, cost, 0.0)).sum() / torch.where(known > 0, known, 1.0)
+    return weights.double().mean() * total
 
 
 Balance = Literal["gradient_norms", "none"]

@@ -1,5 +1,6 @@
 """Which estimator suits which predictor: decided by what both say of themselves, not by names."""
 
+from inspect import signature
 from typing import Any
 
 from diffusion_dfl.estimators.policy import Policy
@@ -46,3 +47,21 @@ def check_pair(predictor: Predictor, estimator: Any) -> None:
         raise TypeError(f"{name} needs a log-density, and {kind} says has_density = False")
     if policy and not estimator.decision_focused:
         raise TypeError(f"{kind} predicts no outcome, so {name} has nothing to fit; use Policy")
+
+
+def check_weights(predictor: Predictor, estimator: Any) -> None:
+    """Raise TypeError where weights of rows would be left unread."""
+    for one in (predictor, *(() if predictor.base is None else predictor.base.members)):
+        assert isinstance(one, Predictor)
+        read = one.fit_rows if one.closed_form else one.loss
+        if "weights" not in signature(read).parameters:
+            raise TypeError(
+                f"the data have weights, and {type(one).__name__}.{read.__name__} has no argument for "
+                "them; give it weights=None, (B,), by which it multiplies the loss of every row, or "
+                "leave out weights="
+            )
+    if not getattr(estimator, "takes_weights", False):
+        raise TypeError(
+            f"the data have weights, and {type(estimator).__name__} does not say takes_weights = True; "
+            "multiply the loss of every row by batch.weights and say so, or leave out weights="
+        )

@@ -5,12 +5,14 @@ import torch
 from diffusion_dfl.estimators.base import Batch, Loss
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.predictors.base import row_mean
 
 
 class Policy:
     """``mean f(y, phi(x))``; constraints are ignored in training, as in the paper."""
 
     decision_focused = True
+    takes_weights = True
 
     def __call__(
         self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
@@ -19,5 +21,6 @@ class Policy:
             raise TypeError(f"grad=policy needs model=policy, not {type(predictor).__name__}")
         decision = predictor.decide(batch.context)
         context = batch.outcome_context.double()
-        cost = layer.program.cost_given(batch.outcome.double(), decision.double(), context).mean()
+        costs = layer.program.cost_given(batch.outcome.double(), decision.double(), context)
+        cost = row_mean(costs, batch.weights)
         return Loss(cost, {"decision_cost": cost.detach()})

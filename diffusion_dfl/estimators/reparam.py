@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost
+from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost, fit_loss
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Backpropagation, Predictor
 from diffusion_dfl.predictors.base import BackpropagationName
@@ -25,6 +25,7 @@ class Reparam:
     """
 
     decision_focused = True
+    takes_weights = True
 
     def __init__(
         self,
@@ -55,9 +56,11 @@ class Reparam:
                 backpropagation=self.backpropagation,
             )
             decision = layer(scenarios, context=batch.constraint_context)
-            cost = decision_cost(layer, batch.outcome, decision, batch.outcome_context)
+            cost = decision_cost(
+                layer, batch.outcome, decision, batch.outcome_context, batch.weights
+            )
             metrics["decision_cost"] = cost.detach()
         if self.mixture.fit_weight:
-            fit = predictor.loss(batch.context, batch.outcome, generator)
+            fit = fit_loss(predictor, batch, generator)
             metrics["fit_loss"] = fit.detach()
         return self.mixture.loss(cost, fit, metrics)

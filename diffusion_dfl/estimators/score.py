@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost
+from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost, fit_loss
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, LogDensity, Predictor
 from diffusion_dfl.predictors.diffusion import ScenarioPath
@@ -21,6 +21,7 @@ def score_weights(
     fresh: Tensor | None = None,
     context: Tensor | None = None,
     outcome_context: Tensor | None = None,
+    row_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean decision cost of a batch and its derivative in the scenario weights.
 
@@ -37,6 +38,7 @@ def score_weights(
             expression. Their weights are not centred.
         context: ``(B, d_x)``, for programs whose constraints or cost depend on it.
         outcome_context: that of every row of ``outcome``; ``context`` if None.
+        row_weights: of the rows of ``outcome`` in the mean (:func:`decision_cost`).
 
     Returns:
         The cost, a scalar, and the weights ``(B, M)`` or ``(B, M')``, float64; with omega = 1/M,
@@ -59,7 +61,7 @@ def score_weights(
             width = bandwidth(known.double(), shares, layer.bandwidth_scale, sample_size)
         decision = layer(known, shares, width, context)
         judged = context if outcome_context is None else outcome_context
-        cost = decision_cost(layer, outcome, decision, judged)
+        cost = decision_cost(layer, outcome, decision, judged, row_weights)
         (weights,) = torch.autograd.grad(cost, shares)
     return cost.detach(), weights if fresh is None else weights[:, count:]
 
@@ -87,6 +89,7 @@ class Score:
     """
 
     decision_focused = True
+    takes_weights = True
 
     def __init__(
         self,
@@ -119,7 +122,7 @@ class Score:
         if self.mixture.decision_weight:
             surrogate = self._surrogate(predictor, layer, batch, generator, metrics)
         if self.mixture.fit_weight:
-            fit = predictor.loss(batch.context, batch.outcome, generator)
+            fit = fit_loss(predictor, batch, generator)
             metrics["fit_loss"] = fit.detach()
         return self.mixture.loss(surrogate, fit, metrics)
 
@@ -162,6 +165,7 @@ class Score:
             None if fresh is None else _scenarios(fresh),
             batch.constraint_context,
             batch.outcome_context,
+            batch.weights,
         )
         metrics["decision_cost"] = cost
         if fresh is None:

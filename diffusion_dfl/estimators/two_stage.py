@@ -2,7 +2,7 @@
 
 import torch
 
-from diffusion_dfl.estimators.base import Batch, Loss
+from diffusion_dfl.estimators.base import Batch, Loss, fit_loss
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
 
@@ -11,9 +11,10 @@ class TwoStage:
     """Predict, then optimise: mean squared error, likelihood or denoising loss."""
 
     decision_focused = False
+    takes_weights = True
 
     def __call__(
         self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
     ) -> Loss:
-        value = predictor.loss(batch.context, batch.outcome, generator)
+        value = fit_loss(predictor, batch, generator)
         return Loss(value, {"fit_loss": value.detach()})

@@ -102,6 +102,13 @@ class Standardiser(nn.Module):
         return values * self.scale + self.mean
 
 
+def row_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of ``values (B, ...)``, every row times its weight ``(B,)`` if there are any: a scalar."""
+    if weights is None:
+        return values.mean()
+    return (weights.to(values.dtype).view(-1, *[1] * (values.dim() - 1)) * values).mean()
+
+
 class Predictor(nn.Module, ABC):
     """Base of all predictors.
 
@@ -165,8 +172,11 @@ class Predictor(nn.Module, ABC):
         self.contexts.fit(contexts)
         self.outcomes.fit(outcomes)
 
-    def fit_rows(self, contexts: Tensor, outcomes: Tensor) -> None:
-        """Fit to rows ``(N, d_x)`` and ``(N, d_y)`` in closed form; TypeError where there is none."""
+    def fit_rows(self, contexts: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> None:
+        """Fit to rows ``(N, d_x)`` and ``(N, d_y)`` in closed form; TypeError where there is none.
+
+        ``weights (N,)`` as in :meth:`loss`.
+        """
         raise TypeError(f"{type(self).__name__} has no fit in closed form")
 
     def scaling(self, context: Tensor) -> Scaling:
@@ -202,8 +212,19 @@ class Predictor(nn.Module, ABC):
         return values * scale.unsqueeze(1) + location.unsqueeze(1)
 
     @abstractmethod
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
-        """The predictor's own training loss on ``(B, d_x)`` and ``(B, d_y)``: a scalar."""
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """The predictor's own training loss on ``(B, d_x)`` and ``(B, d_y)``: a scalar.
+
+        It is the mean over rows of the loss of each times its weight, of ``weights (B,)``, whose mean
+        over all training rows is 1; None for rows that count the same. A predictor of the user's own
+        may leave the argument out: it is then refused with data that have weights.
+        """
 
     @abstractmethod
     def sample(

@@ -46,6 +46,7 @@ class BoostedQuantiles(Predictor):
     closed_form = True
     known_contexts: Tensor
     known_outcomes: Tensor
+    known_weights: Tensor | None
 
     def __init__(
         self,
@@ -86,10 +87,12 @@ class BoostedQuantiles(Predictor):
         self._models: list[Any] = []
         self.register_buffer("known_contexts", torch.zeros(1, context_size, dtype=torch.float64))
         self.register_buffer("known_outcomes", torch.zeros(1, outcome_size, dtype=torch.float64))
+        self.register_buffer("known_weights", None)
 
-    def fit_rows(self, contexts: Tensor, outcomes: Tensor) -> None:
-        """Fit to rows ``(N, d_x)`` and ``(N, d_y)``, raw units."""
+    def fit_rows(self, contexts: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> None:
+        """Fit to rows ``(N, d_x)`` and ``(N, d_y)``, raw units, of ``weights (N,)``."""
         self.known_contexts, self.known_outcomes = contexts.double(), outcomes.double()
+        self.known_weights = None if weights is None else weights.double()
         self._models = []
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -98,10 +101,20 @@ class BoostedQuantiles(Predictor):
             saved = state_dict.get(prefix + name)
             if saved is not None:
                 setattr(self, name, getattr(self, name).new_zeros(saved.shape))
+        weighted = prefix + "known_weights" in state_dict
+        self.known_weights = (
+            self.known_outcomes.new_zeros(len(self.known_outcomes)) if weighted else None
+        )
         self._models = []
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         raise TypeError("boosted quantiles are fitted tree by tree; they have no gradient")
 
     def sample(
@@ -116,7 +129,8 @@ class BoostedQuantiles(Predictor):
         refuse_partial(self, backpropagation)
         if not self._models:
             rows, targets = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
-            self._models = [self._make().fit(rows, column) for column in targets.T]
+            counts = None if self.known_weights is None else self.known_weights.cpu().numpy()
+            self._models = [self._make().fit(rows, column, counts) for column in targets.T]
         inputs = context.double().cpu().numpy()
         found = np.stack([model.predict(inputs) for model in self._models], axis=1)
         return torch.as_tensor(found).to(self.outcomes.mean).unsqueeze(1)

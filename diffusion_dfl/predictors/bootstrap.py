@@ -7,6 +7,7 @@ Gaussian of Donti et al. (2017); on a base of Gaussians it is the Gaussian with 
 residuals it did not see.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -49,6 +50,7 @@ class ResidualBootstrap(Predictor):
     has_density = False
     closed_form = True
     residuals: Tensor
+    shares: Tensor | None
 
     def __init__(
         self,
@@ -88,19 +90,29 @@ class ResidualBootstrap(Predictor):
         )
         self.law = law
         self.register_buffer("residuals", torch.zeros(1, outcome_size))
+        self.register_buffer("shares", None)
 
-    def fit_rows(self, contexts: Tensor, outcomes: Tensor) -> None:
-        """Keep the standardised residuals of rows ``(N, d_x)`` and ``(N, d_y)``."""
+    def fit_rows(self, contexts: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> None:
+        """Keep the standardised residuals of rows ``(N, d_x)`` and ``(N, d_y)``, and their shares."""
         self.residuals = self.standardised(contexts, outcomes.unsqueeze(1)).squeeze(1)
+        self.shares = None if weights is None else (weights / weights.sum()).to(self.residuals)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """As many residuals as there are in the file."""
         saved = state_dict.get(prefix + "residuals")
         if saved is not None:
             self.residuals = self.residuals.new_zeros(saved.shape)
+            weighted = prefix + "shares" in state_dict
+            self.shares = self.residuals.new_zeros(len(saved)) if weighted else None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         raise TypeError(f"{type(self).__name__} is fitted in closed form; it has no loss")
 
     def sample(
@@ -113,15 +125,23 @@ class ResidualBootstrap(Predictor):
     ) -> Tensor:
         """Scenarios ``(B, M, d_y)``; no gradient is known."""
         refuse_partial(self, backpropagation)
-        known = self.residuals
+        known, shares = self.residuals, self.shares
         shape = (len(context), num_scenarios)
-        if self.law == "empirical":
+        if self.law == "empirical" and shares is None:
             drawn = known[
                 torch.randint(len(known), shape, generator=generator, device=known.device)
             ]
+        elif self.law == "empirical":
+            assert shares is not None
+            chosen = torch.multinomial(shares, math.prod(shape), True, generator=generator)
+            drawn = known[chosen.view(shape)]
         else:
             noise = torch.randn(*shape, self.outcome_size, generator=generator, device=known.device)
-            drawn = known.mean(0) + known.std(0, correction=0) * noise
+            mean, spread = known.mean(0), known.std(0, correction=0)
+            if shares is not None:
+                mean = shares @ known
+                spread = (shares @ (known - mean).square()).sqrt()
+            drawn = mean + spread * noise
         return self.raw(context, drawn)
 
     def weighted_log_density(

@@ -11,6 +11,7 @@ from diffusion_dfl.predictors.base import (
     Predictor,
     Scaling,
     refuse_partial,
+    row_mean,
 )
 
 
@@ -48,9 +49,16 @@ class DeterministicPredictor(Predictor):
         location = self.outcomes.inverse(self.network(self.encoded(context)))
         return Scaling(location, self.outcomes.scale.expand_as(location))
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error in standardised units."""
-        return (self.network(self.encoded(context)) - self.outcomes(outcome)).square().mean()
+        miss = self.network(self.encoded(context)) - self.outcomes(outcome)
+        return row_mean(miss.square(), weights)
 
     def sample(
         self,

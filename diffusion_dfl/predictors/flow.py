@@ -20,6 +20,7 @@ from diffusion_dfl.predictors.base import (
     LogDensity,
     Predictor,
     refuse_partial,
+    row_mean,
 )
 from diffusion_dfl.predictors.gaussian import base_of
 from diffusion_dfl.predictors.residual import OutcomeScaling
@@ -150,10 +151,16 @@ class FlowPredictor(Predictor):
         constant = self.outcome_size * math.log(2 * math.pi)
         return determinant - 0.5 * (noise.square().sum(-1) + constant), noise
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Negative log-likelihood a dimension, standardised units."""
         value, _ = self.log_density(context, outcome.unsqueeze(1))
-        return -value.mean() / self.outcome_size
+        return -row_mean(value, weights) / self.outcome_size
 
     def sample(
         self,

@@ -15,6 +15,7 @@ from diffusion_dfl.predictors.base import (
     Predictor,
     Scaling,
     refuse_partial,
+    row_mean,
 )
 from diffusion_dfl.predictors.residual import OutcomeScaling, ResidualBase
 
@@ -98,11 +99,17 @@ class GaussianPredictor(Predictor):
         capped = self.max_log_variance - F.softplus(self.max_log_variance - raw)
         return mean, self.min_log_variance + F.softplus(capped - self.min_log_variance)
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Negative log-likelihood a dimension, standardised units."""
         mean, log_variance = self.moments(context)
         value = self.standardised(context, outcome.unsqueeze(1)).squeeze(1)
-        return -_log_density(value, mean, log_variance).mean() / self.outcome_size
+        return -row_mean(_log_density(value, mean, log_variance), weights) / self.outcome_size
 
     def sample(
         self,

@@ -10,6 +10,7 @@ from diffusion_dfl.predictors.base import (
     Predictor,
     Scaling,
     refuse_partial,
+    row_mean,
 )
 
 # Penalties tried, in units of the largest squared singular value of the standardised contexts.
@@ -33,39 +34,50 @@ class LinearPredictor(Predictor):
         self.network = torch.nn.Linear(context_size, outcome_size)
 
     @torch.no_grad()
-    def fit_rows(self, contexts: Tensor, outcomes: Tensor) -> None:
-        """Least squares on ``(N, d_x)`` and ``(N, d_y)``, raw units.
+    def fit_rows(self, contexts: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> None:
+        """Least squares on ``(N, d_x)`` and ``(N, d_y)``, raw units, squares times ``weights (N,)``.
 
         The leave-one-out error of a row is ``e_i / (1 - H_ii)`` with the hat matrix H; the mean, which
-        is fitted too, takes 1/N of every row's leverage.
+        is fitted too, takes 1/N of every row's leverage, ``w_i / N`` of one with a weight.
         """
         self.fit_scaling(contexts, outcomes)
         inputs = self.contexts(contexts).double()
         targets = self.outcomes(outcomes).double()
-        centre, mean = inputs.mean(0), targets.mean(0)
-        left, size, right = torch.linalg.svd(inputs - centre, full_matrices=False)
-        projected = left.T @ (targets - mean)
-        best, weights = torch.inf, torch.zeros_like(right.T @ projected)
+        weight = inputs.new_ones(len(inputs), 1)
+        if weights is not None:
+            weight = (weights / weights.mean()).to(inputs).unsqueeze(1)
+        centre, mean = (weight * inputs).mean(0), (weight * targets).mean(0)
+        inputs, targets = weight.sqrt() * (inputs - centre), weight.sqrt() * (targets - mean)
+        left, size, right = torch.linalg.svd(inputs, full_matrices=False)
+        projected = left.T @ targets
+        best, slopes = torch.inf, torch.zeros_like(right.T @ projected)
         for penalty in _PENALTIES.to(size.device) * size.square().amax().clamp_min(1e-12):
             shrink = size.square() / (size.square() + penalty)
-            leverage = left.square() @ shrink + 1.0 / len(inputs)
-            residual = targets - mean - (left * shrink) @ projected
-            free = (1.0 - leverage).clamp_min(1e-9).unsqueeze(1)
+            leverage = (left.square() @ shrink).unsqueeze(1) + weight / len(inputs)
+            residual = targets - (left * shrink) @ projected
+            free = (1.0 - leverage).clamp_min(1e-9)
             error = float((residual / free).square().mean())
             if error < best:
                 best = error
-                weights = right.T @ ((size / (size.square() + penalty)).unsqueeze(1) * projected)
-        self.network.weight.copy_(weights.T)
-        self.network.bias.copy_(mean - centre @ weights)
+                slopes = right.T @ ((size / (size.square() + penalty)).unsqueeze(1) * projected)
+        self.network.weight.copy_(slopes.T)
+        self.network.bias.copy_(mean - centre @ slopes)
 
     def location_and_scale(self, context: Tensor) -> Scaling:
         """The prediction, and the outcome's own standard deviation, ``(B, d_y)`` each, raw units."""
         location = self.outcomes.inverse(self.network(self.contexts(context)))
         return Scaling(location, self.outcomes.scale.expand_as(location))
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error in standardised units."""
-        return (self.network(self.contexts(context)) - self.outcomes(outcome)).square().mean()
+        miss = self.network(self.contexts(context)) - self.outcomes(outcome)
+        return row_mean(miss.square(), weights)
 
     def sample(
         self,

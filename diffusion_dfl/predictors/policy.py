@@ -42,7 +42,13 @@ class PolicyNetwork(Predictor):
         """Decisions ``(B, n)`` in raw units, before any projection on the feasible set."""
         return self.outcomes.inverse(self.network(self.encoded(context)))
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         raise TypeError("a policy predicts no outcome; train it with grad=policy")
 
     def sample(

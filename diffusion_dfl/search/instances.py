@@ -73,6 +73,7 @@ def without_test(task: Task) -> Task:
         contexts=data.contexts[known],
         outcomes=data.outcomes[known],
         dates=None if data.dates is None else data.dates[known],
+        weights=None if data.weights is None else data.weights[known],
         train=np.searchsorted(known, data.train),
         validation=np.searchsorted(known, data.validation),
         test=np.empty(0, dtype=np.int64),

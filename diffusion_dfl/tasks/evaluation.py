@@ -45,12 +45,13 @@ def decision_scores(
     generator: torch.Generator,
     pooled: bool = False,
     exact_contexts: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> list[float]:
     """Mean cost of the decisions on ``contexts`` under each layer's rule: validation scores.
 
     All rules decide on the same scenarios. With ``pooled`` one decision, made for the first context, is
-    judged by all outcomes; ``exact_contexts`` as in :func:`evaluate`. NaN for a rule that decides
-    nothing.
+    judged by all outcomes; ``exact_contexts`` as in :func:`evaluate`; ``weights (N,)`` are those of the
+    rows in the mean. NaN for a rule that decides nothing.
     """
     made_for = contexts[:1] if pooled else contexts
     limits = _chunks(
@@ -72,6 +73,10 @@ def decision_scores(
     for made, layer in zip(decisions, layers, strict=True):
         decision = torch.cat(made).expand(len(outcomes), -1)
         cost = layer.program.cost_given(outcomes.double(), decision, known)
+        if weights is not None:
+            # A row without a decision takes its weight out of the mean.
+            counted = weights.to(cost).masked_fill(cost.isnan(), torch.nan)
+            cost = counted * cost / counted.nanmean()
         costs.append(float(cost.nanmean()))
     return costs
 

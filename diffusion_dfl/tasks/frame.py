@@ -33,6 +33,7 @@ def task_from_frame(
     shares: Shares = (0.6, 0.2, 0.2),
     date: str | None = None,
     source: Literal["real", "simulated"] = "real",
+    weights: str | None = None,
 ) -> "FrameTask":
     """A task whose decisions are judged by the program's own cost.
 
@@ -43,7 +44,7 @@ def task_from_frame(
         context: columns known before the decision, at least one.
         outcome: columns known after it, in the order of the program's y.
         rng: generator of the split, or its seed; used by ``order="shuffled"`` only.
-        order, shares, date, source: of the split and the rows, as in
+        order, shares, date, source, weights: of the split and the rows, as in
             :func:`diffusion_dfl.data.frames.frame_dataset`.
 
     Raises:
@@ -58,7 +59,16 @@ def task_from_frame(
     if isinstance(rng, int):
         rng = np.random.default_rng(rng)
     data = frame_dataset(
-        name, frame, context, outcome, rng, order=order, shares=shares, date=date, source=source
+        name,
+        frame,
+        context,
+        outcome,
+        rng,
+        order=order,
+        shares=shares,
+        date=date,
+        source=source,
+        weights=weights,
     )
     if program.num_outcomes != len(outcome):
         raise DataError(

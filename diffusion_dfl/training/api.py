@@ -106,8 +106,9 @@ class Fitted:
         predictor: in evaluation mode, with the best weights.
         rule: how decisions are made.
         seed, device: of the training.
-        validation_cost: mean decision cost on the validation rows, of the training that held them out;
-            None where none did (``refit`` with epochs that were all given).
+        validation_cost: mean decision cost on the validation rows, by their weights if they have any,
+            of the training that held them out; None where none did (``refit`` with epochs that were all
+            given).
         fit, train: how the stages went; None for one that was not made.
         history: of the epochs of every stage.
     """
@@ -228,7 +229,8 @@ def train(
     """Fit a predictor to a task's data, then train it for its decisions.
 
     Args:
-        task: program and data, e.g. of :func:`~diffusion_dfl.tasks.task_from_frame`.
+        task: program and data, e.g. of :func:`~diffusion_dfl.tasks.task_from_frame`; what its rows
+            count for, if they have weights, they count for in every loss and validation score here.
         predictor: a class or function that makes one from ``(d_x, d_y)``, with weights that come
             from ``seed``; or one that exists, of which a copy is trained.
         estimator: of the decision's gradient; None (or ``TwoStage()``) leaves it at the fit.
@@ -383,7 +385,7 @@ def _owner(
         data=[
             (
                 (data.contexts, data.outcomes, data.train, data.validation, data.test),
-                (data.block_rows, data.gap_rows),
+                (data.block_rows, data.gap_rows, data.weights),
             )
             for data in (task.dataset, task.fit_dataset)
             if data is not None

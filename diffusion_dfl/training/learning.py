@@ -65,14 +65,16 @@ def learn(
         fitting: makes what is entered around the fit of a pass.
 
     Raises:
-        UserError: a refit of what was not fitted here.
+        UserError: a refit of what was not fitted here, or weights of rows that would be left unread.
     """
     if refit and fitted is not None:
         raise UserError(
             "refit=True with fit=None: the predictor was fitted before, so nothing was chosen here that "
             "could be repeated on more rows; let the fit be made, or leave refit out"
         )
-    names = _stages(steps, make, estimator())
+    begun = steps.prepare(make) if fitted is None else fitted
+    steps.check_weights(begun, estimator())
+    names = _stages(begun, estimator())
     chosen = {name: steps.settings[name].epochs for name in names} if refit else {}
     cost = None
     if not refit or any(steps.settings[name].keep == "best" for name in names):
@@ -88,9 +90,8 @@ def learn(
     return Trained(predictor, fit, train, cost, chosen, {**steps.stages, **again.stages})
 
 
-def _stages(steps: Steps, make: Maker, estimator: Estimator) -> list[StageName]:
+def _stages(predictor: Predictor, estimator: Estimator) -> list[StageName]:
     """Names of the stages there are for such a predictor and estimator."""
-    predictor = steps.prepare(make)
     names: list[StageName] = []
     base = predictor.base
     if base is not None and not all(member.closed_form for member in base.members):

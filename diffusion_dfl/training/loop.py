@@ -73,6 +73,7 @@ class Stage:
         scaling: of the rows, for a predictor with a base: that of a base that did not see them.
         stop: epoch after which the stage ends, whatever its patience; None for ``settings.epochs``, of
             which a schedule of learning rates is in any case.
+        weights: of the rows ``(N,)``, with mean 1; None for rows that count the same.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Stage:
         exact_contexts: Tensor | None = None,
         scaling: Scaling | None = None,
         stop: int | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self.name, self.predictor, self.estimator, self.layer = name, predictor, estimator, layer
         self.contexts, self.outcomes = contexts, outcomes
@@ -99,6 +101,7 @@ class Stage:
         self.settings, self.score, self.generator = settings, score, generator
         self.checkpoint, self.log, self.pooled = checkpoint, log, pooled
         self.scaling, self.stop = scaling, settings.epochs if stop is None else stop
+        self.weights = weights
         self.balance = GradientBalance()
         # A base is fixed. Listed once: looking for parameters costs as much as a small network's step.
         self.parameters = [one for one in predictor.parameters() if one.requires_grad]
@@ -185,7 +188,8 @@ class Stage:
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()
         noisy = self._noisy(self.contexts[index])
-        batch = Batch(noisy, self.outcomes[index], self.pooled, self.exact_contexts[index])
+        weights = None if self.weights is None else self.weights[index]
+        batch = Batch(noisy, self.outcomes[index], self.pooled, self.exact_contexts[index], weights)
         seen = self.predictor
         if self.scaling is not None:
             seen = seen.under(self.scaling.rows(index))
@@ -338,8 +342,10 @@ def refuse_other_architecture(
 ) -> None:
     """Raise UserError if a checkpoint's weights do not fit the predictor, naming the first."""
     own = predictor.state_dict()
-    if predictor.closed_form:  # What it keeps of its rows is as long as there are rows.
+    if predictor.closed_form:
+        # What it keeps of its rows is as long as there are rows; their weights it may have or not.
         own = {name: saved.get(name, value) for name, value in own.items()}
+        own |= {name: saved[name] for name in predictor._buffers.keys() & saved.keys()}
     mend = "move it away, or add force=true to start over"
     for name in sorted(own.keys() | saved.keys()):
         there = tuple(saved[name].shape) if name in saved else None

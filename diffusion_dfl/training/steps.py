@@ -18,7 +18,9 @@ from torch import Tensor
 from diffusion_dfl.data import Dataset
 from diffusion_dfl.data.folds import Fold, block_folds, fold_of_rows
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.estimators import Estimator, TwoStage
+from diffusion_dfl.estimators import Batch, Estimator, TwoStage
+from diffusion_dfl.estimators.base import fit_loss
+from diffusion_dfl.estimators.pairs import check_weights
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import PolicyNetwork, Predictor, ResidualBase, Scaling
 from diffusion_dfl.solvers import solve
@@ -82,9 +84,15 @@ class Steps:
     def rows(self, part: Part, stage: StageName = "train") -> tuple[Tensor, Tensor]:
         """Contexts and outcomes of a part of the data, float32 on the device.
 
-        ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``.
+        ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``. Rows of weight 0
+        are left out.
         """
-        return self._at(getattr(self._data(stage), part), stage)
+        return self._at(self._counted(part, stage), stage)
+
+    def _counted(self, part: Part, stage: StageName) -> NDArray[np.int64]:
+        """The rows of a part that have a weight."""
+        data = self._data(stage)
+        return data.counted(getattr(data, part))
 
     def _at(self, index: NDArray[np.int64], stage: StageName) -> tuple[Tensor, Tensor]:
         """Contexts and outcomes of rows, float32 on the device."""
@@ -94,10 +102,17 @@ class Steps:
             torch.as_tensor(data.outcomes[index], dtype=torch.float32).to(self.device),
         )
 
-    def exact_contexts(self, part: Part, stage: StageName = "train") -> Tensor:
-        """The contexts of :meth:`rows` in float64: what constraints that depend on them see."""
-        data = self._data(stage)
-        return torch.as_tensor(data.contexts[getattr(data, part)]).double().to(self.device)
+    def _exact(self, index: NDArray[np.int64], stage: StageName = "train") -> Tensor:
+        """Contexts of rows in float64: what constraints that depend on them see."""
+        return torch.as_tensor(self._data(stage).contexts[index]).double().to(self.device)
+
+    def _weights(self, index: NDArray[np.int64], stage: StageName = "train") -> Tensor | None:
+        """Weights of rows, float64 with mean 1; None for rows that count the same."""
+        every = self._data(stage).weights
+        if every is None or (every[index] == every[index[0]]).all():
+            return None
+        share = every[index] / every[index].max()
+        return torch.as_tensor(share / share.mean()).to(self.device)
 
     def _data(self, stage: StageName) -> Dataset:
         own = self.task.fit_dataset
@@ -152,9 +167,18 @@ class Steps:
         scenarios = outcomes.cpu().double().unsqueeze(1)
         context = None
         if self.task.program.contextual:
-            context = self.exact_contexts(self.training_part).cpu()
+            context = self._exact(self._counted(self.training_part, "train")).cpu()
         solution = solve(self.task.program, scenarios, context=context)
         return solution.decision[solution.solved].to(outcomes)
+
+    def check_weights(self, predictor: Predictor, estimator: Estimator) -> None:
+        """Raise UserError where the data have weights that would be left unread."""
+        every = (self.task.dataset, self.task.fit_dataset)
+        if any(data is not None and data.weights is not None for data in every):
+            try:
+                check_weights(predictor, estimator)
+            except TypeError as error:
+                raise UserError(f"task={self.task.name}: {error}") from error
 
     def fit(self, predictor: Predictor) -> Progress:
         """The two-stage fit: the predictor's base if it has one, then its own loss."""
@@ -163,43 +187,48 @@ class Steps:
         if predictor.closed_form:
             scaling = self._scaling(predictor, "fit")
             seen = predictor if scaling is None else predictor.under(scaling)
-            seen.fit_rows(*self.rows(self.training_part, "fit"))
+            self._fit_rows(seen, self._counted(self.training_part, "fit"))
             return Progress(done=True)
         return self._run("fit", "fit", predictor, TwoStage(), self._fit_score)
 
     def _fit_base(self, base: ResidualBase) -> None:
         """Every member on the rows it is to see; a fold's own loss tells when it has learned enough."""
-        data = self._data("fit")
         for number, member in enumerate(base.members):
             assert isinstance(member, Predictor)
-            held, label = data.validation, "foundation"
-            rows = getattr(data, self.training_part)
+            held, label = self._counted("validation", "fit"), "foundation"
+            rows = self._counted(self.training_part, "fit")
             if base.folds > 1:
                 held, rows = self._folds(base.folds)[number]
                 label = f"foundation-{number}"
             member.fit_scaling(*self._at(rows, "fit"))
             member.to(self.device)
             if member.closed_form:
-                member.fit_rows(*self._at(rows, "fit"))
+                self._fit_rows(member, rows)
                 continue
             member.requires_grad_(True)
 
             def score(candidate: Predictor, held: NDArray[np.int64] = held) -> float:
-                return self._own_loss(candidate, *self._at(held, "fit"))
+                return self._own_loss(candidate, held)
 
             self._run("foundation", label, member, TwoStage(), score, rows)
             member.requires_grad_(False)
         base.fitted_on.fill_(self._digest(base))
 
+    def _fit_rows(self, predictor: Predictor, index: NDArray[np.int64]) -> None:
+        """The fit in closed form to rows."""
+        weights = self._weights(index, "fit")
+        given = {} if weights is None else {"weights": weights}
+        predictor.fit_rows(*self._at(index, "fit"), **given)
+
     def _folds(self, number: int) -> list[Fold]:
         """Folds of the rows that are trained on, the same for every stage of a seed."""
-        rows = getattr(self._data("fit"), self.training_part)
+        rows = self._counted(self.training_part, "fit")
         rng = numpy_stream(self.seed, "folds")
         return block_folds(self._data("fit"), rows, number, rng, "model.base_folds")
 
     def _digest(self, base: ResidualBase) -> int:
         """What tells the folds of the present training rows from others."""
-        rows = getattr(self._data("fit"), self.training_part)
+        rows = self._counted(self.training_part, "fit")
         folds = [rows] if base.folds == 1 else [fold.held for fold in self._folds(base.folds)]
         text = repr([fold.tolist() for fold in folds]).encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:7], "big") + 1
@@ -224,7 +253,7 @@ class Steps:
             )
         if base.folds == 1:
             return base(contexts)
-        rows = getattr(self._data(stage), self.training_part)
+        rows = self._counted(self.training_part, stage)
         fold = fold_of_rows(rows, self._folds(base.folds))
         return base(contexts, torch.as_tensor(fold, device=self.device))
 
@@ -232,6 +261,7 @@ class Steps:
         """Decision-focused training; None for an estimator that has none."""
         if not estimator.decision_focused:
             return None
+        self.check_weights(predictor, estimator)
         # Validation solves must not count as training solves.
         judge = self.rule.layer(self.task.program)
         torch.manual_seed(stream_seed(self.seed, "training"))
@@ -240,7 +270,8 @@ class Steps:
         )
 
     def validation_cost(self, predictor: Predictor) -> float:
-        """Mean decision cost on the validation rows under the rule, same noise every time."""
+        """Mean decision cost on the validation rows, by their weights, under the rule; same noise every
+        time."""
         return self._score(predictor, self.rule.layer(self.task.program))
 
     def validation_costs(self, predictor: Predictor, rules: Sequence[DecisionRule]) -> list[float]:
@@ -250,19 +281,19 @@ class Steps:
     def evaluate(
         self, predictor: Predictor, part: Part = "test", num_large: int = 500
     ) -> Evaluation:
-        """All metrics on a part of the data."""
+        """All metrics on a part of the data, every row counted once."""
         rows = getattr(self.task.dataset, part)
         stream: Stream = "test" if part == "test" else "validation"
         return evaluate(
             predictor,
             self.layer,
-            *self.rows(part),
+            *self._at(rows, "train"),
             self.num_scenarios(predictor),
             torch_stream(self.seed, stream, self.device),
             lambda decisions: self.task.judge(rows, decisions),
             num_large,
             self.task.pooled,
-            self.exact_contexts(part),
+            self._exact(rows),
         )
 
     def baselines(self) -> dict[str, float | None]:
@@ -276,28 +307,31 @@ class Steps:
 
     def _fit_score(self, predictor: Predictor) -> float:
         """The predictor's own loss on the validation rows."""
-        return self._own_loss(predictor, *self.rows("validation", "fit"))
+        return self._own_loss(predictor, self._counted("validation", "fit"))
 
-    def _own_loss(self, predictor: Predictor, contexts: Tensor, outcomes: Tensor) -> float:
+    def _own_loss(self, predictor: Predictor, index: NDArray[np.int64]) -> float:
         """The predictor's own loss on rows, with the same noise every time."""
+        batch = Batch(*self._at(index, "fit"), weights=self._weights(index, "fit"))
         generator = torch_stream(self.seed, "validation", self.device)
         draws = _FIT_SCORE_DRAWS if predictor.stochastic else 1
         with torch.no_grad():
-            losses = [predictor.loss(contexts, outcomes, generator) for _ in range(draws)]
+            losses = [fit_loss(predictor, batch, generator) for _ in range(draws)]
             return float(torch.stack(losses).mean())
 
     def _score(self, predictor: Predictor, layer: DecisionLayer) -> float:
         return self._scores(predictor, [layer])[0]
 
     def _scores(self, predictor: Predictor, layers: Sequence[DecisionLayer]) -> list[float]:
+        index = self._counted("validation", "train")
         return decision_scores(
             predictor,
             layers,
-            *self.rows("validation"),
+            *self._at(index, "train"),
             self.num_scenarios(predictor),
             torch_stream(self.seed, "validation", self.device),
             self.task.pooled,
-            self.exact_contexts("validation"),
+            self._exact(index),
+            self._weights(index),
         )
 
     def _run(
@@ -317,8 +351,7 @@ class Steps:
             settings = replace(settings, patience=0, keep="last", divergence_factor=0.0)
         label = self.prefix + label
         checkpoint, log = self.place(name, label, stop)
-        data = self._data(name)
-        index = getattr(data, self.training_part) if rows is None else rows
+        index = self._counted(self.training_part, name) if rows is None else rows
         # The fit's checkpoints are shared by runs: none may hold the solves of one of them.
         layer = self.layer if name == "train" else self.rule.layer(self.task.program)
         stage = Stage(
@@ -333,9 +366,10 @@ class Steps:
             checkpoint,
             log,
             self.task.pooled,
-            torch.as_tensor(data.contexts[index]).double().to(self.device),
+            self._exact(index, name),
             self._scaling(predictor, name),
             stop,
+            self._weights(index, name),
         )
         self.stages[label] = stage.run()
         return self.stages[label]

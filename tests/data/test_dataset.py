@@ -110,5 +110,31 @@ def test_unsound_data_are_refused(changes: dict[str, Any], message: str) -> None
         Dataset(**fields(**changes))
 
 
+def test_rows_of_weight_0_are_not_counted_and_without_weights_all_are() -> None:
+    rows = np.array([0, 1, 2])
+    assert Dataset(**fields()).counted(rows).tolist() == [0, 1, 2]
+    data = Dataset(**fields(weights=np.array([0.0, 3.0, 0.5, 1.0, 0.0, 0.0])))
+    assert data.counted(rows).tolist() == [1, 2]
+    assert data.known.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(5), r"weights must be a float64 vector of 6 numbers.*of shape \(5,\)"),
+        (np.ones((6, 1)), r"weights must be .*of shape \(6, 1\)"),
+        (np.ones(6, dtype=np.int64), "weights must be a float64 vector .*int64"),
+        (np.array([1, -0.5, 1, 1, -1, 1]), r"weights: that of 2020-01-02 is -0.5 \(2 such values"),
+        (np.array([1, 1, 1, 1, 1, np.nan]), r"2020-01-06 is nan .*finite number >= 0, 0 to leave"),
+        (np.array([np.inf, 1, 1, 1, 1, 1]), "2020-01-01 is inf"),
+        (np.array([0.0, 0, 0, 1, 1, 1]), "those of all 3 train rows are 0"),
+        (np.array([1.0, 1, 1, 0, 1, 1]), "those of all 1 validation rows are 0"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weights: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Dataset(**fields(weights=weights))
+
+
 def test_data_errors_are_user_errors() -> None:
     assert issubclass(DataError, UserError)

@@ -104,3 +104,41 @@ def test_a_date_that_repeats_is_refused_in_time_and_allowed_in_a_shuffle() -> No
 def test_what_may_be_read_in_two_ways_is_refused(dates: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         _dataset(dates)
+
+
+def _weighted(weights: Any, column: Any = None, date: str | None = None) -> Dataset:
+    column = np.arange(20.0) if column is None else column
+    frame = pd.DataFrame({"x": np.arange(20.0), "y": np.arange(20.0), "n": column, "day": DAYS})
+    return frame_dataset(
+        "sales", frame[::-1], ["x"], ["y"], np.random.default_rng(0), date=date, weights=weights
+    )
+
+
+@pytest.mark.parametrize("date", [None, "day"])
+def test_weights_are_a_column_that_is_sorted_with_its_rows(date: str | None) -> None:
+    data = _weighted("n", date=date)
+    assert np.array_equal(data.weights, data.contexts[:, 0])
+    assert data.contexts[0, 0] == (19.0 if date is None else 0.0)
+    assert _weighted(None).weights is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "column", "message"),
+    [
+        ("count", None, "expected the weights columns count; found no count"),
+        ("n", ["many"] * 20, "weights column n is .*found 'many' in it; expected numbers"),
+        ("n", [np.nan] + [1.0] * 19, r"weights column n is nan in row 0 .*finite number"),
+        ("n", [1.0] * 19 + [-1.0], r"weights: that of row 0 is -1\.0 \(1 such values"),
+        ("n", [0.0] * 20, "weights: those of all 12 train rows are 0"),
+        (
+            np.ones(20),
+            None,
+            r"weights is a ndarray; expected the name of a column, .*frame\.assign",
+        ),
+    ],
+)
+def test_weights_that_are_none_are_refused_by_column_and_row(
+    weights: Any, column: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        _weighted(weights, column)

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
-    for name in ("staffing", "set_score", "log_normal", "student"):
+    for name in ("staffing", "weighted", "set_score", "log_normal", "student"):
         sys.modules.pop(name, None)
 
 
@@ -58,6 +58,7 @@ def test_the_page_is_made_of_the_files_it_names() -> None:
     assert set(FILES) == {
         "staffing.py",
         "by_script.py",
+        "weighted.py",
         "set_score.py",
         "log_normal.py",
         "student.py",
@@ -109,6 +110,20 @@ def test_both_own_parts_train_by_script(folder: Path) -> None:
     )
     assert fitted.history["train"][1][1]["gradient_norm"] > 0
     assert (fitted.sample(task.dataset.contexts[:5], 20) > 0).all()
+
+
+def test_the_weights_of_the_page_are_those_of_its_column_and_its_predictor_takes_them(
+    folder: Path,
+) -> None:
+    import log_normal
+    import weighted
+
+    data = weighted.task.dataset
+    np.testing.assert_array_equal(data.weights, weighted.frame["recency"])
+    assert data.weights[-1] / data.weights[-101] == pytest.approx(2.0)
+    assert np.isfinite(weighted.fitted.validation_cost)
+    again = ddfl.train(weighted.task, log_normal.LogNormal, fit=weighted.knobs, device="cpu")
+    assert again.fit.best_score < again.fit.first_score
 
 
 def test_the_residual_predictor_of_the_page_trains_on_a_base_that_did_not_see_its_rows(

@@ -51,6 +51,20 @@ def test_the_penalty_of_a_ridge_has_the_least_leave_one_out_error() -> None:
     assert ridge < (full - wanted).square().mean()
 
 
+def test_a_ridge_of_weighted_rows_is_least_squares_of_rows_repeated_by_their_weight() -> None:
+    contexts, outcomes = data(40)
+    times = torch.arange(40) % 4
+    model = LinearPredictor(4, 2)
+    model.fit_rows(contexts, outcomes, weights=2.5 * times.double())
+    inputs = torch.cat([contexts, torch.ones(40, 1)], 1).double()
+    rows = torch.arange(40).repeat_interleave(times)
+    slopes = torch.linalg.lstsq(inputs[rows], outcomes[rows].double()).solution
+    plain = torch.linalg.lstsq(inputs, outcomes.double()).solution
+    location = model.location_and_scale(contexts).location.double()
+    gap = (location - inputs @ slopes).abs().max()
+    assert gap < 2e-3 < 0.05 * (inputs @ (plain - slopes)).abs().max()
+
+
 def test_a_bootstrap_draws_whole_residual_vectors_of_the_base() -> None:
     contexts, outcomes = data()
     model = ResidualBootstrap(4, 2, base="linear", base_folds=1)
@@ -86,6 +100,40 @@ def test_the_normal_law_has_the_residuals_moments_and_no_dependence() -> None:
     torch.testing.assert_close(
         drawn.std((0, 1)), model.residuals.std(0, correction=0), atol=3e-3, rtol=0
     )
+
+
+@pytest.mark.parametrize("law", ["empirical", "normal"])
+def test_residuals_are_drawn_by_the_weights_of_their_rows(law: str) -> None:
+    model = ResidualBootstrap(1, 1, base="linear", law=law, base_folds=1)  # type: ignore[arg-type]
+    outcomes = torch.tensor([[-1.0], [0.0], [3.0]])
+    weights = torch.tensor([1.5, 0.0, 0.5], dtype=torch.float64)
+    scaling = Scaling(torch.zeros(3, 1), torch.ones(3, 1))
+    model.under(scaling).fit_rows(torch.zeros(3, 1), outcomes, weights=weights)
+    one = model.under(Scaling(torch.zeros(1, 1), torch.ones(1, 1)))
+    drawn = one.sample(torch.zeros(1, 1), 20000, noise())
+    # -1 three times in four, else 3: mean 0 and variance 3.
+    assert float(drawn.mean()) == pytest.approx(0.0, abs=0.05)
+    assert float(drawn.std()) == pytest.approx(3**0.5, rel=0.02)
+    if law == "empirical":
+        assert set(drawn.flatten().tolist()) == {-1.0, 3.0}
+    again = ResidualBootstrap(1, 1, base="linear", law=law, base_folds=1)  # type: ignore[arg-type]
+    _assert_restored(model, again, torch.zeros(2, 1))
+
+
+def test_a_boosted_quantile_is_one_of_rows_by_their_weights() -> None:
+    contexts, outcomes = data(2000)
+    found = {}
+    for name, weights in (("plain", None), ("tilted", 1.0 + 3.0 * (outcomes[:, 1] > 2.0))):
+        model = BoostedQuantiles(4, 2, rounds=60, learning_rate=0.1)
+        model.fit_rows(torch.ones_like(contexts), outcomes, weights)
+        found[name] = float(model.sample(torch.ones(1, 4), 1, noise())[0, 0, 1])
+        again = BoostedQuantiles(4, 2, rounds=60, learning_rate=0.1)
+        _assert_restored(model, again, contexts[:50])
+    low = outcomes[:, 1] <= found["tilted"]
+    above = outcomes[:, 1] > 2.0
+    share = float(((1.0 + 3.0 * above) * low).sum() / (1.0 + 3.0 * above).sum())
+    assert share == pytest.approx(0.5, abs=0.01)
+    assert float((outcomes[:, 1] <= found["plain"]).float().mean()) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("base", ["linear", "deterministic", "gaussian"])

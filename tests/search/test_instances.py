@@ -1,5 +1,7 @@
 """What trials are judged on: no test row, whole blocks, the same for everyone."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,14 @@ def test_more_folds_than_blocks_are_refused() -> None:
     config = compose_config([*POWER, "data.num_days=120"])
     with pytest.raises(DataError, match=r"search folds=99: .* rows make \d+ blocks of 14 rows"):
         instances(config, num_folds=99)
+
+
+def test_weights_of_rows_stay_with_them() -> None:
+    task = make_task(compose_config(POWER))
+    data = task.dataset
+    task.dataset = dataclasses.replace(data, weights=1.0 + np.arange(len(data.contexts)))
+    left = without_test(task).dataset
+    np.testing.assert_array_equal(left.weights, 1.0 + data.known)
 
 
 def test_a_task_without_its_test_part_leaves_the_task_alone() -> None:

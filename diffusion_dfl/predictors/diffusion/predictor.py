@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_dfl.predictors.backbone import ActivationName
-from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity, Predictor
+from diffusion_dfl.predictors.base import (
+    FULL,
+    Backpropagation,
+    LogDensity,
+    Predictor,
+    row_mean,
+)
 from diffusion_dfl.predictors.diffusion.chunks import Rows, Terms, TrustRegion, chunked_sum
 from diffusion_dfl.predictors.diffusion.denoiser import (
     Denoiser,
@@ -165,7 +171,13 @@ class DiffusionPredictor(Predictor):
         )
         self.chunk_rows = chunk_rows
 
-    def loss(self, context: Tensor, outcome: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        outcome: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Denoising mean squared error, one timestep a row, stratified over the batch."""
         clean = self.standardised(context, outcome.unsqueeze(1)).squeeze(1)
         rows, total = len(clean), self.schedule.num_steps
@@ -180,7 +192,8 @@ class DiffusionPredictor(Predictor):
             self.denoiser.time_features(steps),
             self.denoiser.context_features(self.encoded(context)),
         )
-        return (output - to_target(self.prediction, clean, epsilon, signal, noise)).square().mean()
+        miss = output - to_target(self.prediction, clean, epsilon, signal, noise)
+        return row_mean(miss.square(), weights)
 
     def sample(
         self,
