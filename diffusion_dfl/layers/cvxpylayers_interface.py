@@ -6,7 +6,8 @@ solves the whole batch at once with :func:`~diffusion_dfl.solvers.cone.solve_con
 one instance at a time, and differentiates with :func:`~diffusion_dfl.layers.cone_adjoint`'s
 single adjoint solve. Problems whose cones are linear and second-order are served: linear and
 quadratic objectives, affine constraints, norms. Exponential, power and semidefinite cones are
-refused when the layer is built. Needs the extra ``diffusion-dfl[layers]``.
+refused when the layer is built, integer variables by cvxpy itself. Needs the extra
+``diffusion-dfl[layers]``.
 """
 
 import logging

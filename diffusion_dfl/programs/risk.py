@@ -17,10 +17,12 @@ from torch import Tensor
 from diffusion_dfl.programs.general import Hinge, TorchProgram
 from diffusion_dfl.programs.general.feasible_set import Limit
 from diffusion_dfl.programs.general.program import takes_context
+from diffusion_dfl.programs.integers import continuous
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.two_stage import Recourse, TwoStageProgram
 
 
+@continuous
 def conditional_value_at_risk(
     loss: Callable[..., Tensor] | None,
     level: float,
@@ -66,6 +68,7 @@ def conditional_value_at_risk(
 
     Raises:
         ValueError: level or risk_weight out of range, or parts that do not fit each other.
+        TypeError: ``integer``, ``boolean`` or ``binary``, as for a :class:`TorchProgram`.
     """
     if not 0 < level < 1:
         # At level 0 any t below all losses is optimal, and none is where the hinge is smoothed.

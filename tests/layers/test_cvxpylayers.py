@@ -185,6 +185,15 @@ def test_other_cones_are_refused_when_the_layer_is_built(atom: object, word: str
         CvxpyLayer(problem, [p], [x], solver=BatchedConeSolver())
 
 
+@pytest.mark.parametrize("kind", ["integer", "boolean"])
+def test_integers_are_refused_by_cvxpy_when_the_layer_is_built(kind: str) -> None:
+    """It looks for a chain to Clarabel before cvxpylayers tells its solver of the problem."""
+    p, x = cp.Parameter(3), cp.Variable(3, **{kind: True})
+    problem = cp.Problem(cp.Minimize(p @ x), [x >= 0, x <= 1])
+    with pytest.raises(cp.SolverError, match="CLARABEL cannot solve this problem"):
+        CvxpyLayer(problem, [p], [x], solver=BatchedConeSolver())
+
+
 def bounded() -> tuple:
     """``min |x - 1|^2`` over ``x >= 1, sum x <= a``: infeasible for a < 2."""
     limit, x = cp.Parameter(), cp.Variable(2)

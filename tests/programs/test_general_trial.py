@@ -1,14 +1,18 @@
 """What a user's functions and constraints may not be, and what the message says."""
 
 import math
+import re
+from functools import partial
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Hinge, TorchProgram
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.programs import Hinge, TorchProgram, conditional_value_at_risk
 from tests.programs.general_cases import D
 
 
@@ -17,6 +21,10 @@ def bad(**parts: Any) -> None:
     parts = {"smooth": lambda y, z: (z**2).sum(), **parts}
     program = TorchProgram(2, 2, **parts)
     program.validate(torch.ones(1, 3, 2, **D), None)
+
+
+def value(y: Tensor, z: Tensor) -> Tensor:
+    return -(y @ z)
 
 
 def in_place(y: Tensor, z: Tensor) -> Tensor:
@@ -97,3 +105,35 @@ def test_without_a_reference_there_is_no_cvxpy_statement() -> None:
     program = TorchProgram(2, 2, smooth=lambda y, z: (z**2).sum())
     with pytest.raises(TypeError, match="reference="):
         program.cvxpy_problem(np.ones((3, 2)), np.ones(3) / 3)
+
+
+@pytest.mark.parametrize("part", [{"integer": True}, {"boolean": [0, 1]}, {"binary": True}])
+@pytest.mark.parametrize("state", [TorchProgram, partial(conditional_value_at_risk, value, 0.9)])
+def test_integers_are_refused_by_name_with_the_ways_there_are(
+    state: Any, part: dict[str, Any]
+) -> None:
+    (name, given), *_ = part.items()
+    told = f"{name}={given}: integer programs are not solved here"
+    with pytest.raises(TypeError, match=rf"{re.escape(told)}.*lower=0\. and upper=1\..*PyEPO"):
+        state(2, 2, smooth=value, lower=0.0, upper=1.0, **part)
+
+
+def test_another_argument_that_is_none_is_pythons_to_refuse() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'whole'"):
+        TorchProgram(2, 2, smooth=value, whole=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", ["integer", "boolean"])
+@pytest.mark.parametrize("solver", ["cvxpy", "cvxpylayers"])
+def test_a_reference_with_integers_is_refused_by_the_variables_name(kind: str, solver: Any) -> None:
+    if solver == "cvxpylayers":
+        pytest.importorskip("cvxpylayers")
+
+    def reference(scenarios: Any, weights: Any) -> tuple[Any, Any, list[Any]]:
+        z = cp.Variable(2, name="take", **{kind: True})
+        limits = [z >= 0, z <= 1]
+        return cp.Problem(cp.Minimize(-(weights @ scenarios) @ z), limits), z, limits
+
+    program = TorchProgram(2, 2, smooth=value, lower=0.0, upper=1.0, reference=reference)
+    with pytest.raises(ValueError, match=r"integer variables \(take\): .*PyEPO"):
+        DecisionLayer(program, solver=solver)(torch.ones(1, 3, 2, **D))

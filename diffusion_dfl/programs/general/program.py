@@ -36,6 +36,7 @@ from diffusion_dfl.programs.general.trial import (
     try_function,
     try_kinks,
 )
+from diffusion_dfl.programs.integers import continuous, refuse_integers
 from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 
@@ -78,7 +79,8 @@ class TorchProgram(Program):
     that are changed in place.
 
     Raises:
-        TypeError, ValueError: parts that do not fit each other; functions that cannot be used.
+        TypeError, ValueError: parts that do not fit each other; functions that cannot be used;
+            ``integer``, ``boolean`` or ``binary``: decisions are continuous.
 
     Example:
         >>> program = TorchProgram(                       # power scheduling, as in section 6.2
@@ -100,6 +102,7 @@ class TorchProgram(Program):
         "_joints",
     )
 
+    @continuous
     def __init__(
         self,
         num_decisions: int,
@@ -381,13 +384,16 @@ class TorchProgram(Program):
 
         Raises:
             TypeError: no ``reference`` was given.
+            ValueError: it has integer variables.
         """
         if self.reference is None:
             raise TypeError(
                 "a torch function has no cvxpy statement; pass reference=(scenarios, weights) -> "
                 "(problem, z, constraints) to TorchProgram, or use solver='auto'"
             )
-        return self.reference(scenarios, weights)
+        stated = self.reference(scenarios, weights)
+        refuse_integers(stated[0])
+        return stated
 
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""
