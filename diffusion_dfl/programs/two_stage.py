@@ -29,6 +29,7 @@ from diffusion_dfl.programs.general.trial import (
     try_function,
     try_kinks,
 )
+from diffusion_dfl.programs.integers import continuous
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.program import Program
 from diffusion_dfl.programs.regularised import Regulariser
@@ -205,6 +206,7 @@ class TwoStageProgram(TorchProgram):
         >>> solve(program, torch.rand(8, 50, 2, dtype=torch.float64)).decision
     """
 
+    @continuous
     def __init__(
         self,
         num_decisions: int,
