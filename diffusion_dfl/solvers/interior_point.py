@@ -193,6 +193,11 @@ def _solved(problem: Problem, context: Tensor | None, start: Tensor | None) -> S
     rows = outcome.open(outcome.point.z.isfinite().all(1))
     if rows.numel():
         outcome.write(rows, _interior(problem.select(rows), outcome.point.z[rows]))
+    # A model without curvature may begin far outside of a curved set, whose rows then hold it there.
+    rows = outcome.open()
+    if rows.numel():
+        part = problem.select(rows)
+        outcome.write(rows, _interior(part, part.origin))
     # Limits may say nothing of a program's size.
     rows = outcome.open()
     if rows.numel():
