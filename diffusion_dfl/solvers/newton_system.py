@@ -53,6 +53,24 @@ class ScaledHinges:
             self.plain,
         )
 
+    @cached_property
+    def _whole(self) -> bool:
+        return bool((self.weight > 0).all())
+
+    def real(self, values: Tensor) -> Tensor:
+        """Values ``(B, M, K)``, 0 for hinges without weight."""
+        return values if self._whole else torch.where(self.weight > 0, values, 0.0)
+
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        """Sum over the hinges with weight of two values' products: ``(B,)``."""
+        first, second = self.real(first).flatten(1), second.flatten(1)
+        return (first.unsqueeze(1) @ second.unsqueeze(2)).view(-1)
+
+    @cached_property
+    def count(self) -> Tensor:
+        """How many have weight, ``(B,)``."""
+        return (self.weight > 0).sum((1, 2))
+
     def arguments(self, z: Tensor) -> Tensor:
         """``(B, n) -> (B, M, K)``."""
         return self.offset + self.push(z)

@@ -98,21 +98,40 @@ def multipliers(problem: Problem, iterate: Iterate) -> Multipliers:
 
 def _gap(problem: Problem, iterate: Iterate) -> Tensor:
     """Mean complementarity product, ``(B,)``."""
-    total = (iterate.slack * iterate.dual).sum(1)
-    count = problem.rows.present.sum(1).expand(len(total))
+    total, hinges = (iterate.slack * iterate.dual).sum(1), problem.hinges
+    if hinges is not None:
+        total = total + hinges.product(iterate.alpha, iterate.u)
+        total = total + hinges.product(iterate.beta, iterate.t)
+    return total / _num_products(problem, total)
+
+
+def _gap_ahead(problem: Problem, now: Iterate, way: Iterate, length: Tensor) -> Tensor:
+    """:func:`_gap` after a step, from the parts of its square in the length."""
+    hinges = problem.hinges
+
+    def product(first: Iterate, second: Iterate) -> Tensor:
+        total = (first.slack * second.dual).sum(1)
+        if hinges is None:
+            return total
+        total = total + hinges.product(first.alpha, second.u)
+        return total + hinges.product(first.beta, second.t)
+
+    total = product(now, now) + length * (product(now, way) + product(way, now))
+    total = total + length**2 * product(way, way)
+    return total / _num_products(problem, total)
+
+
+def _num_products(problem: Problem, like: Tensor) -> Tensor:
+    count = problem.rows.present.sum(1).expand(len(like))
     if problem.hinges is not None:
-        real = problem.hinges.weight > 0
-        products = iterate.alpha * iterate.u + iterate.beta * iterate.t
-        total = total + torch.where(real, products, 0.0).sum((1, 2))
-        count = count + 2 * real.sum((1, 2))
-    return total / count.clamp_min(1)
+        count = count + 2 * problem.hinges.count
+    return count.clamp_min(1)
 
 
 def _stationarity(problem: Problem, iterate: Iterate, at: FirstOrder) -> Tensor:
     residual = at.gradient + problem.force(at, iterate.dual, iterate.nu)
     if problem.hinges is not None:
-        real = problem.hinges.weight > 0
-        residual = residual + problem.hinges.force(torch.where(real, iterate.alpha, 0.0))
+        residual = residual + problem.hinges.force(problem.hinges.real(iterate.alpha))
     return residual
 
 
@@ -121,8 +140,7 @@ def _primal(problem: Problem, iterate: Iterate, at: FirstOrder) -> tuple[Tensor,
     rows = torch.where(problem.rows.present, at.values + iterate.slack, 0.0)
     hinges = at.arguments
     if problem.hinges is not None:
-        real = problem.hinges.weight > 0
-        hinges = torch.where(real, iterate.t - iterate.u - at.arguments, 0.0)
+        hinges = problem.hinges.real(iterate.t - iterate.u - at.arguments)
     return rows, hinges
 
 
@@ -147,7 +165,7 @@ def newton_step(
     gap = _gap(problem, iterate)
     predictor = newton.direction(torch.zeros_like(gap), None)
     reach = newton.longest(predictor).clamp_max(1.0)
-    ahead = _gap(problem, iterate.moved(predictor, reach))
+    ahead = _gap_ahead(problem, iterate, predictor, reach)
     centering = (ahead / gap.clamp_min(1e-300)).clamp(1e-8, 1.0) ** 3
     direction = newton.direction(centering * gap, predictor)
     length = (_TO_BOUNDARY * newton.longest(direction)).clamp_max(1.0)
@@ -238,9 +256,8 @@ class _Newton:
         self._row_residual, self._hinge_residual = _primal(problem, iterate, at)
         self._stiffness = iterate.alpha
         if problem.hinges is not None:
-            self._real = problem.hinges.weight > 0
             softness = iterate.t / iterate.beta + iterate.u / iterate.alpha
-            self._stiffness = torch.where(self._real, 1.0 / softness, 0.0)
+            self._stiffness = problem.hinges.real(1.0 / softness)
         system = problem.system(at, hessian, self._row_weight, self._stiffness)
         unit = problem.slope / problem.length
         scale = torch.maximum(largest(hessian.diagonal(dim1=1, dim2=2)), 1e-2 * unit)
@@ -273,8 +290,8 @@ class _Newton:
         if problem.hinges is None:
             return Iterate(dz, d_slack, d_dual, dnu, *[now.alpha] * 4)
         d_alpha = hinge_shift + self._stiffness * problem.hinges.push(dz)
-        d_u = torch.where(self._real, (up_gap - now.u * d_alpha) / now.alpha, 0.0)
-        d_t = torch.where(self._real, (down_gap + now.t * d_alpha) / now.beta, 0.0)
+        d_u = problem.hinges.real((up_gap - now.u * d_alpha) / now.alpha)
+        d_t = problem.hinges.real((down_gap + now.t * d_alpha) / now.beta)
         return Iterate(dz, d_slack, d_dual, dnu, d_t, d_u, d_alpha, -d_alpha)
 
     def longest(self, direction: Iterate) -> Tensor:

@@ -140,6 +140,10 @@ def _scaled_hinges(
     weight = hinges.coefficient * weights.unsqueeze(-1)
     if not bool((weight > 0).any()):
         return None
+    if hinges.jacobian.shape[1] == 1 and bool((hinges.offset == hinges.offset[:, :1]).all()):
+        # The same kinks in every scenario, as of a cost of trading: once a program.
+        hinges = replace(hinges, offset=hinges.offset[:, :1])
+        weight = weight.sum(1, keepdim=True)
     unit = hinges.jacobian.norm(dim=3)
     weight = torch.where(unit > 0, weight * unit, 0.0)
     unit = torch.where(unit > 0, unit, 1.0)
