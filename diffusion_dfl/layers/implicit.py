@@ -36,12 +36,12 @@ from torch import Tensor
 
 from diffusion_dfl.layers.adjoint import Adjoint, Degeneracy, solve_adjoint
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
-from diffusion_dfl.layers.hooks import without_saved_tensor_hooks
-from diffusion_dfl.layers.once import ONCE, FirstOrderOnly
 from diffusion_dfl.layers.two_stage import TwoStageDecision
 from diffusion_dfl.programs import Constraints, Hinges, Program, TwoStageProgram
 from diffusion_dfl.programs.batching import is_differentiated
 from diffusion_dfl.programs.constraints import transpose_apply
+from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
+from diffusion_dfl.programs.once import ONCE, FirstOrderOnly
 from diffusion_dfl.programs.program import KKTValues, Optimum
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers import Solution, SolverName

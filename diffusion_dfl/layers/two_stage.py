@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.layers.adjoint import Degeneracy
-from diffusion_dfl.layers.hooks import without_saved_tensor_hooks
-from diffusion_dfl.layers.once import FirstOrderOnly
 from diffusion_dfl.programs.constraints import transpose_apply
+from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
+from diffusion_dfl.programs.once import FirstOrderOnly
 from diffusion_dfl.programs.two_stage import TwoStageProgram
 from diffusion_dfl.solvers.arrow import Arrow, NewtonEquations, Point
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution
-from diffusion_dfl.solvers.two_stage import scaled_arrow
+from diffusion_dfl.solvers.two_stage import scaled_arrow, with_weight
 
 # An adjoint below this share of dL/dz, in units of the problem, is none.
 _STILL = 1e-9
@@ -57,19 +57,26 @@ class TwoStageDecision(torch.autograd.Function):
                 them do not move; None for nothing.
         """
         rows = torch.nonzero(solution.solved).flatten()
-        if not torch.is_grad_enabled() or not rows.numel():
-            return solution.decision.clone()
+        decision = solution.decision.clone()
+        if not torch.is_grad_enabled():
+            return decision
+        # Attached, with gradient 0, whatever else there is.
+        nothing = (0.0 * scenarios).sum((1, 2)) + (0.0 * weights).sum(1)
+        decision = torch.where(torch.ones_like(decision) > 0, decision, nothing.unsqueeze(1))
+        if not rows.numel():
+            return decision
         part = solution.select(rows)
         context = None if context is None else context[rows]
         scenarios, weights = scenarios[rows], weights[rows]
-        with torch.no_grad():
-            known = None if context is None else context.detach()
-            arrow = scaled_arrow(program, scenarios.detach(), weights.detach(), known)
-        conditions = _conditions(program, part, arrow, scenarios, weights, context)
-        moving = cls.apply(part, arrow, count, *conditions)
-        if len(rows) == len(solution.decision):
-            return moving
-        return solution.decision.index_copy(0, rows, moving)
+        # A scenario without weight has no say.
+        weights = torch.where(weights > 0, weights, 0.0)
+        scenarios = with_weight(scenarios, weights)
+        with without_saved_tensor_hooks():
+            with torch.no_grad():
+                known = None if context is None else context.detach()
+                arrow = scaled_arrow(program, scenarios.detach(), weights.detach(), known)
+            conditions = _conditions(program, part, arrow, scenarios, weights, context)
+        return decision.index_copy(0, rows, cls.apply(part, arrow, count, *conditions))
 
     @staticmethod
     def forward(

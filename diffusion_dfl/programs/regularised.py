@@ -45,6 +45,14 @@ class Regulariser:
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"weight={self.weight} must be a positive number")
 
+    def require(self, lower: Tensor | None) -> None:
+        """Raise ``ValueError`` for an entropy of decisions whose bounds do not keep them from negative."""
+        if self.kind == "entropic" and (lower is None or not bool((lower >= 0).all())):
+            raise ValueError(
+                "regularise=entropic needs decisions that are not negative; give the program lower=0., "
+                "or use the quadratic one"
+            )
+
     def value(self, z: Tensor) -> Tensor:
         """``(..., n) -> (...)``."""
         if self.kind == "quadratic":
@@ -169,10 +177,4 @@ class Regularised(Program):
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """As the program, and raise ``ValueError`` for an entropy of decisions that may be negative."""
         self.program.validate(scenarios, context)
-        if self.regulariser.kind == "entropic":
-            lower = self.program.constraints(scenarios, context).lower
-            if lower is None or not bool((lower >= 0).all()):
-                raise ValueError(
-                    "regularise=entropic needs decisions that are not negative; give the program "
-                    "lower=0., or use the quadratic one"
-                )
+        self.regulariser.require(self.program.constraints(scenarios, context).lower)

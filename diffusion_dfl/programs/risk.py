@@ -79,6 +79,9 @@ def conditional_value_at_risk(
         raise ValueError(f"risk_weight={risk_weight} must be a positive number")
 
     hinges = (loss_hinges,) if isinstance(loss_hinges, Hinge) else tuple(loss_hinges)
+    for hinge in hinges:
+        if not isinstance(hinge, Hinge):
+            raise TypeError(f"loss_hinges hold {hinge!r}; make it Hinge(coefficient, argument)")
     if loss is None and not hinges:
         raise ValueError("a tail needs a loss: pass loss, loss_hinges or both")
 

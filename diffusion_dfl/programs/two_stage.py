@@ -29,8 +29,10 @@ from diffusion_dfl.programs.general.trial import (
     try_function,
     try_kinks,
 )
+from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.integers import continuous
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.programs.once import OnceDifferentiable
 from diffusion_dfl.programs.program import Program
 from diffusion_dfl.programs.regularised import Regulariser
 
@@ -82,7 +84,7 @@ class Recourse:
                     f"recourse: {name} has shape {tuple(bound.shape)}; expected numbers "
                     f"({self.num_decisions},) or one"
                 )
-            object.__setattr__(self, name, bound.double().expand(self.num_decisions))
+            object.__setattr__(self, name, bound)
         low, high = self.bounds(torch.zeros((), dtype=torch.float64))
         if bool((low > high).any()):
             raise ValueError("recourse: lower is above upper, so that no decision is possible")
@@ -90,8 +92,11 @@ class Recourse:
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper, ``(r,)`` each, infinite where there is none."""
         free = like.new_full((self.num_decisions,), torch.inf)
-        low = -free if self.lower is None else as_tensor("lower", self.lower).to(like)
-        return low, free if self.upper is None else as_tensor("upper", self.upper).to(like)
+        low, high = (
+            other if bound is None else as_tensor("bound", bound).to(like).expand_as(free)
+            for bound, other in ((self.lower, -free), (self.upper, free))
+        )
+        return low, high
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +211,8 @@ class TwoStageProgram(TorchProgram):
         >>> solve(program, torch.rand(8, 50, 2, dtype=torch.float64)).decision
     """
 
+    _CACHES = (*TorchProgram._CACHES, "_known")
+
     @continuous
     def __init__(
         self,
@@ -227,8 +234,8 @@ class TwoStageProgram(TorchProgram):
         if not isinstance(recourse, Recourse):
             raise TypeError(f"recourse={recourse!r} is no Recourse; make it Recourse(...)")
         super().__init__(
-            num_decisions,
-            num_outcomes,
+            int(num_decisions),
+            int(num_outcomes),
             _nothing if smooth is None else smooth,
             hinges,
             matrix,
@@ -247,13 +254,13 @@ class TwoStageProgram(TorchProgram):
         if any(function is not None and takes_context(function, 4) for function in functions):
             self.cost_context = self.contextual = True
         self._regulariser: Regulariser | None = None
-        self._problems: dict[torch.device, ScenarioProblem] = {}
+        self._known: set[torch.device] = set()
 
     def regularised(self, regulariser: Regulariser) -> "TwoStageProgram":
         """The program with a regulariser of z in what is minimised; its :meth:`cost` goes without."""
         made = TwoStageProgram.__new__(TwoStageProgram)
         made.__dict__.update(self.__dict__)
-        made._regulariser, made._problems, made._joints = regulariser, {}, {}
+        made._regulariser, made._joints = regulariser, {}
         return made
 
     def problem(self, like: Tensor) -> ScenarioProblem:
@@ -262,11 +269,11 @@ class TwoStageProgram(TorchProgram):
         Raises:
             TypeError, ValueError: functions that cannot be used, by name.
         """
-        if like.device not in self._problems:
+        if like.device not in self._known:
             self._closed_forms(like)
             self._try_recourse(like)
-            self._problems[like.device] = self._made(like, self._regulariser)
-        return self._problems[like.device]
+            self._known.add(like.device)
+        return self._made(like, self._regulariser)
 
     def cost(self, outcome: Tensor, decision: Tensor, context: Tensor | None = None) -> Tensor:
         """``f(y, z) + Q(y, z)``, exact: ``(..., d_y), (..., n) -> (...)``.
@@ -277,12 +284,18 @@ class TwoStageProgram(TorchProgram):
         if self.cost_context:
             return super().cost(outcome, decision, context)
         # A solver is needed to know a cost, and solvers know programs.
+        from diffusion_dfl.solvers.transforms import is_transformed
         from diffusion_dfl.solvers.two_stage import solve_second_stage
 
+        if is_transformed():
+            raise TypeError(
+                "TwoStageProgram.cost decides a second stage, which torch.func does not follow; pass all "
+                "outcomes and decisions at once, and differentiate by backward()"
+            )
         lead = torch.broadcast_shapes(outcome.shape[:-1], decision.shape[:-1])
         y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
         z = decision.expand(*lead, -1).reshape(-1, self.num_decisions)
-        both = _OnceDifferentiable.apply(torch.cat([y, z], dim=1))
+        both = OnceDifferentiable.apply(torch.cat([y, z], dim=1))
         self.problem(z)
         given = self._made(z, None).given(self.num_outcomes)
         found = solve_second_stage(given, both.detach())
@@ -363,6 +376,8 @@ class TwoStageProgram(TorchProgram):
     def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
         """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""
         super().validate(scenarios, context)
+        if self._regulariser is not None:
+            self._regulariser.require(self.constraints(scenarios, context).lower)
         if not self.cost_context:
             self.problem(scenarios)
 
@@ -452,6 +467,7 @@ class TwoStageProgram(TorchProgram):
             torch.cat([high, none + torch.inf]),
         )
 
+    @without_saved_tensor_hooks()
     def _try_recourse(self, like: Tensor) -> None:
         n, r, recourse = self.num_decisions, self.recourse.num_decisions, self.recourse
         free = like.new_full((n,), torch.inf)
@@ -485,19 +501,6 @@ class TwoStageProgram(TorchProgram):
             try_convex(label, of_both, points)
             mend = "give it a decision of its own and an inequality for each piece"
             try_kinks(label, of_both, segments, mend)
-
-
-class _OnceDifferentiable(torch.autograd.Function):
-    """The identity on what a value depends on in a way autograd sees to first order only."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
 
 
 def _nothing(y: Tensor, z: Tensor) -> Tensor:

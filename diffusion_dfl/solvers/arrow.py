@@ -582,6 +582,33 @@ def residual(arrow: Arrow, point: Point) -> tuple[Tensor, ...]:
     )
 
 
+def stationarity_terms(arrow: Arrow, point: Point) -> tuple[Tensor, Tensor]:
+    """What the gradients of the Lagrangian in z and w are sums of, without signs."""
+    scenarios, v = arrow.scenarios, arrow.joined(point.z, point.w).abs()
+    count, n = scenarios.num_rows, point.z.shape[1]
+    if scenarios.slopes is not None:
+        terms = scenarios.slopes.offset.abs() + push(scenarios.slopes.slope.abs(), v)
+    else:
+        terms = scenarios.gradient(arrow.joined(point.z, point.w)).abs()
+        terms = terms + arrow.slope.view(-1, 1, 1)
+    slopes = scenarios.row_slopes(arrow.joined(point.z, point.w)).abs()
+    terms = terms + pull(slopes, point.dual[..., :count])
+    terms = terms + pull(scenarios.equalities.slope.abs(), point.nu.abs())
+    in_w = terms[..., n:] + scenarios.bound_pull(point.dual[..., count:], signed=False)
+    in_z = torch.einsum("bm,bmn->bn", arrow.weights, terms[..., :n])
+    rows = arrow.constraints
+    affine, lower, upper, smooth = point.first_dual.split(list(rows.counts), dim=1)
+    in_z = in_z + transpose_apply(rows.matrix.abs(), affine)
+    in_z = in_z + transpose_apply(rows.equality_matrix.abs(), point.first_nu.abs())
+    for bound, part in ((rows.lower, lower), (rows.upper, upper)):
+        if bound is not None:
+            in_z = in_z + part
+    first = arrow.first_slopes(point.z)
+    if first is not None:
+        in_z = in_z + transpose_apply(first.abs(), smooth)
+    return in_z, in_w
+
+
 def size_of(parts: tuple[Tensor, ...]) -> Tensor:
     """Largest entry of several tensors, ``(B,)``."""
     return torch.stack([largest(part) for part in parts]).amax(0)

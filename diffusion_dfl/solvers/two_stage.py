@@ -5,12 +5,13 @@ block (:mod:`diffusion_dfl.solvers.arrow`), so that a step is linear in the numb
 no active set to polish: steps go on until rounding stops them, and the KKT residuals certify.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.two_stage import ScenarioProblem, TwoStageProgram
 from diffusion_dfl.solvers.active_set import TOLERANCE
 from diffusion_dfl.solvers.arrow import (
@@ -21,6 +22,7 @@ from diffusion_dfl.solvers.arrow import (
     pull,
     residual,
     size_of,
+    stationarity_terms,
 )
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution, Status
@@ -33,6 +35,8 @@ _ROUNDING, _ENOUGH, _STALL = 1e-13, 1e-18, 20
 # Distance to the constraints that a first decision begins with, as a share of the problem's length.
 _COLD = 0.1
 _MAX_HALVINGS = 20
+# Terms of a coordinate's stationarity this small beside the largest of all count as so large.
+_SMALL = 1e-4
 # Numbers that the blocks of one chunk of instances may hold.
 _CHUNK = 2**24
 # How far beyond the data a direction is followed that is to prove something.
@@ -52,8 +56,8 @@ def solve_two_stage(
     Args:
         program: costs and constraints.
         scenarios: ``(B, M, d_y)`` float64, finite, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, rows with a positive sum; a scenario without weight still has
-            its recourse.
+        weights: ``(B, M)``, non-negative, rows with a positive sum; a scenario without weight has no
+            say, and NaN for its recourse.
         context: ``(B, d_x)``, for constraints that depend on it.
         start: ``(B, n)``, a decision believed close; it changes iterations, never the optimum.
 
@@ -61,6 +65,12 @@ def solve_two_stage(
         The :class:`Solution`, with ``recourse`` and ``second_stage``. SOLVED is certified by the KKT
         residuals, INFEASIBLE by multipliers and UNBOUNDED by a direction; ``Solution.proof``.
     """
+    if not len(scenarios):
+        one = scenarios.new_zeros(1, *scenarios.shape[1:])
+        known = None if context is None else context.new_zeros(1, context.shape[1])
+        found = solve_two_stage(program, one, torch.ones_like(one[..., 0]), known)
+        return found.select(torch.arange(0, device=scenarios.device))
+    scenarios, unknown = with_weight(scenarios, weights), weights <= 0
     problem = program.problem(scenarios)
     pieces = []
     for rows in _chunks(problem, scenarios):
@@ -69,7 +79,16 @@ def solve_two_stage(
         arrow = scaled_arrow(program, scenarios[rows], weights[rows], known)
         outcome = _iterated(arrow, None if start is None else start[rows])
         pieces.append(_solution(program, arrow, outcome, part))
-    return Solution.joined(pieces)
+    solution = Solution.joined(pieces)
+    assert solution.recourse is not None
+    recourse = torch.where(unknown.unsqueeze(2), torch.nan, solution.recourse)
+    return replace(solution, recourse=recourse)
+
+
+def with_weight(scenarios: Tensor, weights: Tensor) -> Tensor:
+    """Scenarios ``(B, M, d_y)`` with the heaviest in place of those without weight, which have no say."""
+    heaviest = weights.argmax(1).view(-1, 1, 1).expand(-1, 1, scenarios.shape[2])
+    return torch.where(weights.unsqueeze(2) > 0, scenarios, scenarios.gather(1, heaviest))
 
 
 def scaled_arrow(
@@ -93,6 +112,7 @@ class SecondStageCost:
 
 
 @torch.no_grad()
+@without_saved_tensor_hooks()
 def solve_second_stage(problem: ScenarioProblem, outcomes: Tensor) -> SecondStageCost:
     """Decide w for outcomes ``(N, d)`` of a problem without a first stage."""
     scenarios = outcomes.unsqueeze(1)
@@ -295,13 +315,16 @@ def _products(arrow: Arrow, point: Point) -> Tensor:
 
 
 def _error(arrow: Arrow, point: Point) -> Tensor:
-    """KKT residual relative to the problem's slope and length, ``(B,)``."""
+    """KKT residual, stationarity of every coordinate relative to its own terms, ``(B,)``."""
     in_z, in_w, *values = residual(arrow, point)
     size = torch.maximum(arrow.length, size_of((point.z, point.w)))
     steep = torch.maximum(arrow.slope, 1e-3 * size_of((point.dual, point.first_dual)))
     gap = torch.where(_present(arrow), point.first_slack * point.first_dual, 0.0)
     gap = size_of((gap, point.slack * point.dual)) / (steep * size)
-    residuals = size_of((in_z, in_w)) / steep + size_of(tuple(values)) / size
+    of_z, of_w = stationarity_terms(arrow, point)
+    noise = _SMALL * size_of((of_z, of_w))
+    own = size_of((in_z / (of_z + noise.unsqueeze(1)), in_w / (of_w + noise.view(-1, 1, 1))))
+    residuals = own + size_of(tuple(values)) / size
     return residuals.clamp_min(_ROUNDING) + gap
 
 
@@ -358,7 +381,7 @@ def _step(arrow: Arrow, point: Point) -> Point:
     # Ever closer to the boundary, so that the last steps converge faster than linearly.
     share = 1.0 - (ahead / gap.clamp_min(1e-300)).clamp(1e-3, 1.0 - _TO_BOUNDARY)
     length = (share * _longest(point, chosen)).clamp_max(1.0)
-    moved = point.moved(chosen, length)
+    moved = _settled(arrow, point, point.moved(chosen, length))
     affine = arrow.scenarios.slopes is not None and arrow.scenarios.rows is not None
     if affine and arrow.constraints.smooth is None:
         return moved
@@ -371,6 +394,24 @@ def _step(arrow: Arrow, point: Point) -> Point:
     length = (_TO_BOUNDARY * _longest(point, chosen)).clamp_max(1.0)
     part, begun, way = arrow.select(rows), point.select(rows), chosen.select(rows)
     moved.write(rows, _damped(part, begun, way, length[rows], target[rows]))
+    return moved
+
+
+def _settled(arrow: Arrow, before: Point, moved: Point) -> Point:
+    """Slacks of curved rows that hold strictly follow their values."""
+    count = arrow.constraints.counts.smooth
+    if count:
+        room = -arrow.first_values(moved.z)[:, -count:]
+        least = (1 - _TO_BOUNDARY) * before.first_slack[:, -count:]
+        curved = torch.where(room > least, room, moved.first_slack[:, -count:])
+        slack = torch.cat([moved.first_slack[:, :-count], curved], dim=1)
+        moved = replace(moved, first_slack=slack)
+    if arrow.scenarios.rows is None and arrow.scenarios.num_rows:
+        count = arrow.scenarios.num_rows
+        room = -arrow.scenarios.row_values(arrow.joined(moved.z, moved.w))
+        least = (1 - _TO_BOUNDARY) * before.slack[..., :count]
+        curved = torch.where(room > least, room, moved.slack[..., :count])
+        moved = replace(moved, slack=torch.cat([curved, moved.slack[..., count:]], dim=2))
     return moved
 
 
@@ -390,7 +431,7 @@ def _damped(arrow: Arrow, point: Point, way: Point, length: Tensor, target: Tens
 
     before = merit(point)
     for _ in range(_MAX_HALVINGS):
-        trial = point.moved(way, length)
+        trial = _settled(arrow, point, point.moved(way, length))
         worse = ~(merit(trial) <= (1 - 0.01 * length) * before)
         if not bool(worse.any()):
             break

@@ -3,8 +3,8 @@
 import torch
 
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.layers.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs import Hinge, TorchProgram
+from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.training.memory import SavedBytes
 
 PROGRAM = TorchProgram(

@@ -116,7 +116,7 @@ def test_costs_have_gradients_of_their_second_stage() -> None:
             return case.program.cost(*moved).flatten()
 
         held((gradient.detach() * way).sum(2).flatten(), *(cost(k * STEP) for k in (1, 0, -1)))
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="first derivatives only"):
         gradients[1].sum().backward()
 
 
@@ -181,3 +181,83 @@ def test_failures_get_no_gradient() -> None:
     assert layer.statistics.failures == 1
     replaced = replace(layer.last_solution)  # type: ignore[type-var]
     assert replaced.recourse is not None
+
+
+def production(**parts: Any) -> TwoStageProgram:
+    given: dict[str, Any] = {
+        "smooth": lambda y, z, u: 1.2 * u.sum() + 0.2 * (u @ u),
+        "inequality": lambda y, z, u: y - z - u,
+        "lower": 0.0,
+    }
+    first = {"smooth": lambda y, z: z.sum() + 0.1 * (z @ z), "lower": 0.0}
+    for name, value in parts.items():
+        (first if name.startswith("first_") else given)[name.removeprefix("first_")] = value
+    return TwoStageProgram(2, 2, Recourse(2, **given), **first)  # type: ignore[arg-type]
+
+
+def test_a_learned_bound_of_the_recourse_moves_with_it() -> None:
+    outcomes, bound = uniform(3, 5, 2), torch.tensor(0.1, **D, requires_grad=True)
+    layer = DecisionLayer(production(upper=bound))
+    # Where the recourse ends, z makes up for it.
+    layer(outcomes).sum().backward()
+    assert bound.grad is not None
+    assert float(bound.grad) == pytest.approx(-6.0)
+    before = float(layer(outcomes).detach().sum())
+    with torch.no_grad():
+        bound.add_(0.05)
+    assert float(layer(outcomes).detach().sum()) == pytest.approx(before - 0.3)
+
+
+def test_a_scenario_without_weight_has_no_say() -> None:
+    outcomes = uniform(2, 4, 2)
+    weights = torch.tensor([0.0, 0.2, 0.3, 0.5], **D).expand(2, -1).clone().requires_grad_()
+    layer = DecisionLayer(production(upper=0.1))
+    far = outcomes.clone()
+    far[:, 0] = 100.0
+    decision = layer(far, weights)
+    decision.sum().backward()
+    expected = layer(outcomes[:, 1:], weights[:, 1:].detach())
+    torch.testing.assert_close(decision, expected, atol=1e-9, rtol=0)
+    assert layer.last_solution is not None
+    assert weights.grad is not None
+    assert bool((weights.grad[:, 0] == 0).all())
+    again = DecisionLayer(production(upper=0.1))
+    again(far, weights)
+    recourse = again.last_solution.recourse  # type: ignore[union-attr]
+    assert bool(recourse[:, 0].isnan().all())  # type: ignore[index]
+    assert bool(recourse[:, 1:].isfinite().all())  # type: ignore[index]
+
+
+def test_what_nothing_depends_on_has_gradient_zero() -> None:
+    outcomes = uniform(2, 3, 2).requires_grad_()
+    lost = DecisionLayer(production(upper=0.01, first_upper=0.01), max_failure_share=1.0)
+    lost(outcomes).nan_to_num().sum().backward()
+    assert outcomes.grad is not None
+    assert float(outcomes.grad.abs().max()) == 0
+    assert DecisionLayer(production())(outcomes[:0]).shape == (0, 2)
+
+
+def test_costs_refuse_a_second_derivative_and_torch_func() -> None:
+    outcome, decision = torch.tensor([[5.0, 5.0]], **D), torch.tensor([[1.0, 2.0]], **D)
+
+    def cost(z: Tensor) -> Tensor:
+        return production().cost(outcome, z).sum()
+
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.functional.hessian(cost, decision)
+    with pytest.raises(TypeError, match=r"torch\.func does not follow"):
+        torch.func.grad(cost)(decision)
+
+
+def test_an_entropy_needs_its_bound() -> None:
+    layer = DecisionLayer(production(first_lower=None), regularise=Regulariser(0.5, "entropic"))
+    with pytest.raises(ValueError, match="needs decisions that are not negative"):
+        layer(uniform(2, 3, 2))
+
+
+def test_hooks_on_saved_tensors_do_not_reach_the_solve() -> None:
+    outcomes = uniform(2, 3, 2).requires_grad_()
+    with torch.autograd.graph.save_on_cpu():
+        decision = DecisionLayer(production())(outcomes)
+        (decision.sum() + production().cost(outcomes, decision.unsqueeze(1)).sum()).backward()
+    assert outcomes.grad is not None

@@ -36,6 +36,7 @@ from diffusion_dfl.programs.general.trial import (
     try_function,
     try_kinks,
 )
+from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.integers import continuous, refuse_integers
 from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
@@ -438,6 +439,7 @@ class TorchProgram(Program):
         forms = zip(self.terms, self._closed_forms(like), strict=True)
         return [form or term for term, form in forms if term.power == 1]
 
+    @without_saved_tensor_hooks()
     def _closed_forms(self, like: Tensor) -> list[AffineHinge | None]:
         """The closed form of every hinge that has one; tries out the functions once a device."""
         if like.device in self._forms:

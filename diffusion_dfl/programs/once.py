@@ -23,3 +23,18 @@ class FirstOrderOnly(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> None:
         raise RuntimeError(ONCE)
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """The identity on what a value depends on in a way that autograd sees to first order only."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        ctx.save_for_backward(value)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return FirstOrderOnly.apply(gradient, *ctx.saved_tensors)
+        return gradient
