@@ -5,8 +5,8 @@ import shlex
 import pytest
 
 from diffusion_dfl.config.arguments import BARE, CELLS, check_cell, normalise, written
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.errors import UserError
+from tests.configs import composed
 
 
 def test_the_literal_command_becomes_a_row_of_overrides_and_a_sweep() -> None:
@@ -216,14 +216,14 @@ def test_a_name_that_is_read_as_something_else_gets_the_line_that_is_read_as_the
     typed = shlex.split(line)
     assert normalise([*typed, *flags]) == [*typed, *flags]
     section, last = key.split(".")
-    assert compose_config(typed)[section][last] == name
+    assert composed(typed)[section][last] == name
 
 
 @pytest.mark.parametrize(
     "name", [*NAMES, "a${b}.csv", "a\\${b} (1).csv", "plain-1.csv", "my prices.csv"]
 )
 def test_what_a_printed_command_has_is_read_as_it_was(name: str) -> None:
-    assert compose_config([f"data.file={written(name)}"]).data.file == name
+    assert composed([f"data.file={written(name)}"]).data.file == name
 
 
 def test_plain_values_are_printed_plainly() -> None:

@@ -1,8 +1,9 @@
 """Composing configurations: what is checked, and how values say what they are."""
 
 import re
-from functools import cache
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -18,6 +19,7 @@ from diffusion_dfl.config.compose import (
 )
 from diffusion_dfl.config.rules import check_decision_rule
 from diffusion_dfl.errors import UserError
+from tests.configs import composed
 
 FILES = sorted(CONFIG_DIRECTORY.rglob("*.yaml"))
 
@@ -38,17 +40,16 @@ def test_every_task_of_the_configuration_is_tested_here() -> None:
     assert sorted(TASKS) == sorted(path.stem for path in (CONFIG_DIRECTORY / "task").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("task", "scale"),
-    [
-        pytest.param(
-            task, scale, marks=[pytest.mark.slow] if task != "power" and scale != "laptop" else []
-        )
-        for task in TASKS
-        for scale in ("laptop", "paper", "smoke")
-    ],
-)
-@pytest.mark.parametrize("model", list(CELLS))
+def _cells() -> list[Any]:
+    """``(task, model, scale)``: of the fast ones, one varies beside those of the main job."""
+    cells = []
+    for task, model, scale in product(TASKS, CELLS, ("laptop", "paper", "smoke")):
+        others = (task != "power") + (model != "diffusion") + (scale != "laptop")
+        cells.append(pytest.param(task, model, scale, marks=[pytest.mark.slow] * (others > 1)))
+    return cells
+
+
+@pytest.mark.parametrize(("task", "model", "scale"), _cells())
 def test_every_cell_composes_at_every_scale(task: str, model: str, scale: str) -> None:
     for grad in CELLS[model]:
         config = compose_config(
@@ -56,13 +57,22 @@ def test_every_cell_composes_at_every_scale(task: str, model: str, scale: str) -
         )
         validate(config)
         check_decision_rule(config, kinked=True)
-        # That the preset is its own reference, the first estimator of a model shows.
-        own = deciding_values(config)
-        identity = identify(config, None if grad == CELLS[model][0] else own)
+        # That the preset is its own reference, the main task shows.
+        identity = identify(config, None if task == "power" else deciding_values(config))
         named = (config.task.name, config.model.name, config.grad.name, config.scale)
         assert named == (task, model, grad, scale)
         assert identity.differs == {}
         assert identity.path == Path(scale, task, f"{model}-{grad}", "seed-0")
+
+
+def test_a_configuration_of_files_read_before_is_the_one_composed_anew() -> None:
+    composed(["task=inventory", "grad=reparam"])
+    for words in (
+        ["task=inventory", "grad=reparam", "seed=3", "fit.epochs=7", "task.c0=1e-3"],
+        ["grad=reparam", "data=csv", "data.file='a (1).csv'", "task=portfolio"],
+        ["task=portfolio", "task.exclude=[AIG,HIG]", "fit.epochs=1", "fit.epochs=2"],
+    ):
+        assert OmegaConf.to_yaml(composed(words)) == OmegaConf.to_yaml(compose_config(words))
 
 
 def test_a_bare_composition_is_the_main_job_on_real_data() -> None:
@@ -122,7 +132,7 @@ def test_an_unknown_key_is_refused(override: str) -> None:
 def test_an_added_key_is_refused_when_the_run_is_named(override: str) -> None:
     key = override.lstrip("+")
     with pytest.raises(UserError, match=rf"^{re.escape(key)}: there is no such key"):
-        identify(compose_config([override]))
+        identify(composed([override]))
 
 
 @pytest.mark.parametrize(
@@ -142,17 +152,12 @@ def test_an_added_key_is_refused_when_the_run_is_named(override: str) -> None:
 )
 def test_a_wrong_type_is_refused(override: str) -> None:
     with pytest.raises(ConfigCompositionException) as refusal:
-        compose_config([override])
+        composed([override])
     assert override.split("=")[0] in f"{refusal.value} {refusal.value.__cause__}"
 
 
-@cache
-def _plain() -> DictConfig:
-    return compose_config(["model=gaussian", "grad=score"])
-
-
 def _changed(key: str, value: object) -> DictConfig:
-    config = _plain().copy()
+    config = composed(["model=gaussian", "grad=score"])
     OmegaConf.update(config, key, value)
     return config
 
@@ -230,7 +235,7 @@ def test_a_smooth_program_has_a_score_under_any_rule() -> None:
 
 def test_the_exact_rule_suits_the_other_estimators() -> None:
     for grad in ("two_stage", "reparam"):
-        config = compose_config(["model=gaussian", f"grad={grad}", "decision.bandwidth_scale=0"])
+        config = composed(["model=gaussian", f"grad={grad}", "decision.bandwidth_scale=0"])
         validate(config)
         check_decision_rule(config, kinked=True)
 
@@ -245,21 +250,21 @@ def test_the_exact_rule_suits_the_other_estimators() -> None:
 )
 def test_a_path_without_noise_in_every_step_is_refused(overrides: list[str], key: str) -> None:
     with pytest.raises(UserError, match=rf"grad=score_path with {key}"):
-        validate(compose_config(["grad=score_path", *overrides]))
+        validate(composed(["grad=score_path", *overrides]))
 
 
 def test_dropout_in_training_is_no_matter_of_paths() -> None:
     """They are drawn and judged without it by the estimator itself."""
     for dropout in ("true", "false"):
-        validate(compose_config(["grad=score_path", f"train.dropout={dropout}"]))
+        validate(composed(["grad=score_path", f"train.dropout={dropout}"]))
 
 
 @pytest.mark.parametrize("stage", ["foundation", "fit", "train"])
 def test_a_stage_that_keeps_its_last_weights_has_nothing_to_be_patient_for(stage: str) -> None:
     words = ["model=gaussian", "grad=score", f"{stage}.keep=last"]
     with pytest.raises(UserError, match=rf"^{stage}\.patience=7 must be 0 with {stage}\.keep=last"):
-        validate(compose_config([*words, f"{stage}.patience=7"]))
-    validate(compose_config([*words, f"{stage}.patience=0"]))
+        validate(composed([*words, f"{stage}.patience=7"]))
+    validate(composed([*words, f"{stage}.patience=0"]))
 
 
 @pytest.mark.parametrize(
@@ -272,8 +277,8 @@ def test_a_stage_that_keeps_its_last_weights_has_nothing_to_be_patient_for(stage
     ],
 )
 def test_every_task_has_its_own_data_by_default(task: str, source: str) -> None:
-    assert compose_config([f"task={task}"]).data.source == source
-    assert compose_config([f"task={task}", "data=simulated"]).data.source == "simulated"
+    assert composed([f"task={task}"]).data.source == source
+    assert composed([f"task={task}", "data=simulated"]).data.source == "simulated"
 
 
 @pytest.mark.parametrize(
@@ -297,7 +302,7 @@ def test_backpropagation_through_steps_that_do_not_exist_is_refused(
     overrides: list[str], refusal: str
 ) -> None:
     with pytest.raises(UserError, match=refusal):
-        validate(compose_config(["grad=reparam", *overrides]))
+        validate(composed(["grad=reparam", *overrides]))
 
 
 @pytest.mark.parametrize(
@@ -309,12 +314,12 @@ def test_backpropagation_through_steps_that_do_not_exist_is_refused(
     ],
 )
 def test_backpropagation_through_steps_that_exist_is_accepted(overrides: list[str]) -> None:
-    validate(compose_config(["grad=reparam", *overrides]))
+    validate(composed(["grad=reparam", *overrides]))
 
 
 @pytest.mark.parametrize("rule", ["decision.curvature=paper", "decision.bandwidth_scale=0.1"])
 def test_the_printed_formula_and_any_bandwidth_have_a_score(rule: str) -> None:
-    check_decision_rule(compose_config(["grad=score", rule]), kinked=True)
+    check_decision_rule(composed(["grad=score", rule]), kinked=True)
 
 
 @pytest.mark.parametrize(
@@ -328,13 +333,13 @@ def test_the_printed_formula_and_any_bandwidth_have_a_score(rule: str) -> None:
 def test_what_solves_exact_programs_only_is_refused_where_the_program_is_convolved(
     overrides: list[str], refusal: str
 ) -> None:
-    config = compose_config(overrides)
+    config = composed(overrides)
     with pytest.raises(UserError, match=rf"^{re.escape(overrides[1])}.*{re.escape(refusal)}"):
         check_decision_rule(config, kinked=True)
     check_decision_rule(config, kinked=False)  # a smooth program is never convolved
 
 
 def test_cvxpylayers_has_no_score() -> None:
-    config = compose_config(["grad=score", "decision.solver=cvxpylayers"])
+    config = composed(["grad=score", "decision.solver=cvxpylayers"])
     with pytest.raises(UserError, match=r"cvxpylayers.*grad=reparam"):
         check_decision_rule(config, kinked=False)

@@ -8,20 +8,20 @@ from omegaconf import OmegaConf
 
 from diffusion_dfl.config.compose import (
     Identity,
-    compose_config,
     deciding_values,
     fit_path,
     identify,
 )
 from diffusion_dfl.data.portfolio import DAYS
 from diffusion_dfl.training.run_directory import without_places
+from tests.configs import composed
 
 CELL = ("model=gaussian", "grad=score")
 
 
 @cache
 def _identity(*overrides: str) -> Identity:
-    return identify(compose_config([*CELL, *overrides]))
+    return identify(composed([*CELL, *overrides]))
 
 
 def _path(*overrides: str) -> Path:
@@ -34,7 +34,7 @@ def _hash(*overrides: str) -> str:
 
 @cache
 def _fit(*overrides: str) -> Path:
-    return fit_path(compose_config([*CELL, *overrides]))
+    return fit_path(composed([*CELL, *overrides]))
 
 
 PLAIN = Path("laptop", "power", "gaussian-score", "seed-0")
@@ -115,7 +115,7 @@ def test_two_spellings_of_a_number_are_one_run(one: str, other: str) -> None:
 
 
 def test_saying_a_default_aloud_changes_nothing() -> None:
-    config = compose_config(CELL)
+    config = composed(CELL)
     assert (
         _path(f"fit.epochs={config.fit.epochs}", f"task.shortage={config.task.shortage}") == PLAIN
     )
@@ -172,7 +172,7 @@ def test_the_fit_is_another_one_where_something_it_reads_differs(override: str) 
 
 @cache
 def _diffusion_fit(*overrides: str) -> Path:
-    return fit_path(compose_config(["model=diffusion", "grad=score", *overrides]))
+    return fit_path(composed(["model=diffusion", "grad=score", *overrides]))
 
 
 @pytest.mark.parametrize(
@@ -287,20 +287,19 @@ def test_a_file_is_known_by_its_name_and_content_not_by_its_place(tmp_path: Path
         (place / "prices.csv").write_text("date,ticker,adj_close,volume\n")
     portfolio = ("task=portfolio", "data=csv")
     here, there = (
-        identify(compose_config([*CELL, *portfolio, f"data.file={place}/prices.csv"]))
-        for place in places
+        identify(composed([*CELL, *portfolio, f"data.file={place}/prices.csv"])) for place in places
     )
     assert here == there
     assert str(tmp_path) not in str(here.differs)
     (places[1] / "prices.csv").write_text("date,ticker,adj_close,volume\n2010-01-04,A,1,1\n")
-    changed = identify(compose_config([*CELL, *portfolio, f"data.file={places[1]}/prices.csv"]))
+    changed = identify(composed([*CELL, *portfolio, f"data.file={places[1]}/prices.csv"]))
     assert changed.path != here.path  # other prices are another run
 
 
 def test_the_configuration_kept_with_a_run_names_the_file_and_no_folder(tmp_path: Path) -> None:
     file = tmp_path / "prices.csv"
     file.write_text("date,ticker,adj_close,volume\n")
-    config = compose_config([*CELL, "task=portfolio", "data=csv", f"data.file={file}"])
+    config = composed([*CELL, "task=portfolio", "data=csv", f"data.file={file}"])
     kept = without_places(config)
     assert str(tmp_path) not in OmegaConf.to_yaml(kept)
     assert deciding_values(kept)["data.file"] == deciding_values(config)["data.file"]
@@ -311,14 +310,14 @@ def test_the_place_of_a_home_folder_is_no_reason_to_forget_the_content(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "prices.csv").write_text("date,ticker,adj_close\n")
-    config = compose_config([*CELL, "task=portfolio", "data=csv", "data.file='~/prices.csv'"])
+    config = composed([*CELL, "task=portfolio", "data=csv", "data.file='~/prices.csv'"])
     assert " sha256 " in deciding_values(config)["data.file"]
 
 
 def test_days_that_are_not_named_are_the_papers_but_for_a_file() -> None:
     named = [f"task.{key}={day}" for key, day in DAYS.items()]
     portfolio = [*CELL, "task=portfolio"]
-    assert identify(compose_config([*portfolio, *named])) == identify(compose_config(portfolio))
+    assert identify(composed([*portfolio, *named])) == identify(composed(portfolio))
     file = [*portfolio, "data=csv", "data.file=none.csv"]
-    whole, cut = (identify(compose_config([*file, *words])) for words in ([], named))
+    whole, cut = (identify(composed([*file, *words])) for words in ([], named))
     assert whole.path != cut.path

@@ -3,11 +3,12 @@
 import pytest
 
 from diffusion_dfl.config.arguments import CONFIG_DIRECTORY
-from diffusion_dfl.config.compose import compose_config, validate
+from diffusion_dfl.config.compose import validate
 from diffusion_dfl.config.options import read_group
 from diffusion_dfl.config.rules import READS
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.execution import check_parts
+from tests.configs import composed
 
 CELL = ("task=inventory", "model=gaussian", "grad=reparam")
 GIVEN = ("fit.keep=last", "fit.patience=0", "train.keep=last")
@@ -33,7 +34,7 @@ GIVEN = ("fit.keep=last", "fit.patience=0", "train.keep=last")
 def test_a_refit_without_a_choice_or_a_measure_is_refused(
     words: tuple[str, ...], told: str
 ) -> None:
-    config = compose_config(list(words))
+    config = composed(list(words))
     with pytest.raises(UserError, match=told):
         validate(config)
     config.fit.refit = False
@@ -50,7 +51,7 @@ def test_a_refit_without_a_choice_or_a_measure_is_refused(
     ],
 )
 def test_a_refit_of_something_is_not(words: tuple[str, ...]) -> None:
-    validate(compose_config(list(words)))
+    validate(composed(list(words)))
 
 
 CHEAP = ("model=gaussian", "grad=two_stage")
@@ -100,7 +101,7 @@ CHEAP = ("model=gaussian", "grad=two_stage")
 )
 def test_data_that_was_named_and_will_not_be_read_is_refused(words: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        check_parts(compose_config([*CHEAP, *words]))
+        check_parts(composed([*CHEAP, *words]))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_data_that_was_named_and_will_not_be_read_is_refused(words: list[str], t
     ids=" ".join,
 )
 def test_data_that_will_be_read_is_not(words: list[str]) -> None:
-    check_parts(compose_config([*CHEAP, *words]))
+    check_parts(composed([*CHEAP, *words]))
 
 
 def test_every_source_says_what_it_reads() -> None:

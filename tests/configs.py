@@ -1,0 +1,28 @@
+"""Configurations that need not be composed anew for every value of a key."""
+
+from collections.abc import Sequence
+from functools import cache
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config
+
+
+def composed(words: Sequence[str]) -> DictConfig:
+    """What ``compose_config(words)`` gives: the files of a choice of groups are read once.
+
+    Words that give values are read and set by the parts of Hydra that read and set them there.
+    """
+    chosen = [word for word in words if (CONFIG_DIRECTORY / word.split("=")[0]).is_dir()]
+    values = [word for word in words if word not in chosen]
+    config = _files(*chosen).copy()
+    overrides = OverridesParser.create().parse_overrides(values)
+    ConfigLoaderImpl._apply_overrides_to_config(overrides, config)
+    return config
+
+
+@cache
+def _files(*words: str) -> DictConfig:
+    return compose_config(words)
