@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +23,7 @@ def _predict(*words: object) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("results")
-    config = compose_config(
+    config = composed(
         ["data=simulated", "data.num_days=150", "scale=smoke", "model=gaussian", "grad=two_stage",
          "fit.epochs=1", "model.width=8", f"output.root={root}"]
     )  # fmt: skip

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from diffusion_dfl.config.compose import compose_config, fit_path, identify
+from diffusion_dfl.config.compose import fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 TINY = [
     "data=simulated",
@@ -60,7 +61,7 @@ RECOVERED = (
 
 
 def _config(root: Path) -> Any:
-    return compose_config([*TINY, f"output.root={root}"])
+    return composed([*TINY, f"output.root={root}"])
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from diffusion_dfl.config.arguments import CELLS
-from diffusion_dfl.config.compose import compose_config, fit_path, identify
+from diffusion_dfl.config.compose import fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 #: What makes a run of each task small.
 TASKS: dict[str, tuple[str, ...]] = {
@@ -65,12 +66,12 @@ def overrides(root: Path, task: str, model: str, grad: str, *more: str) -> list[
 
 
 def small_run(root: Path, task: str, model: str, grad: str, *more: str) -> dict[str, Any]:
-    return run(compose_config(overrides(root, task, model, grad, *more)))
+    return run(composed(overrides(root, task, model, grad, *more)))
 
 
 def epochs(root: Path, task: str, model: str, grad: str) -> list[dict[str, Any]]:
     """The lines of the run's log."""
-    path = root / "runs" / identify(compose_config(overrides(root, task, model, grad))).path
+    path = root / "runs" / identify(composed(overrides(root, task, model, grad))).path
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -157,7 +158,7 @@ def test_a_residual_model_runs_to_its_record_too(tmp_path: Path, model: str, gra
     residual = "model.outcome_scaling=residual"
     summary = small_run(tmp_path, "synthetic", model, grad, residual)
     assert math.isfinite(summary["test"]["task"])
-    config = compose_config(overrides(tmp_path, "synthetic", model, grad, residual))
+    config = composed(overrides(tmp_path, "synthetic", model, grad, residual))
     fit = tmp_path / "runs" / fit_path(config)
     assert sorted(path.name for path in fit.glob("foundation-?.pt")) == [
         "foundation-0.pt",
@@ -288,7 +289,7 @@ def test_a_smooth_program_is_trained_by_its_score_under_any_rule(tmp_path: Path,
 def _fit_of(root: Path, *more: str) -> tuple[Path, dict[str, torch.Tensor]]:
     """A diffusion's two-stage fit and where it lies."""
     words = overrides(root, "synthetic", "diffusion", "two_stage", "task.num_products=2", *more)
-    config = compose_config(words)
+    config = composed(words)
     run(config)
     path = root / "runs" / fit_path(config) / "checkpoint.pt"
     return path, torch.load(path, weights_only=True)["best"]

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from diffusion_dfl.config.arguments import CELLS
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -31,7 +31,7 @@ SMALL = [
 
 
 def small_run(root: Path, *overrides: str) -> dict[str, Any]:
-    return run(compose_config([*SMALL, f"output.root={root}", *overrides]))
+    return run(composed([*SMALL, f"output.root={root}", *overrides]))
 
 
 def numbers(summary: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 import diffusion_dfl.loggers.wandb as wandb_mirror
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.loggers import Mirrors, RunFacts
 from diffusion_dfl.loggers.mirror import scalars
 from diffusion_dfl.training import loop
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 TINY = (
     "data=simulated",
@@ -37,7 +38,7 @@ EPOCHS = [("fit", 0), ("fit", 1), ("fit", 2), ("train", 0), ("train", 1), ("trai
 
 
 def _config(root: Path, *words: str) -> Any:
-    return compose_config([*TINY, f"output.root={root}", *words])
+    return composed([*TINY, f"output.root={root}", *words])
 
 
 def _folder(root: Path) -> Path:

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.reporting.archive import Content, compact
 from diffusion_dfl.reporting.checking import damaged, extra, outdated
 from diffusion_dfl.reporting.collect import collect
+from tests.configs import composed
 from tests.reporting.records import entry_of, place, publish, put, summary
 
 
 def test_rows_of_older_presets_and_files_that_do_not_belong_are_named(tmp_path: Path) -> None:
     words = ["task=power", "scale=laptop", "model=gaussian", "grad=two_stage"]
-    today = identify(compose_config(words)).config_hash
+    today = identify(composed(words)).config_hash
     current = summary("gaussian", "two_stage", 0, 3.0, config_hash=today)
     older = summary("gaussian", "score", 0, 3.0)
     publish(tmp_path, {place(one["identity"]): one for one in (current, older)})

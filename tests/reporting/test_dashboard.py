@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.reporting.dashboard import dashboard
 from diffusion_dfl.reporting.layout import LAYOUTS
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 from tests.loggers.test_mirrors import TINY, read_offline
 from tests.processes import ROOT, forked
 
@@ -29,7 +30,7 @@ def test_what_the_panels_of_a_task_show_is_what_a_run_logs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    config = compose_config([*TINY, f"output.root={tmp_path}", "logger=wandb"])
+    config = composed([*TINY, f"output.root={tmp_path}", "logger=wandb"])
     run(config)
     (folder,) = (tmp_path / "runs" / identify(config).path / "wandb").glob("offline-run-*")
     found = read_offline(folder)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.reporting.archive import Archive
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.publishing import Published, Wanted, publish
+from tests.configs import composed
 from tests.reporting.records import place, summary, write
 from tests.reporting.records import publish as published
 
@@ -21,7 +22,7 @@ ROW = "laptop/power/gaussian-two_stage"
 def own(results: Path, seed: int = 0, value: float = 3.0, **identity: Any) -> Path:
     """A finished run of today's preset, unless ``identity`` says another."""
     record = summary("gaussian", "two_stage", seed, value)
-    record["identity"] |= {**vars(identify(compose_config([*WORDS, f"seed={seed}"]))), **identity}
+    record["identity"] |= {**vars(identify(composed([*WORDS, f"seed={seed}"]))), **identity}
     path = place(record["identity"])
     write(results / "runs", path, record)
     return results / "runs" / path

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.reporting.roles import Role, changes_of, literal, todays_role
+from tests.configs import composed
 
 WORDS = ["task=portfolio", "scale=smoke", "model=gaussian", "grad=score"]
 
 
 def identity_today(*changes: str) -> dict[str, Any]:
-    return vars(identify(compose_config([*WORDS, *changes])))
+    return vars(identify(composed([*WORDS, *changes])))
 
 
 def test_the_role_of_an_own_run_is_what_train_would_run_today() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.reporting.archive import Archive
+from tests.configs import composed
 from tests.reporting.records import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def run(results: Path, task: str, value: float | None, *overrides: str) -> Path:
     """A finished run of the Gaussian two-stage cell, as train.py would name it; its path."""
     words = [f"task={task}", "model=gaussian", "grad=two_stage", "scale=smoke", *overrides]
-    identity = identify(compose_config(words))
+    identity = identify(composed(words))
     test: dict[str, Any] = {}
     if value is not None:
         test = {"task": value, "higher_is_better": task == "portfolio", "baselines": {"saa": 9.0}}

@@ -6,13 +6,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.reporting.collect import collect
 from diffusion_dfl.reporting.frame import frame
 from diffusion_dfl.reporting.markdown import render
 from diffusion_dfl.reporting.selection import choices, choose, default_source, selection
 from diffusion_dfl.reporting.table1 import build
+from tests.configs import composed
 from tests.reporting.records import TWIN, frame_of, place, summary, wanted, write, write_all
 
 
@@ -126,7 +127,7 @@ def test_own_runs_of_todays_preset_are_the_row_where_the_published_ones_are_of_a
     records.append(summary("gaussian", "score", 0, 1.5, differs=TWIN, config_hash="t"))
     records.append(summary("gaussian", "two_stage", 0, 4.0))
     write_all(tmp_path, records)
-    today = identify(compose_config(["task=power", "scale=laptop", "model=gaussian", "grad=score"]))
+    today = identify(composed(["task=power", "scale=laptop", "model=gaussian", "grad=score"]))
     own = summary("gaussian", "score", 0, 2.0, config_hash=today.config_hash)
     write(tmp_path / "runs", place(own["identity"]), own)
     runs = frame(collect(tmp_path))

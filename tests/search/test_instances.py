@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.data import DataError
 from diffusion_dfl.search.instances import SEEDS, data_digest, instances, without_test
 from diffusion_dfl.training.execution import make_task
+from tests.configs import composed
 
 POWER = ["task=power", "data=simulated", "model=gaussian", "grad=two_stage"]
 
 
 def test_no_test_row_is_in_memory() -> None:
-    config = compose_config(POWER)
+    config = composed(POWER)
     whole = make_task(config)
     first_test = whole.dataset.dates[whole.dataset.test[0]]
     for one in instances(config):
@@ -26,7 +26,7 @@ def test_no_test_row_is_in_memory() -> None:
 
 
 def test_the_folds_of_a_seed_hold_every_known_day_once_in_blocks_with_a_gap() -> None:
-    every = instances(compose_config(POWER))
+    every = instances(composed(POWER))
     for seed in SEEDS:
         folds = [one.task.dataset for one in every if one.seed == seed]
         held = np.sort(np.concatenate([data.validation for data in folds]))
@@ -37,7 +37,7 @@ def test_the_folds_of_a_seed_hold_every_known_day_once_in_blocks_with_a_gap() ->
 
 
 def test_the_first_half_of_the_instances_has_every_fold_and_the_seeds_in_turn() -> None:
-    every = instances(compose_config(POWER))
+    every = instances(composed(POWER))
     names = [(one.fold, one.seed) for one in every]
     assert len(set(names)) == 8
     assert sorted(fold for fold, _ in names[:4]) == [0, 1, 2, 3]
@@ -46,16 +46,16 @@ def test_the_first_half_of_the_instances_has_every_fold_and_the_seeds_in_turn() 
 
 def test_a_simulated_task_has_new_data_a_seed_and_the_digest_tells_them() -> None:
     words = ["task=inventory", "model=gaussian", "grad=two_stage"]
-    every = instances(compose_config(words))
+    every = instances(composed(words))
     sums = {one.seed: one.task.dataset.outcomes.sum() for one in every}
     assert len(set(sums.values())) == len(SEEDS)
-    again = instances(compose_config([*words, "task.deviation=0.3"]))
+    again = instances(composed([*words, "task.deviation=0.3"]))
     assert data_digest(every) != data_digest(again)
-    assert data_digest(every) == data_digest(instances(compose_config(words)))
+    assert data_digest(every) == data_digest(instances(composed(words)))
 
 
 def test_more_folds_than_blocks_are_refused() -> None:
-    config = compose_config([*POWER, "data.num_days=120"])
+    config = composed([*POWER, "data.num_days=120"])
     with pytest.raises(DataError, match=r"search folds=99: .* rows make \d+ blocks of 14 rows"):
         instances(config, num_folds=99)
 
@@ -69,7 +69,7 @@ def test_weights_of_rows_stay_with_them() -> None:
 
 
 def test_a_task_without_its_test_part_leaves_the_task_alone() -> None:
-    task = make_task(compose_config(POWER))
+    task = make_task(composed(POWER))
     before = len(task.dataset.contexts)
     without_test(task)
     assert len(task.dataset.contexts) == before

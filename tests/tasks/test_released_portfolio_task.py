@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.tasks import ReleasedPortfolioTask
 from diffusion_dfl.training.execution import make_task
+from tests.configs import composed
 
 on_real_data = pytest.mark.skipif(
     "DIFFUSION_DFL_DATA" not in os.environ, reason="no real data to test on"
@@ -21,7 +21,7 @@ SIMULATED = ("data=simulated", "data.num_days=600", "task.longest_window=130")
 @cache
 def configured(*overrides: str) -> ReleasedPortfolioTask:
     """The task as `python train.py task=portfolio_released ...` makes it."""
-    task = make_task(compose_config(["task=portfolio_released", *overrides]))
+    task = make_task(composed(["task=portfolio_released", *overrides]))
     assert isinstance(task, ReleasedPortfolioTask)
     return task
 

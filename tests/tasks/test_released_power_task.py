@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import PowerTask, ReleasedPowerTask
 from diffusion_dfl.training.execution import make_task
+from tests.configs import composed
 
 on_real_data = pytest.mark.skipif(
     "DIFFUSION_DFL_DATA" not in os.environ, reason="no real data to test on"
@@ -23,7 +23,7 @@ SIMULATED = ("data=simulated", "data.num_days=150", "task.temperatures=false")
 
 def configured(*overrides: str) -> ReleasedPowerTask:
     """The task as `python train.py task=power_released ...` makes it."""
-    task = make_task(compose_config(["task=power_released", *overrides]))
+    task = make_task(composed(["task=power_released", *overrides]))
     assert isinstance(task, ReleasedPowerTask)
     return task
 
@@ -38,7 +38,7 @@ def offsets(task: PowerTask) -> np.ndarray:
 
 def layer(task: ReleasedPowerTask, *overrides: str) -> DecisionLayer:
     """The decision rule of the configuration."""
-    rule = compose_config(["task=power_released", *overrides]).decision
+    rule = composed(["task=power_released", *overrides]).decision
     return DecisionLayer(task.program, rule.bandwidth_scale, curvature=rule.curvature)
 
 
@@ -53,7 +53,7 @@ def scenarios(task: ReleasedPowerTask, num_scenarios: int) -> torch.Tensor:
 
 
 def test_released_decision_rule_is_the_exact_one_on_25_scenarios() -> None:
-    rule = compose_config(["task=power_released"]).decision
+    rule = composed(["task=power_released"]).decision
     assert (rule.num_scenarios, rule.bandwidth_scale, rule.curvature) == (25, 0.0, "paper")
 
 
@@ -185,6 +185,6 @@ def test_kink_mask_leaves_a_mean_subgradient_where_stationarity_has_none() -> No
 
 @on_real_data
 def test_offsets_pay_less_where_the_weather_is_known() -> None:
-    task = make_task(compose_config(["task=power_weather"]))
+    task = make_task(composed(["task=power_weather"]))
     assert isinstance(task, PowerTask) and task.name == "power_weather"
     assert cost(task, offsets(task)) == pytest.approx(2.760, abs=2e-2)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.data.mixture import released_margins
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.tasks import ReleasedSyntheticTask, released_synthetic_task
 from diffusion_dfl.training.execution import make_task
+from tests.configs import composed
 
 
 def configured(*overrides: str) -> ReleasedSyntheticTask:
     """The task as `python train.py task=synthetic_released ...` makes it."""
-    task = make_task(compose_config(["task=synthetic_released", *overrides]))
+    task = make_task(composed(["task=synthetic_released", *overrides]))
     assert isinstance(task, ReleasedSyntheticTask)
     return task
 

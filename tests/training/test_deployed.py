@@ -10,11 +10,12 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from diffusion_dfl.config.compose import compose_config, identify
+from diffusion_dfl.config.compose import identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.deployed import DeployedRun, contexts_of_test, load_run
 from diffusion_dfl.training.execution import make_task
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 # As many scenarios in the large evaluation as in the decisions: then the noise is the same.
 SMALL = (
@@ -35,7 +36,7 @@ Made = tuple[DictConfig, Path]
 def _made(root: Path, *words: str) -> Made:
     if {"task=inventory", "task=synthetic"} & {*words}:
         words = (*words, "data.num_days=1200")  # They have no days.
-    config = compose_config([*SMALL, *words, f"output.root={root}"])
+    config = composed([*SMALL, *words, f"output.root={root}"])
     run(config)
     return config, root / "runs" / identify(config).path
 

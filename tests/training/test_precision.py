@@ -7,10 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffusion_dfl.config.compose import compose_config, fit_path, identify
+from diffusion_dfl.config.compose import fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.run import run
 from diffusion_dfl.training.run_directory import RunDirectory
+from tests.configs import composed
 
 TINY = (
     "data=simulated",
@@ -39,20 +40,20 @@ def test_a_run_takes_the_precision_it_is_told_whatever_the_process_had(
 ) -> None:
     torch.set_float32_matmul_precision("high" if asked == "highest" else "highest")
     more = [] if asked == "highest" else ["matmul_precision=high"]
-    run(compose_config([*TINY, *more, f"output.root={tmp_path}"]))
+    run(composed([*TINY, *more, f"output.root={tmp_path}"]))
     assert torch.get_float32_matmul_precision() == asked
     assert torch.backends.cuda.matmul.allow_tf32 == (asked == "high")
 
 
 def test_another_precision_is_another_run_with_another_fit() -> None:
-    plain, fast = compose_config(TINY), compose_config([*TINY, "matmul_precision=high"])
+    plain, fast = composed(TINY), composed([*TINY, "matmul_precision=high"])
     assert identify(fast).differs["matmul_precision"] == "high"
     assert identify(fast).config_hash != identify(plain).config_hash
     assert fit_path(fast) != fit_path(plain)
 
 
 def test_a_directory_from_before_there_was_a_choice_is_of_the_highest(tmp_path: Path) -> None:
-    config = compose_config(TINY)
+    config = composed(TINY)
     directory = RunDirectory(tmp_path)
     directory.claim(config, force=False)
     stored = OmegaConf.load(tmp_path / "config.yaml")
@@ -60,4 +61,4 @@ def test_a_directory_from_before_there_was_a_choice_is_of_the_highest(tmp_path: 
     OmegaConf.save(stored, tmp_path / "config.yaml")
     directory.claim(config, force=False)
     with pytest.raises(UserError, match=r"matmul_precision \('highest' there, 'high' here\)"):
-        directory.claim(compose_config([*TINY, "matmul_precision=high"]), force=False)
+        directory.claim(composed([*TINY, "matmul_precision=high"]), force=False)

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_dfl.config.compose import compose_config, fit_path, identify
+from diffusion_dfl.config.compose import fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (
@@ -42,15 +43,15 @@ def _overrides(root: Path, *more: str) -> list[str]:
 
 
 def _run(root: Path, *more: str) -> dict[str, Any]:
-    return run(compose_config(_overrides(root, *more)))
+    return run(composed(_overrides(root, *more)))
 
 
 def _directory(root: Path, *more: str) -> Path:
-    return root / "runs" / identify(compose_config(_overrides(root, *more))).path
+    return root / "runs" / identify(composed(_overrides(root, *more))).path
 
 
 def _fit_directory(root: Path, *more: str) -> Path:
-    return root / "runs" / fit_path(compose_config(_overrides(root, *more)))
+    return root / "runs" / fit_path(composed(_overrides(root, *more)))
 
 
 def _numbers(summary: dict[str, Any]) -> dict[str, Any]:

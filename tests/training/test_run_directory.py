@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.training.run_directory import MetricsLog, RunDirectory
+from tests.configs import composed
 
 
 @cache
 def _plain() -> DictConfig:
-    return compose_config(["data=simulated", "model=gaussian", "grad=score"])
+    return composed(["data=simulated", "model=gaussian", "grad=score"])
 
 
 def _config(**values: object) -> DictConfig:

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import diffusion_dfl.training.loop as loop
-from diffusion_dfl.config.compose import compose_config, fit_path, identify
+from diffusion_dfl.config.compose import fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Loss, Score
 from diffusion_dfl.training.checkpoint import read_tensors, write_tensors
 from diffusion_dfl.training.loop import TrainingDiverged
 from diffusion_dfl.training.run import run
+from tests.configs import composed
 
 TINY = (
     "data=simulated",
@@ -35,7 +36,7 @@ TINY = (
 
 
 def _config(root: Path) -> Any:
-    return compose_config([*TINY, f"output.root={root}"])
+    return composed([*TINY, f"output.root={root}"])
 
 
 def _directory(root: Path) -> Path:
