@@ -16,7 +16,7 @@ DAILY = simulated_daily(DAYS)
 CONTEXTS, OUTCOMES = load_features(DAILY)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(day=st.integers(LONGEST_LAG, DAYS - 1), seed=st.integers(0, 2**32 - 1))
 def test_loads_of_the_day_and_later_do_not_enter_its_context(day: int, seed: int) -> None:
     changed = DAILY.copy()
@@ -28,7 +28,7 @@ def test_loads_of_the_day_and_later_do_not_enter_its_context(day: int, seed: int
     assert np.array_equal(outcomes.iloc[known - 1].to_numpy(), noise[0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(day=st.integers(LONGEST_LAG, DAYS - 1), back=st.integers(1, LONGEST_LAG))
 def test_every_one_of_the_last_28_days_enters(day: int, back: int) -> None:
     changed = DAILY.copy()

@@ -34,9 +34,7 @@ _FAST = (
     "power-binding-convolved",
     "power-binding-paper",
     "portfolio",
-    "portfolio-interior",
     "allocation",
-    "allocation-stiff",
     "newsvendor-saa",
     "newsvendor-convolved",
 )

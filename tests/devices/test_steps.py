@@ -105,9 +105,9 @@ STEPS = {
     "score_path": Step(ScorePath(M, fit_weight=1.0, trust_region=2.0), knobs=_PATH, fast=True),
     "score_path-dropout": Step(ScorePath(M), dropout=True, knobs={"dropout": 0.3, **_PATH}),
     "reparam-gaussian-residual": Step(
-        Reparam(M), _gaussian, fast=True, knobs={"outcome_scaling": "residual", "base_width": 8}
+        Reparam(M), _gaussian, knobs={"outcome_scaling": "residual", "base_width": 8}
     ),
-    "score-relu": Step(Score(M, balance="none"), knobs={"activation": "relu"}, fast=True),
+    "score-relu": Step(Score(M, balance="none"), knobs={"activation": "relu"}),
     "score-gelu": Step(Score(M, fit_weight=0.0), knobs={"activation": "gelu"}),
     "policy": Step(Policy(), lambda: PolicyNetwork(X, Y, 8), fast=True),
 }

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.processes import forked
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SWEEP = (
     "task=inventory",
@@ -83,14 +85,7 @@ def test_a_failing_run_tells_its_reason_and_the_others_go_on(launcher: str, tmp_
 
 
 def test_a_launcher_that_is_not_installed_says_what_to_install() -> None:
-    done = subprocess.run(
-        [sys.executable, "train.py", "hydra/launcher=ray", "-m", "seed=0"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = forked(REPOSITORY / "train.py", "hydra/launcher=ray", "-m", "seed=0")
     assert done.returncode == 2
     assert "pip install hydra-ray-launcher" in done.stderr
 

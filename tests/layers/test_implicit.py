@@ -65,7 +65,7 @@ def _assert_directional(function, inputs, directions, direction, step=1e-5, tole
 
 
 @pytest.mark.parametrize("ramp", RAMPS)
-@pytest.mark.parametrize("scale", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("scale", [0.0, 0.5, pytest.param(1.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_gradients_with_a_fixed_bandwidth_match_central_differences(
     ramp: float, scale: float, seed: int
@@ -109,8 +109,10 @@ def test_gradcheck_of_the_convolved_layer(ramp: float) -> None:
     width = bandwidth(scenarios, weights)
     inputs = [t.clone().requires_grad_() for t in (scenarios, weights, width)]
     # The steps change the sum of the weights, which the solver allows up to 1e-3.
-    assert torch.autograd.gradcheck(layer, inputs, eps=1e-6, atol=1e-6, rtol=1e-5)
-    assert torch.autograd.gradcheck(layer, inputs[:2], eps=1e-6, atol=1e-6, rtol=1e-5)
+    # Entry by entry at one ramp, along random directions at the others.
+    how = {"eps": 1e-6, "atol": 1e-6, "rtol": 1e-5, "fast_mode": ramp != 0.05}
+    assert torch.autograd.gradcheck(layer, inputs, **how)
+    assert torch.autograd.gradcheck(layer, inputs[:2], **how)
 
 
 @pytest.mark.parametrize("ramp", [0.4, 0.05])
