@@ -1,6 +1,7 @@
 """Runs that must not start, and runs that must not go on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def _directory(root: Path) -> Path:
     return root / "runs" / identify(_config(root)).path
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run lies that nothing stopped."""
+    root = tmp_path_factory.mktemp("finished")
+    run(_config(root))
+    return root
+
+
 def _widen(checkpoint: Path, name: str) -> None:
     """Another shape of one tensor, as of a denoiser with more units."""
     saved = read_tensors(checkpoint, torch.device("cpu"))
@@ -52,9 +61,9 @@ def _widen(checkpoint: Path, name: str) -> None:
 
 @pytest.mark.parametrize("where", ["fit", "train"])
 def test_a_checkpoint_of_another_architecture_is_refused_before_training(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(_config(tmp_path))
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     directory = _directory(tmp_path)
     (directory / "summary.json").unlink()
     folder = directory if where == "train" else tmp_path / "runs" / fit_path(_config(tmp_path))
@@ -73,7 +82,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_training(
 
 @pytest.mark.parametrize("gradient_only", [False, True])
 def test_a_run_that_is_no_longer_finite_stops_with_its_last_good_checkpoint(
-    gradient_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gradient_only: bool, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third epoch's first loss is bad; the checkpoint is that of the second epoch."""
     epochs: list[int] = []
@@ -106,7 +115,7 @@ def test_a_run_that_is_no_longer_finite_stops_with_its_last_good_checkpoint(
         assert all(bool(value.isfinite().all()) for value in saved[part].values())
     # Tried again, it goes on from there to the numbers of a run that was never stopped.
     again = run(_config(tmp_path))
-    whole = run(_config(tmp_path / "whole"))
+    whole = json.loads((_directory(finished) / "summary.json").read_text())
     assert again["test"] == whole["test"]
 
 
