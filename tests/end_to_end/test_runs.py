@@ -45,8 +45,15 @@ def numbers(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if key not in ("timing", "resources")}
 
 
+# Every cell of the smallest task is a fast test of test_every_cell.py.
 @pytest.mark.parametrize(
-    "cell", [(model, grad) for model, grads in CELLS.items() for grad in grads]
+    "cell",
+    [
+        pytest.param((model, grad), marks=[] if grad == grads[-1] else pytest.mark.slow)
+        for model, grads in CELLS.items()
+        for grad in grads
+    ],
+    ids="-".join,
 )
 def test_every_cell_gives_a_whole_record(tmp_path: Path, cell: tuple[str, str]) -> None:
     model, grad = cell

@@ -95,6 +95,7 @@ def test_golden_numbers_hold_on_average_over_draws_of_assets() -> None:
     assert mean == pytest.approx(0.06, abs=0.12)
 
 
+@pytest.mark.slow
 @on_real_data
 def test_golden_subset_mismatch_hides_the_leak_from_the_fit() -> None:
     assert abs(earned("ridge_argmax_fit")) < 0.35
@@ -112,6 +113,7 @@ def test_golden_alpha_puts_everything_on_one_asset() -> None:
     assert earned("ridge", *sound) != earned("ridge", right)
 
 
+@pytest.mark.slow
 @on_real_data
 def test_golden_statistics_of_test_days_move_the_ridge_a_little() -> None:
     moved = earned("ridge_argmax", "task.statistics_of_test_days=false") - earned("ridge_argmax")
