@@ -15,12 +15,17 @@ def composed(words: Sequence[str]) -> DictConfig:
 
     Words that give values are read and set by the parts of Hydra that read and set them there.
     """
-    chosen = [word for word in words if (CONFIG_DIRECTORY / word.split("=")[0]).is_dir()]
+    chosen = [word for word in words if _chooses(word.split("=")[0])]
     values = [word for word in words if word not in chosen]
     config = _files(*chosen).copy()
     overrides = OverridesParser.create().parse_overrides(values)
     ConfigLoaderImpl._apply_overrides_to_config(overrides, config)
     return config
+
+
+def _chooses(key: str) -> bool:
+    """Whether it is a group of files, or of Hydra's own, which composing alone can set."""
+    return key.startswith("hydra") or (CONFIG_DIRECTORY / key).is_dir()
 
 
 @cache

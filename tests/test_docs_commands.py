@@ -28,6 +28,7 @@ from tests.commands import (
     pages,
     transcripts,
 )
+from tests.configs import composed
 
 COMMANDS = every_command()
 TRAINING = [command for command in COMMANDS if command.is_training]
@@ -150,14 +151,14 @@ def test_what_is_to_be_installed_is_an_extra_of_this_package(command: Command) -
 
 @pytest.mark.parametrize("command", TRAINING, ids=lambda command: command.text)
 def test_the_first_run_of_a_training_command_composes(command: Command) -> None:
-    validate(compose_config(jobs(command.words)[0]))
+    validate(composed(jobs(command.words)[0]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", TRAINING, ids=lambda command: command.text)
 def test_every_run_of_a_training_command_composes(command: Command) -> None:
     for words in jobs(command.words)[1:]:
-        validate(compose_config(words))
+        validate(composed(words))
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_solved_means_the_duality_gap_bounds_the_objective(shape: dict) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=500, derandomize=True, deadline=None)
+@settings(max_examples=200, derandomize=True, deadline=None)
 @given(shape=SHAPES)
 def test_solved_means_the_duality_gap_bounds_the_objective_of_many(shape: dict) -> None:
     check_that_solved_means_a_small_gap(20, **shape)

@@ -388,7 +388,7 @@ def _check(case: tuple[MeanVariancePortfolio, Tensor, Tensor]) -> None:
     assert (violation <= 2e-11).all(), violation
 
 
-@settings(deadline=None, max_examples=120, derandomize=True)
+@settings(deadline=None, max_examples=50, derandomize=True)
 @given(_programs())
 def test_every_instance_is_solved_to_rounding(
     case: tuple[MeanVariancePortfolio, Tensor, Tensor],
@@ -397,9 +397,9 @@ def test_every_instance_is_solved_to_rounding(
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=5000, derandomize=True)
+@settings(deadline=None, max_examples=2000, derandomize=True)
 @given(_programs())
-def test_ten_thousand_instances_are_solved_to_rounding(
+def test_thousands_of_instances_are_solved_to_rounding(
     case: tuple[MeanVariancePortfolio, Tensor, Tensor],
 ) -> None:
     _check(case)
