@@ -61,7 +61,7 @@ def test_more_folds_than_blocks_are_refused() -> None:
 
 
 def test_weights_of_rows_stay_with_them() -> None:
-    task = make_task(compose_config(POWER))
+    task = make_task(composed(POWER))
     data = task.dataset
     task.dataset = dataclasses.replace(data, weights=1.0 + np.arange(len(data.contexts)))
     left = without_test(task).dataset
