@@ -68,7 +68,7 @@ def test_every_preset_of_a_cell_has_a_row_with_what_it_shares(page: str) -> None
     lines = page.splitlines()
     row = next(line for line in lines if line.startswith("| `synthetic-diffusion-score` |"))
     assert "`train.epochs=60`" in row  # its own
-    assert "`model.outcome_scaling=global`" in row  # of the file it shares with the other cells
+    assert "`model.width=256`" in row  # of the file it shares with the other cells
     assert "| `synthetic-diffusion` |" not in page
     rows = [line for line in lines if line.startswith("| `synthetic-diffusion-")]
     assert len(rows) == len(list((CONFIG_DIRECTORY / "preset").glob("synthetic-diffusion-*.yaml")))
