@@ -70,11 +70,13 @@ class SolveRecord:
         count: called, when instances are differentiated, with their degeneracy and with which of them
             do not move with any scenario ``(B,)``.
         solution, recovery: of the solve.
+        transformed: whether a transform of torch.func asks, which sees tensors that are saved alone.
     """
 
     count: Callable[[Degeneracy, Tensor], None] | None = None
     solution: Solution | None = None
     recovery: Recovery = field(default_factory=Recovery)
+    transformed: bool = False
 
 
 class ImplicitDecision(torch.autograd.Function):
@@ -105,6 +107,7 @@ class ImplicitDecision(torch.autograd.Function):
             bandwidth = torch.zeros_like(bandwidth)
         known = None if context is None else context.detach()
         data = (scenarios, weights, bandwidth)
+        record.transformed = is_transformed()
         decision = cls.apply(program, options, record, known, start, *data)[0]
         if is_transformed():
             _refuse_transformed(program, scenarios, context)
@@ -151,12 +154,16 @@ class ImplicitDecision(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.program, ctx.options, ctx.record, context, _, *data = inputs
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*data, context, *output)
-        ctx.save_for_forward(*data, context, *output)
+        if ctx.record.transformed:
+            saved = (*data, context, *output)
+        else:
+            saved, ctx.context, ctx.solution = tuple(data), context, ctx.record.solution
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx: Any, grad_decision: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
-        scenarios, weights, bandwidth, context, *parts = ctx.saved_tensors
+        (scenarios, weights, bandwidth), context, parts = _kept(ctx)
         count = ctx.record.count
         found = _Adjoint.apply(
             ctx.program,
@@ -174,10 +181,8 @@ class ImplicitDecision(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """One adjoint a coordinate of the decision, all in one batch: its inner product with the tangents."""
-        *data, context, decision, duals, equality_duals, subgradients, held, status, shares = (
-            ctx.saved_tensors
-        )
-        parts = (decision, duals, equality_duals, subgradients, held, status, shares)
+        data, context, parts = _kept(ctx)
+        decision = parts[0]
         batch, size = decision.shape
         eye = torch.eye(size, dtype=decision.dtype, device=decision.device)
         towards = eye.unsqueeze(1).expand(-1, batch, -1).flatten(0, 1)
@@ -203,6 +208,14 @@ class ImplicitDecision(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         return over_merged_batch(ImplicitDecision.apply, info.batch_size, in_dims, arguments)
+
+
+def _kept(ctx: Any) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...]]:
+    """Scenarios, weights and bandwidth, the context, and the parts of the solution."""
+    if ctx.record.transformed:
+        *data, context = ctx.saved_tensors[:4]
+        return tuple(data), context, ctx.saved_tensors[4:]
+    return ctx.saved_tensors, ctx.context, _parts_of(ctx.solution)
 
 
 def _parts_of(solution: Solution) -> tuple[Tensor, ...]:

@@ -185,9 +185,10 @@ class TwoStageProgram(TorchProgram):
     Args:
         num_decisions, num_outcomes: n and d_y.
         recourse: what is decided in every scenario.
-        smooth, hinges, matrix, limit, lower, upper, equality_matrix, equality_value, inequality,
-            num_inequalities, reference: of the first stage, as in
-            :class:`~diffusion_dfl.programs.TorchProgram`; all may be left out.
+        smooth, hinges: of the first stage, as in :class:`~diffusion_dfl.programs.TorchProgram`; these and
+            all others may be left out.
+        matrix, limit, lower, upper, equality_matrix, equality_value: likewise.
+        inequality, num_inequalities, reference: likewise.
 
     ``Solution.recourse`` holds the second stage. :meth:`cost` decides it anew: ``inf`` where nothing is
     feasible, ``-inf`` where it has no end, NaN where it was not solved.

@@ -439,11 +439,14 @@ class TorchProgram(Program):
         forms = zip(self.terms, self._closed_forms(like), strict=True)
         return [form or term for term, form in forms if term.power == 1]
 
-    @without_saved_tensor_hooks()
     def _closed_forms(self, like: Tensor) -> list[AffineHinge | None]:
         """The closed form of every hinge that has one; tries out the functions once a device."""
         if like.device in self._forms:
             return self._forms[like.device]
+        return self._tried_forms(like)
+
+    @without_saved_tensor_hooks()
+    def _tried_forms(self, like: Tensor) -> list[AffineHinge | None]:
         sizes = (self.num_outcomes, self.num_decisions)
         if self.smooth is not None:
             bounds = self.feasible_set.bounds(like, None)
