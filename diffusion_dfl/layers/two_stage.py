@@ -111,9 +111,7 @@ def _conditions(
     the scenarios' inequalities and equalities; rows in the units of the arrow."""
     point = solution.second_stage
     assert point is not None
-    unit = torch.cat(
-        [arrow.scenarios.unit, point.dual.new_ones(point.dual.shape[2] - arrow.scenarios.num_rows)]
-    )
+    unit = arrow.scenarios.units(point.dual)
     given = program.constraints(solution.decision, context)
     found = program.conditions(
         scenarios, weights, solution.decision, point.w, point.dual / unit, point.nu

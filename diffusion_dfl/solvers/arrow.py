@@ -116,7 +116,7 @@ class Scenarios:
         slopes: the cost's gradient in v, if the cost is quadratic.
         rows: of the problem, but bounds, if they are affine.
         equalities: all of them.
-        unit: of every row, its gradient's size, ``(k,)``.
+        unit: of every row, its gradient's size, ``(B|1, 1, k)``.
     """
 
     problem: ScenarioProblem
@@ -131,21 +131,21 @@ class Scenarios:
         """Raises ValueError where the equalities are not affine."""
         size = problem.size + len(problem.lower)
         slopes = Affine.of(grad(problem.cost, argnums=1), outcomes, size)
-        rows, unit, stated = None, outcomes.new_ones(0), problem.rows
+        rows, unit, stated = None, outcomes.new_ones(1, 1, 0), problem.rows
         if stated is not None:
             rows = Affine.of(lambda y, v: torch.atleast_1d(stated(y, v)), outcomes, size)
             if rows is not None:
-                norms = rows.slope.norm(dim=3).amax((0, 1))
+                norms = rows.slope.norm(dim=3).amax(1, keepdim=True)
             else:
                 ones = outcomes.new_ones(size)
-                norms = over_batch(
-                    lambda y: jacrev(problem.inequality_values, 1)(y, ones), outcomes[:, 0]
+                jacobian = over_batch(
+                    lambda y: jacrev(lambda v: torch.atleast_1d(stated(y, v)))(ones), outcomes[:, 0]
                 )
-                norms = norms[:, : norms.shape[1] - sum(map(len, problem.bounded))]
-                norms = norms.norm(dim=2).nan_to_num(1.0, 1.0).amax(0)
+                norms = jacobian.norm(dim=2).nan_to_num(1.0, 1.0).unsqueeze(1)
+            # Of each instance by itself: a solution must not depend on what it was solved with.
             unit = torch.where(norms > 0, norms, 1.0)
             if rows is not None:
-                rows = Affine(rows.offset / unit, rows.slope / unit.unsqueeze(1))
+                rows = Affine(rows.offset / unit, rows.slope / unit.unsqueeze(3))
         equalities = Affine.of(problem.equality_values, outcomes, size)
         if equalities is None:
             raise ValueError("recourse: equality(y, z, u) is not affine in z and u; it must be")
@@ -158,12 +158,21 @@ class Scenarios:
             None if self.slopes is None else self.slopes.select(rows),
             None if self.rows is None else self.rows.select(rows),
             self.equalities.select(rows),
-            self.unit,
+            take(self.unit, rows),
         )
 
     @property
     def num_rows(self) -> int:
-        return len(self.unit)
+        return self.unit.shape[2]
+
+    def original(self, duals: Tensor) -> Tensor:
+        """Multipliers ``(B, M, k + b)`` of rows and bounds as they were given."""
+        return duals / self.units(duals)
+
+    def units(self, like: Tensor) -> Tensor:
+        """Of rows and bounds, shaped like their multipliers."""
+        own = self.unit.expand(*like.shape[:2], -1)
+        return torch.cat([own, torch.ones_like(like[..., own.shape[2] :])], dim=2)
 
     def bounds(self, w: Tensor) -> Tensor:
         """Values of the bounds, ``(B, M, r) -> (B, M, b)``."""
@@ -201,16 +210,17 @@ class Scenarios:
         """Of the rows but bounds, ``(B, M, k)``."""
         if self.rows is not None:
             return self.rows.at(v)
-        return self._every(self._rows, v)
+        return self._every(self._rows, v) / self.unit
 
     def row_slopes(self, v: Tensor) -> Tensor:
         """``(B|1, M|1, k, N)``."""
         if self.rows is not None:
             return self.rows.slope
-        return self._every(jacrev(self._rows, 1), v)
+        return self._every(jacrev(self._rows, 1), v) / self.unit.unsqueeze(3)
 
     def hessian(self, v: Tensor, duals: Tensor) -> Tensor:
         """Of the cost and of ``duals (B, M, k)`` times the rows, ``(B|1, M|1, N, N)``."""
+        duals = duals / self.unit
         if self.slopes is not None and self.rows is not None:
             return self.slopes.slope
         if self.slopes is not None:
@@ -227,7 +237,7 @@ class Scenarios:
     def _rows(self, y: Tensor, v: Tensor) -> Tensor:
         if self.problem.rows is None:
             return v.new_zeros(0)
-        return torch.atleast_1d(self.problem.rows(y, v)) / self.unit
+        return torch.atleast_1d(self.problem.rows(y, v))
 
     def _weighted_rows(self, y: Tensor, v: Tensor, duals: Tensor) -> Tensor:
         return (self._rows(y, v) * duals).sum()

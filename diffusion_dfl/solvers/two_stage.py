@@ -130,7 +130,7 @@ def solve_second_stage(problem: ScenarioProblem, outcomes: Tensor) -> SecondStag
         value = torch.where(outcome.status == int(Status.UNBOUNDED), -torch.inf, value)
         solved = outcome.status == int(Status.SOLVED)
         column = solved.unsqueeze(1)
-        duals = _original(arrow, point.dual)[:, 0]
+        duals = arrow.scenarios.original(point.dual)[:, 0]
         w, duals, nu = (
             torch.where(column, part, 0.0) for part in (point.w[:, 0], duals, point.nu[:, 0])
         )
@@ -548,14 +548,6 @@ def _cost_falls_for_ever(arrow: Arrow, point: Point, before: Point) -> Tensor:
     steep = -1e-9 * arrow.slope
     falls = (over <= 1e-9) & (slope(here) < steep) & (slope(there) < steep)
     return torch.where(falls, over, torch.inf)
-
-
-def _original(arrow: Arrow, duals: Tensor) -> Tensor:
-    """Multipliers of the scenarios' rows and bounds as they were given."""
-    unit = torch.cat(
-        [arrow.scenarios.unit, duals.new_ones(duals.shape[2] - arrow.scenarios.num_rows)]
-    )
-    return duals / unit
 
 
 def _solution(

@@ -261,3 +261,20 @@ def test_hooks_on_saved_tensors_do_not_reach_the_solve() -> None:
         decision = DecisionLayer(production())(outcomes)
         (decision.sum() + production().cost(outcomes, decision.unsqueeze(1)).sum()).backward()
     assert outcomes.grad is not None
+
+
+def test_neighbours_in_a_batch_change_nothing() -> None:
+    # Rows whose slopes are the scenarios' own, with an instance of another size and one that fails.
+    program = production(inequality=lambda y, z, u: y * (1.2 - z - u) - 0.3)
+    outcomes = 0.5 + uniform(4, 5, 2)
+    outcomes[2] *= 1e4
+    outcomes[3] = torch.nan
+    gradients = []
+    for rows in ([0, 1], [0, 1, 2, 3]):
+        inputs = outcomes[rows].clone().requires_grad_()
+        layer = DecisionLayer(program, max_failure_share=1.0)
+        layer(inputs)[:2].square().sum().backward()
+        assert inputs.grad is not None
+        gradients.append(inputs.grad[:2])
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-9, rtol=1e-7)
+    assert float(gradients[0].abs().max()) > 1e-3
