@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from diffusion_dfl.errors import RunFailed
 from diffusion_dfl.layers.adjoint import Degeneracy
+from diffusion_dfl.layers.differentiate import Curvature
 from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
-from diffusion_dfl.layers.implicit import Curvature, ImplicitDecision, SolveOptions, SolveRecord
+from diffusion_dfl.layers.implicit import ImplicitDecision, SolveOptions, SolveRecord
 from diffusion_dfl.programs import (
     Program,
     Regularised,

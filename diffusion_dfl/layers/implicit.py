@@ -1,45 +1,18 @@
-"""Implicit differentiation of the KKT system (Eq. 5 and Eq. 9 from the same adjoint).
-
-At a solution the binding rows R hold with equality and
-
-    sum_m omega_m grad_z f(y_m, z) + R' v = 0.
-
-One solve of the transposed system ``[H R'; R 0] [u; v] = [dL/dz; 0]`` an instance gives
-
-    dL/dy_m     = -omega_m f_zy(y_m, z)' u          (pathwise, Eq. 5)
-    dL/domega_m = -u' grad_z f(y_m, z) = w_m        (score weights, Eq. 9 and 10)
-    dL/ds       = -(d/ds sum_m omega_m grad_z f_s)' u.
-
-A kinked program in exact form has decisions that sit on a scenario's kink ``a(y_m, z) = 0``. That
-kink is a row of R, and its multiplier reaches the scenario: ``dL/dy_m = -v grad_y a``.
-
-Curvature (``curvature=``):
-    ``convolved``  the program is solved in its Gaussian-convolved form and all derivatives are its;
-    ``saa``        the exact sample program and its exact derivatives;
-    ``paper``      the exact program with the derivatives the paper prints: kinks left out of H and
-                   of the cross term, a 0/1 mask in the gradients. It is the derivative of no map,
-                   and exists for comparison.
-
-Where the map has a kink of its own, one rule each, so that results are reproducible:
-a constraint that is tight with a zero multiplier counts as slack; a decision that touches a
-scenario whose slope share is 0 or 1 counts as not held by it; tied scenarios share alike;
-a rank-deficient set of binding rows is solved by its scaled pseudo-inverse.
-"""
+"""Decisions as functions of torch.autograd, and of torch.func: see :mod:`diffusion_dfl.layers.differentiate`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_dfl.layers.adjoint import Adjoint, Degeneracy, solve_adjoint
+from diffusion_dfl.layers.adjoint import Degeneracy
+from diffusion_dfl.layers.differentiate import Curvature, Gradients, differentiate
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
 from diffusion_dfl.layers.two_stage import TwoStageDecision
-from diffusion_dfl.programs import Constraints, Hinges, Program, TwoStageProgram
+from diffusion_dfl.programs import Program, TwoStageProgram
 from diffusion_dfl.programs.batching import is_differentiated
-from diffusion_dfl.programs.constraints import transpose_apply
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.once import ONCE, FirstOrderOnly
 from diffusion_dfl.programs.program import KKTValues, Optimum
@@ -49,8 +22,6 @@ from diffusion_dfl.solvers.transforms import is_transformed, over_merged_batch
 
 # A decision that changes by this share of its size where scenarios double does not move.
 _STILL = 1e-12
-
-Curvature = Literal["convolved", "saa", "paper"]
 
 
 @dataclass(frozen=True)
@@ -392,154 +363,3 @@ def _refuse_learned(options: SolveOptions) -> None:
             "a tensor of the program requires a gradient, and curvature='paper' differentiates no map; "
             "use curvature='convolved' or 'saa', or detach() the tensor"
         )
-
-
-class Gradients(NamedTuple):
-    """Of a loss: in scenarios, weights and bandwidth, shaped like them; in the values of the optimality
-    conditions of the solved instances (:class:`~diffusion_dfl.programs.program.KKTValues`), if asked
-    for; and which instances are degenerate."""
-
-    scenarios: Tensor
-    weights: Tensor
-    bandwidth: Tensor
-    conditions: tuple[Tensor, ...]
-    degeneracy: Degeneracy
-
-
-def differentiate(
-    program: Program,
-    solution: Solution,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    grad_decision: Tensor,
-    context: Tensor | None = None,
-    curvature: Curvature = "convolved",
-    learned: bool = False,
-) -> Gradients:
-    """Vector-Jacobian product of z*.
-
-    Args:
-        program: what was solved.
-        solution: its solution.
-        scenarios, weights, bandwidth: ``(B, M, d_y)``, ``(B, M)``, ``(B, d_y)``.
-        grad_decision: dL/dz*, ``(B, n)``.
-        context: ``(B, d_x)``, where constraints depend on it.
-        curvature: ``paper`` for the printed formula; the others differ in what was solved only.
-        learned: whether gradients in the values of the optimality conditions are wanted.
-    """
-    given = solution
-    solution, scenarios, weights, bandwidth, context = _with_stand_ins(
-        solution, scenarios, weights, bandwidth, context
-    )
-    z = solution.decision
-    right = torch.where(solution.solved.unsqueeze(1), grad_decision, 0.0)
-    held, subgradients, shares = solution.at_kink, solution.subgradients, solution.shares
-    if curvature == "paper":
-        held, shares = torch.zeros_like(held), None
-        subgradients = program.masked_gradients(scenarios, z, weights)
-    hinges = program.hinges(scenarios, bandwidth) if held.shape[2] else None
-    point = (scenarios, weights, bandwidth, z)
-    hessian = (
-        program.hessian(*point) if program.separable else partial(program.hessian_block, *point)
-    )
-    constraints = program.constraints(z, context)
-    adjoint = solve_adjoint(solution, weights, constraints, hessian, hinges, held, right)
-    degeneracy = adjoint.degeneracy
-    if hinges is not None:
-        touching = (hinges.arguments(z) == 0) & (hinges.coefficient > 0) & ~held
-        touching = touching & (weights > 0).unsqueeze(2)
-        degeneracy = replace(degeneracy, weak=degeneracy.weak | touching.flatten(1).any(1))
-    u = adjoint.direction
-    cross = program.cross_product(scenarios, bandwidth, z, u, shares, weights)
-    in_scenarios = -weights.unsqueeze(-1) * cross
-    if adjoint.kink_multipliers is not None and held.shape[2]:
-        moved = program.hinge_product(scenarios, z, adjoint.kink_multipliers)
-        in_scenarios = in_scenarios - moved
-    in_weights = -torch.einsum("bn,bmn->bm", u, subgradients)
-    in_bandwidth = -program.bandwidth_product(scenarios, weights, bandwidth, z, u)
-    conditions: tuple[Tensor, ...] = ()
-    if learned:
-        curved = program.hessian(*point)
-        conditions = _in_conditions(adjoint, constraints, curved, hinges, solution, held, right)
-        rows = torch.nonzero(given.solved).flatten()
-        conditions = tuple(part[rows] for part in conditions)
-    return Gradients(in_scenarios, in_weights, in_bandwidth, conditions, degeneracy)
-
-
-def _in_conditions(
-    adjoint: Adjoint,
-    constraints: Constraints,
-    hessian: Tensor,
-    hinges: Hinges | None,
-    solution: Solution,
-    held: Tensor,
-    right: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``-(u, v)``: gradients in stationarity, inequalities, equalities and arguments of hinges.
-
-    The multiplier of a bound that binds is what the other terms leave of dL/dz at its coordinate.
-    """
-    z, u = solution.decision, adjoint.direction
-    assert adjoint.rows is not None and adjoint.equalities is not None
-    kinks = torch.zeros_like(held, dtype=z.dtype)
-    if adjoint.kink_multipliers is not None:
-        kinks = adjoint.kink_multipliers
-    counts = constraints.counts
-    affine, smooth = adjoint.rows.split([counts.affine, counts.smooth], dim=1)
-    # Where the optimum stands on the end of its domain, u is 0 and curvature may be infinite.
-    bent = torch.einsum("bij,bj->bi", torch.where(u.unsqueeze(1) != 0, hessian, 0.0), u)
-    total = bent + transpose_apply(constraints.matrix, affine)
-    total = total + transpose_apply(constraints.equality_matrix, adjoint.equalities)
-    if constraints.smooth is not None:
-        curved = constraints.smooth.hessian(z, solution.duals[:, -counts.smooth :])
-        total = total + torch.einsum("bij,bj->bi", curved, u)
-        total = total + transpose_apply(constraints.smooth.jacobian(z), smooth)
-    if hinges is not None:
-        total = total + hinges.scenario_force(kinks).sum(1)
-    rest = right - total
-    parts = [affine]
-    _, low, high, _ = solution.duals.split(list(counts), dim=1)
-    if constraints.lower is not None:
-        parts.append(torch.where(low > 0, -rest, 0.0))
-    if constraints.upper is not None:
-        parts.append(torch.where((high > 0) & ~_both(low, high), rest, 0.0))
-    rows = torch.cat([*parts, smooth], dim=1)
-    return -u, -rows, -adjoint.equalities, -kinks
-
-
-def _both(low: Tensor, high: Tensor) -> Tensor:
-    """Coordinates held by both bounds, which are equal; the lower one carries the multiplier."""
-    return (low > 0) & (high > 0) if low.shape == high.shape else torch.zeros_like(high > 0)
-
-
-def _with_stand_ins(
-    solution: Solution,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-) -> tuple[Solution, Tensor, Tensor, Tensor, Tensor | None]:
-    """Finite values in place of what belongs to unsolved instances."""
-    good = solution.solved
-    if bool(good.all()):
-        return solution, scenarios, weights, bandwidth, context
-    column, block = good.unsqueeze(1), good.view(-1, 1, 1)
-    solution = Solution(
-        decision=torch.where(column, solution.decision, 0.0),
-        duals=torch.where(column, solution.duals, 0.0),
-        equality_duals=torch.where(column, solution.equality_duals, 0.0),
-        subgradients=torch.where(block, solution.subgradients, 0.0),
-        at_kink=solution.at_kink & block,
-        status=solution.status,
-        iterations=solution.iterations,
-        residuals=solution.residuals,
-        shares=None if solution.shares is None else torch.where(block, solution.shares, 0.0),
-    )
-    return (
-        solution,
-        torch.where(block, scenarios, 0.0),
-        torch.where(column, weights, 1.0 / weights.shape[1]),
-        torch.where(column, bandwidth, 0.0),
-        None if context is None else torch.where(column, context, 0.0),
-    )

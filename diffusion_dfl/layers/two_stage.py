@@ -6,7 +6,7 @@ the matrix of their Newton equations at the last iterate and ``K a = (dL/dz, 0, 
     dL/dtheta = -a' dF/dtheta
 
 for whatever F depends on: scenarios, weights, context, tensors that the program holds. F is computed
-with a graph, and autograd takes it from there. K is that of :mod:`diffusion_dfl.solvers.arrow`: a
+with a graph, and autograd takes it from there. K is that of :mod:`diffusion_dfl.solvers.arrow_newton`: a
 multiplier over its slack is large where a constraint binds and 0 where it does not.
 """
 
@@ -21,7 +21,8 @@ from diffusion_dfl.programs.constraints import transpose_apply
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.once import FirstOrderOnly
 from diffusion_dfl.programs.two_stage import TwoStageProgram
-from diffusion_dfl.solvers.arrow import Arrow, NewtonEquations, Point
+from diffusion_dfl.solvers.arrow import Arrow, Point
+from diffusion_dfl.solvers.arrow_newton import NewtonEquations
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution
 from diffusion_dfl.solvers.two_stage import scaled_arrow, with_weight

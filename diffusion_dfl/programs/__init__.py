@@ -7,10 +7,11 @@ from diffusion_dfl.programs.newsvendor import Newsvendor
 from diffusion_dfl.programs.portfolio import MeanVariancePortfolio
 from diffusion_dfl.programs.power import PowerProgram
 from diffusion_dfl.programs.program import Hinges, Program
+from diffusion_dfl.programs.recourse import Recourse
 from diffusion_dfl.programs.regularised import Regularised, Regulariser
 from diffusion_dfl.programs.risk import conditional_value_at_risk
 from diffusion_dfl.programs.smoothing import bandwidth, hinge, hinge_density, hinge_slope
-from diffusion_dfl.programs.two_stage import Recourse, TwoStageProgram
+from diffusion_dfl.programs.two_stage import TwoStageProgram
 
 __all__ = [
     "Constraints",

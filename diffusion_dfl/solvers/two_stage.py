@@ -1,7 +1,7 @@
 """Batched primal-dual interior point for two-stage programs: Mehrotra's steps in arrow form.
 
 As in :mod:`diffusion_dfl.solvers.predictor_corrector`, with the scenarios' decisions eliminated block by
-block (:mod:`diffusion_dfl.solvers.arrow`), so that a step is linear in the number of scenarios. There is
+block (:mod:`diffusion_dfl.solvers.arrow_newton`), so that a step is linear in the number of scenarios. There is
 no active set to polish: steps go on until rounding stops them, and the KKT residuals certify.
 """
 
@@ -16,31 +16,26 @@ from diffusion_dfl.programs.two_stage import ScenarioProblem, TwoStageProgram
 from diffusion_dfl.solvers.active_set import TOLERANCE
 from diffusion_dfl.solvers.arrow import (
     Arrow,
-    NewtonEquations,
     Point,
     Scenarios,
-    pull,
+    present,
+    pull_both,
     residual,
     size_of,
-    stationarity_terms,
 )
+from diffusion_dfl.solvers.arrow_evidence import without_optimum
+from diffusion_dfl.solvers.arrow_steps import ROUNDING, Direction, error, newton_step
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution, Status
 
 _MAX_ITERATIONS = 150
-_TO_BOUNDARY = 0.995
-# KKT residual that is rounding, complementarity products at which more steps gain nothing (a weak
-# constraint has a multiplier of the root of it), and steps without progress before the end.
-_ROUNDING, _ENOUGH, _STALL = 1e-13, 1e-18, 20
+# Complementarity products at which more steps gain nothing (a weak constraint has a multiplier of the
+# root of it), and steps without progress before the end.
+_ENOUGH, _STALL = 1e-18, 20
 # Distance to the constraints that a first decision begins with, as a share of the problem's length.
 _COLD = 0.1
-_MAX_HALVINGS = 20
-# Terms of a coordinate's stationarity this small beside the largest of all count as so large.
-_SMALL = 1e-4
 # Numbers that the blocks of one chunk of instances may hold.
 _CHUNK = 2**24
-# How far beyond the data a direction is followed that is to prove something.
-_FAR = 1e8
 
 
 @torch.no_grad()
@@ -234,7 +229,7 @@ def _started(arrow: Arrow, start: Tensor | None) -> Point:
         slope.unsqueeze(2).expand_as(slack),
         w.new_zeros(*w.shape[:2], arrow.scenarios.equalities.slope.shape[2]),
     )
-    way = _Direction(arrow, point).towards(torch.zeros_like(arrow.slope), None)
+    way = Direction(arrow, point).towards(torch.zeros_like(arrow.slope), None)
     sprung = point.moved(way, torch.ones_like(arrow.slope))
     usable = size_of((sprung.z, sprung.w)).isfinite()
     usable &= size_of((sprung.z, sprung.w)) < 1e6 * arrow.length
@@ -276,13 +271,13 @@ def _iterated(arrow: Arrow, start: Tensor | None) -> _Outcome:
     iterations, proof = torch.zeros_like(rows), torch.full_like(best, torch.nan)
     stalled, part, before = torch.zeros_like(rows), arrow, point
     for step in range(_MAX_ITERATIONS + 1):
-        distance = _error(part, point)
+        distance = error(part, point)
         progress = distance < 0.9 * best[rows]
         better = torch.nonzero(distance < best[rows]).flatten()
         best_point.write(rows[better], point.select(better))
         best[rows[better]] = distance[better]
         stalled[rows] = torch.where(progress, 0, stalled[rows] + 1)
-        ends = (best[rows] <= _ROUNDING + _ENOUGH) | ~distance.isfinite()
+        ends = (best[rows] <= ROUNDING + _ENOUGH) | ~distance.isfinite()
         ends |= (stalled[rows] >= _STALL) | (step == _MAX_ITERATIONS)
         ends |= (best[rows] <= TOLERANCE) & (stalled[rows] >= 4)
         if bool(ends.any()):
@@ -290,264 +285,16 @@ def _iterated(arrow: Arrow, start: Tensor | None) -> _Outcome:
             lost = gone[best[rows[gone]] > TOLERANCE]
             if lost.numel():
                 chosen = (part.select(lost), point.select(lost), before.select(lost))
-                status[rows[lost]], proof[rows[lost]] = _without_optimum(*chosen)
+                status[rows[lost]], proof[rows[lost]] = without_optimum(*chosen)
             status[rows[gone[best[rows[gone]] <= TOLERANCE]]] = int(Status.SOLVED)
             stay = torch.nonzero(~ends).flatten()
             if not stay.numel():
                 break
             rows, part, point = rows[stay], part.select(stay), point.select(stay)
         before = point
-        point = _step(part, point)
+        point = newton_step(part, point)
         iterations[rows] += 1
     return _Outcome(best_point, status, iterations, proof)
-
-
-def _present(arrow: Arrow) -> Tensor:
-    return arrow.first.present.expand(len(arrow.weights), -1)
-
-
-def _products(arrow: Arrow, point: Point) -> Tensor:
-    """Mean complementarity product, ``(B,)``."""
-    first = torch.where(_present(arrow), point.first_slack * point.first_dual, 0.0).sum(1)
-    total = first + (point.slack * point.dual).sum((1, 2))
-    count = _present(arrow).sum(1) + point.slack.shape[1] * point.slack.shape[2]
-    return total / count.clamp_min(1)
-
-
-def _error(arrow: Arrow, point: Point) -> Tensor:
-    """KKT residual, stationarity of every coordinate relative to its own terms, ``(B,)``."""
-    in_z, in_w, *values = residual(arrow, point)
-    size = torch.maximum(arrow.length, size_of((point.z, point.w)))
-    steep = torch.maximum(arrow.slope, 1e-3 * size_of((point.dual, point.first_dual)))
-    gap = torch.where(_present(arrow), point.first_slack * point.first_dual, 0.0)
-    gap = size_of((gap, point.slack * point.dual)) / (steep * size)
-    of_z, of_w = stationarity_terms(arrow, point)
-    noise = _SMALL * size_of((of_z, of_w))
-    own = size_of((in_z / (of_z + noise.unsqueeze(1)), in_w / (of_w + noise.view(-1, 1, 1))))
-    residuals = own + size_of(tuple(values)) / size
-    return residuals.clamp_min(_ROUNDING) + gap
-
-
-class _Direction:
-    """Directions of Newton's method from a point, for any target of its complementarity products."""
-
-    def __init__(self, arrow: Arrow, point: Point):
-        self._arrow, self._point = arrow, point
-        self._equations, self._residual = NewtonEquations(arrow, point), residual(arrow, point)
-
-    def towards(self, target: Tensor, predictor: Point | None) -> Point:
-        """Direction to products ``target (B,)``, less second-order terms of a predictor."""
-        point, equations, present = self._point, self._equations, _present(self._arrow)
-        in_z, in_w, first, first_equal, values, equal = self._residual
-        scenarios, count = self._arrow.scenarios, self._arrow.scenarios.num_rows
-        level = target.unsqueeze(1)
-        first_gap = level - point.first_slack * point.first_dual
-        row_gap = level.unsqueeze(2) - point.slack * point.dual
-        if predictor is not None:
-            first_gap = first_gap - predictor.first_slack * predictor.first_dual
-            row_gap = row_gap - predictor.slack * predictor.dual
-        first_shift = first_gap / point.first_slack + equations.first_weight * first
-        first_shift = torch.where(present, first_shift, 0.0)
-        of_bounds = (row_gap / point.slack)[..., count:]
-        of_bounds = of_bounds + equations.bound_weight * values[..., count:]
-        z, first_nu, w, duals, nu = equations.solve(
-            -in_z - equations.first_pull(first_shift),
-            -first_equal,
-            -in_w - scenarios.bound_pull(of_bounds),
-            (-values - row_gap / point.dual)[..., :count],
-            -equal,
-        )
-        pushed, pushes = equations.pushes(z, w)
-        of_bounds = of_bounds + equations.bound_weight * pushes[..., count:]
-        return Point(
-            z,
-            torch.where(present, -first - pushed, 0.0),
-            first_shift + equations.first_weight * pushed,
-            first_nu,
-            w,
-            -values - pushes,
-            torch.cat([duals, of_bounds], dim=2),
-            nu,
-        )
-
-
-def _step(arrow: Arrow, point: Point) -> Point:
-    """One predictor-corrector step; shortened where functions are curved and it would lead away."""
-    newton, gap = _Direction(arrow, point), _products(arrow, point)
-    predictor = newton.towards(torch.zeros_like(gap), None)
-    ahead = _products(arrow, point.moved(predictor, _longest(point, predictor).clamp_max(1.0)))
-    centering = (ahead / gap.clamp_min(1e-300)).clamp(1e-8, 1.0) ** 3
-    chosen = newton.towards(centering * gap, predictor)
-    # Ever closer to the boundary, so that the last steps converge faster than linearly.
-    share = 1.0 - (ahead / gap.clamp_min(1e-300)).clamp(1e-3, 1.0 - _TO_BOUNDARY)
-    length = (share * _longest(point, chosen)).clamp_max(1.0)
-    moved = _settled(arrow, point, point.moved(chosen, length))
-    affine = arrow.scenarios.slopes is not None and arrow.scenarios.rows is not None
-    if affine and arrow.constraints.smooth is None:
-        return moved
-    poor = ~(_error(arrow, moved) <= (1 - 0.01 * length) * _error(arrow, point))
-    rows = torch.nonzero(poor).flatten()
-    if not rows.numel():
-        return moved
-    target = centering.clamp_min(0.1) * gap
-    chosen = newton.towards(target, None)
-    length = (_TO_BOUNDARY * _longest(point, chosen)).clamp_max(1.0)
-    part, begun, way = arrow.select(rows), point.select(rows), chosen.select(rows)
-    moved.write(rows, _damped(part, begun, way, length[rows], target[rows]))
-    return moved
-
-
-def _settled(arrow: Arrow, before: Point, moved: Point) -> Point:
-    """Slacks of curved rows that hold strictly follow their values."""
-    count = arrow.constraints.counts.smooth
-    if count:
-        room = -arrow.first_values(moved.z)[:, -count:]
-        least = (1 - _TO_BOUNDARY) * before.first_slack[:, -count:]
-        curved = torch.where(room > least, room, moved.first_slack[:, -count:])
-        slack = torch.cat([moved.first_slack[:, :-count], curved], dim=1)
-        moved = replace(moved, first_slack=slack)
-    if arrow.scenarios.rows is None and arrow.scenarios.num_rows:
-        count = arrow.scenarios.num_rows
-        room = -arrow.scenarios.row_values(arrow.joined(moved.z, moved.w))
-        least = (1 - _TO_BOUNDARY) * before.slack[..., :count]
-        curved = torch.where(room > least, room, moved.slack[..., :count])
-        moved = replace(moved, slack=torch.cat([curved, moved.slack[..., count:]], dim=2))
-    return moved
-
-
-def _damped(arrow: Arrow, point: Point, way: Point, length: Tensor, target: Tensor) -> Point:
-    """Halve the step of every instance until its perturbed KKT residual falls."""
-
-    def merit(at: Point) -> Tensor:
-        in_z, in_w, *values = residual(arrow, at)
-        products = (
-            torch.where(_present(arrow), at.first_slack * at.first_dual - target.unsqueeze(1), 0.0),
-            (at.slack * at.dual - target.view(-1, 1, 1)).flatten(1),
-        )
-        parts = [in_z / arrow.slope.unsqueeze(1), in_w.flatten(1) / arrow.slope.unsqueeze(1)]
-        parts += [part.flatten(1) / arrow.length.unsqueeze(1) for part in values]
-        parts += [part / (arrow.slope * arrow.length).unsqueeze(1) for part in products]
-        return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
-
-    before = merit(point)
-    for _ in range(_MAX_HALVINGS):
-        trial = _settled(arrow, point, point.moved(way, length))
-        worse = ~(merit(trial) <= (1 - 0.01 * length) * before)
-        if not bool(worse.any()):
-            break
-        length = torch.where(worse, 0.5 * length, length)
-    return trial
-
-
-def _longest(point: Point, direction: Point) -> Tensor:
-    """Longest step that keeps slacks and multipliers non-negative, ``(B,)``."""
-    lengths = [torch.full_like(point.slack[:, 0, :1].sum(1), torch.inf)]
-    for name in ("first_slack", "first_dual", "slack", "dual"):
-        value, change = (getattr(part, name).flatten(1) for part in (point, direction))
-        if value.shape[1]:
-            lengths.append(1.0 / (-change / value.clamp_min(1e-300)).amax(1).clamp_min(1e-300))
-    return torch.stack(lengths).amin(0)
-
-
-def _without_optimum(arrow: Arrow, point: Point, before: Point) -> tuple[Tensor, Tensor]:
-    """Status of instances that do not converge, after a look for the reason, and its proof."""
-    status = torch.full_like(arrow.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
-    falls = _cost_falls_for_ever(arrow, point, before)
-    status = torch.where(falls.isfinite(), int(Status.UNBOUNDED), status)
-    empty = _no_decision_satisfies(arrow, point)
-    status = torch.where(empty.isfinite(), int(Status.INFEASIBLE), status)
-    proof = torch.where(empty.isfinite(), empty, falls)
-    return status, torch.where(proof.isfinite(), proof, torch.nan)
-
-
-def _reach(arrow: Arrow, point: Point) -> Tensor:
-    rows = arrow.first
-    return _FAR * torch.stack(
-        [
-            arrow.length,
-            size_of((point.z.clamp(-1e6, 1e6), arrow.scenarios.equalities.offset)),
-            largest(rows.sizes.expand(len(point.z), -1)),
-        ]
-    ).amax(0)
-
-
-def _no_decision_satisfies(arrow: Arrow, point: Point) -> Tensor:
-    """Residual of the proof that nothing is feasible, ``inf`` where there is none: ``(B,)``.
-
-    Farkas' lemma, as in :func:`diffusion_dfl.solvers.evidence.no_decision_satisfies`: a sum of
-    constraints with multipliers >= 0 that is positive for every decision within reach.
-    """
-    scenarios, count = arrow.scenarios, arrow.scenarios.num_rows
-    v = arrow.joined(point.z, point.w)
-    weights = arrow.weights.unsqueeze(2)
-    dual, nu = weights * point.dual[..., :count], weights * point.nu
-    rows, equal = scenarios.row_values(v), scenarios.equalities.at(v)
-    first, first_equal = arrow.first_values(point.z), arrow.constraints.equality_residual(point.z)
-    first_dual = torch.where(_present(arrow), point.first_dual, 0.0)
-    value = (dual * rows).sum((1, 2)) + (nu * equal).sum((1, 2))
-    value = value + (first_dual * first).sum(1) + (point.first_nu * first_equal).sum(1)
-    row_slopes = scenarios.row_slopes(v)
-    force = _pull(row_slopes, scenarios.equalities.slope, dual, nu)
-    terms = _pull(row_slopes.abs(), scenarios.equalities.slope.abs(), dual.abs(), nu.abs())
-    n = point.z.shape[1]
-    slopes = arrow.first_slopes(point.z)
-    bounds = arrow.constraints
-    in_z = force[..., :n].sum(1) + arrow.first_pull(slopes, first_dual)
-    in_z = in_z + (point.first_nu.unsqueeze(1) @ bounds.equality_matrix).squeeze(1)
-    forces = torch.cat([in_z, force[..., n:].flatten(1)], dim=1)
-    at = torch.cat([point.z, point.w.flatten(1)], dim=1)
-    free = torch.full_like(point.z, torch.inf)
-    lower = -free if bounds.lower is None else bounds.lower.expand_as(free)
-    upper = free if bounds.upper is None else bounds.upper.expand_as(free)
-    problem = scenarios.problem
-    lower, upper = (
-        torch.cat([first, own.expand_as(point.w).flatten(1)], dim=1)
-        for first, own in ((lower, problem.lower), (upper, problem.upper))
-    )
-    way = torch.where(forces > 0, lower, upper) - at
-    bounded = way.isfinite()
-    least = value + torch.where(bounded & (forces != 0), forces * way, 0.0).sum(1)
-    loose = torch.where(bounded, 0.0, forces.abs())
-    size = (dual * rows.abs()).sum((1, 2)) + (nu * equal).abs().sum((1, 2))
-    size = size + (first_dual * first.abs()).sum(1) + (point.first_nu * first_equal).abs().sum(1)
-    whole = largest(terms).clamp_min(largest(first_dual)).clamp_min(1e-300)
-    loose = torch.where(loose <= 1e-13 * whole.unsqueeze(1), 0.0, loose)
-    proved = (least > loose.sum(1) * _reach(arrow, point)) & (least > 1e-6 * size) & (size > 0)
-    return torch.where(proved, largest(loose) / whole, torch.inf)
-
-
-def _pull(rows: Tensor, equalities: Tensor, dual: Tensor, nu: Tensor) -> Tensor:
-    """``rows' dual + equalities' nu``, ``(B, M, N)``."""
-    return pull(rows, dual) + pull(equalities, nu)
-
-
-def _cost_falls_for_ever(arrow: Arrow, point: Point, before: Point) -> Tensor:
-    """Residual of a direction along which the cost falls and nothing stops it, else ``inf``: ``(B,)``."""
-    dz, dw = point.z - before.z, point.w - before.w
-    size = size_of((dz, dw)).clamp_min(1e-300)
-    dz, dw = dz / size.unsqueeze(1), dw / size.view(-1, 1, 1)
-    dz, dw = (torch.where(part.abs() > 1e-6, part, 0.0) for part in (dz, dw))
-    way = _reach(arrow, point)
-    far_z = point.z + way.unsqueeze(1) * dz
-    far_w = point.w + way.view(-1, 1, 1) * dw
-    here, there = (arrow.joined(z, w) for z, w in ((point.z, point.w), (far_z, far_w)))
-    along = arrow.joined(dz, dw)
-    scenarios = arrow.scenarios
-
-    def slope(v: Tensor) -> Tensor:
-        return (arrow.weights * (scenarios.gradient(v) * along).sum(2)).sum(1)
-
-    def outside(v: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        values = (scenarios.row_values(v), scenarios.bounds(w), arrow.first_values(z))
-        return (*values, scenarios.equalities.at(v), arrow.constraints.equality_residual(z))
-
-    first, last = outside(here, point.z, point.w), outside(there, far_z, far_w)
-    beyond = [b - a.clamp_min(0) for a, b in zip(first[:3], last[:3], strict=True)]
-    apart = [b - a for a, b in zip(first[3:], last[3:], strict=True)]
-    over = size_of((*(part.clamp_min(0) for part in beyond), *apart)) / way
-    steep = -1e-9 * arrow.slope
-    falls = (over <= 1e-9) & (slope(here) < steep) & (slope(there) < steep)
-    return torch.where(falls, over, torch.inf)
 
 
 def _solution(
@@ -559,12 +306,12 @@ def _solution(
     count = scenarios.num_rows
     in_v = (
         scenarios.gradient(v)[..., :n]
-        + _pull(
+        + pull_both(
             scenarios.row_slopes(v), scenarios.equalities.slope, point.dual[..., :count], point.nu
         )[..., :n]
     )
     dual, nu = arrow.first.original_duals(
-        torch.where(_present(arrow), point.first_dual, 0.0), point.first_nu
+        torch.where(present(arrow), point.first_dual, 0.0), point.first_nu
     )
     in_z, in_w, *_ = residual(arrow, point)
     values = given.inequality_values(point.z)

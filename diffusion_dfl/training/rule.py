@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.layers.decision import LayerSolver
+from diffusion_dfl.layers.differentiate import Curvature
 from diffusion_dfl.layers.failures import OnFailure
-from diffusion_dfl.layers.implicit import Curvature
 from diffusion_dfl.programs import Program, Regulariser
 
 

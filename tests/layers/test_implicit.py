@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.layers.adjoint import solve_binding
-from diffusion_dfl.layers.implicit import differentiate
+from diffusion_dfl.layers.differentiate import differentiate
 from diffusion_dfl.programs import PowerProgram, bandwidth
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.solvers.reference import solve_reference

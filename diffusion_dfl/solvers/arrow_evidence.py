@@ -1,0 +1,113 @@
+"""Evidence that a two-stage program has no optimum; see :mod:`diffusion_dfl.solvers.evidence`."""
+
+import torch
+from torch import Tensor
+
+from diffusion_dfl.solvers.arrow import (
+    Arrow,
+    Point,
+    present,
+    pull_both,
+    size_of,
+)
+from diffusion_dfl.solvers.rows import largest
+from diffusion_dfl.solvers.solution import Status
+
+# How far beyond the data a direction is followed that is to prove something.
+_FAR = 1e8
+
+
+def without_optimum(arrow: Arrow, point: Point, before: Point) -> tuple[Tensor, Tensor]:
+    """Status of instances that do not converge, after a look for the reason, and its proof."""
+    status = torch.full_like(arrow.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
+    falls = _cost_falls_for_ever(arrow, point, before)
+    status = torch.where(falls.isfinite(), int(Status.UNBOUNDED), status)
+    empty = _no_decision_satisfies(arrow, point)
+    status = torch.where(empty.isfinite(), int(Status.INFEASIBLE), status)
+    proof = torch.where(empty.isfinite(), empty, falls)
+    return status, torch.where(proof.isfinite(), proof, torch.nan)
+
+
+def _reach(arrow: Arrow, point: Point) -> Tensor:
+    rows = arrow.first
+    return _FAR * torch.stack(
+        [
+            arrow.length,
+            size_of((point.z.clamp(-1e6, 1e6), arrow.scenarios.equalities.offset)),
+            largest(rows.sizes.expand(len(point.z), -1)),
+        ]
+    ).amax(0)
+
+
+def _no_decision_satisfies(arrow: Arrow, point: Point) -> Tensor:
+    """Residual of the proof that nothing is feasible, ``inf`` where there is none: ``(B,)``.
+
+    Farkas' lemma, as in :func:`diffusion_dfl.solvers.evidence.no_decision_satisfies`: a sum of
+    constraints with multipliers >= 0 that is positive for every decision within reach.
+    """
+    scenarios, count = arrow.scenarios, arrow.scenarios.num_rows
+    v = arrow.joined(point.z, point.w)
+    weights = arrow.weights.unsqueeze(2)
+    dual, nu = weights * point.dual[..., :count], weights * point.nu
+    rows, equal = scenarios.row_values(v), scenarios.equalities.at(v)
+    first, first_equal = arrow.first_values(point.z), arrow.constraints.equality_residual(point.z)
+    first_dual = torch.where(present(arrow), point.first_dual, 0.0)
+    value = (dual * rows).sum((1, 2)) + (nu * equal).sum((1, 2))
+    value = value + (first_dual * first).sum(1) + (point.first_nu * first_equal).sum(1)
+    row_slopes = scenarios.row_slopes(v)
+    force = pull_both(row_slopes, scenarios.equalities.slope, dual, nu)
+    terms = pull_both(row_slopes.abs(), scenarios.equalities.slope.abs(), dual.abs(), nu.abs())
+    n = point.z.shape[1]
+    slopes = arrow.first_slopes(point.z)
+    bounds = arrow.constraints
+    in_z = force[..., :n].sum(1) + arrow.first_pull(slopes, first_dual)
+    in_z = in_z + (point.first_nu.unsqueeze(1) @ bounds.equality_matrix).squeeze(1)
+    forces = torch.cat([in_z, force[..., n:].flatten(1)], dim=1)
+    at = torch.cat([point.z, point.w.flatten(1)], dim=1)
+    free = torch.full_like(point.z, torch.inf)
+    lower = -free if bounds.lower is None else bounds.lower.expand_as(free)
+    upper = free if bounds.upper is None else bounds.upper.expand_as(free)
+    problem = scenarios.problem
+    lower, upper = (
+        torch.cat([first, own.expand_as(point.w).flatten(1)], dim=1)
+        for first, own in ((lower, problem.lower), (upper, problem.upper))
+    )
+    way = torch.where(forces > 0, lower, upper) - at
+    bounded = way.isfinite()
+    least = value + torch.where(bounded & (forces != 0), forces * way, 0.0).sum(1)
+    loose = torch.where(bounded, 0.0, forces.abs())
+    size = (dual * rows.abs()).sum((1, 2)) + (nu * equal).abs().sum((1, 2))
+    size = size + (first_dual * first.abs()).sum(1) + (point.first_nu * first_equal).abs().sum(1)
+    whole = largest(terms).clamp_min(largest(first_dual)).clamp_min(1e-300)
+    loose = torch.where(loose <= 1e-13 * whole.unsqueeze(1), 0.0, loose)
+    proved = (least > loose.sum(1) * _reach(arrow, point)) & (least > 1e-6 * size) & (size > 0)
+    return torch.where(proved, largest(loose) / whole, torch.inf)
+
+
+def _cost_falls_for_ever(arrow: Arrow, point: Point, before: Point) -> Tensor:
+    """Residual of a direction along which the cost falls and nothing stops it, else ``inf``: ``(B,)``."""
+    dz, dw = point.z - before.z, point.w - before.w
+    size = size_of((dz, dw)).clamp_min(1e-300)
+    dz, dw = dz / size.unsqueeze(1), dw / size.view(-1, 1, 1)
+    dz, dw = (torch.where(part.abs() > 1e-6, part, 0.0) for part in (dz, dw))
+    way = _reach(arrow, point)
+    far_z = point.z + way.unsqueeze(1) * dz
+    far_w = point.w + way.view(-1, 1, 1) * dw
+    here, there = (arrow.joined(z, w) for z, w in ((point.z, point.w), (far_z, far_w)))
+    along = arrow.joined(dz, dw)
+    scenarios = arrow.scenarios
+
+    def slope(v: Tensor) -> Tensor:
+        return (arrow.weights * (scenarios.gradient(v) * along).sum(2)).sum(1)
+
+    def outside(v: Tensor, z: Tensor, w: Tensor) -> tuple[Tensor, ...]:
+        values = (scenarios.row_values(v), scenarios.bounds(w), arrow.first_values(z))
+        return (*values, scenarios.equalities.at(v), arrow.constraints.equality_residual(z))
+
+    first, last = outside(here, point.z, point.w), outside(there, far_z, far_w)
+    beyond = [b - a.clamp_min(0) for a, b in zip(first[:3], last[:3], strict=True)]
+    apart = [b - a for a, b in zip(first[3:], last[3:], strict=True)]
+    over = size_of((*(part.clamp_min(0) for part in beyond), *apart)) / way
+    steep = -1e-9 * arrow.slope
+    falls = (over <= 1e-9) & (slope(here) < steep) & (slope(there) < steep)
+    return torch.where(falls, over, torch.inf)
