@@ -8,8 +8,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion_dfl.cli import guarded, job
-from diffusion_dfl.config.schema import register
+from diffusion_dfl.suite.cli import guarded, job
+from diffusion_dfl.suite.config.schema import register
 
 register()
 
@@ -18,8 +18,8 @@ register()
 def main(config: DictConfig) -> float:
     """One job: run it, say what came out, return its validation cost (for sweepers)."""
     # Imported late: --help and --cfg need neither torch nor data.
-    from diffusion_dfl.reporting.console import announce
-    from diffusion_dfl.training.run import run
+    from diffusion_dfl.suite.reporting.console import announce
+    from diffusion_dfl.suite.runs.run import run
 
     number = HydraConfig.get().job.get("num")
     cost = math.nan

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 import diffusion_dfl as ddfl
-from diffusion_dfl.reporting.figures.style import PALETTE, curve, legend, panels
+from diffusion_dfl.suite.reporting.figures.style import PALETTE, curve, legend, panels
 from diffusion_dfl.tasks import SyntheticTask, synthetic_task
 
 SCENARIOS = 1000  # The cost reads the tail, so that many.

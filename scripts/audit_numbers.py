@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.runs.execution import make_task
 from diffusion_dfl.tasks import (
     ReleasedPortfolioTask,
     ReleasedPowerTask,
     ReleasedSyntheticTask,
     Task,
 )
-from diffusion_dfl.training.execution import make_task
 
 _SEEDS = range(5)
 

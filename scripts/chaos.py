@@ -28,12 +28,12 @@ from typing import Any
 
 import torch
 
-from diffusion_dfl.config.compose import compose_config, identify
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.estimators import Loss, TwoStage
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.lease import Lease
-from diffusion_dfl.training.run import run
+from diffusion_dfl.suite.config.compose import compose_config, identify
+from diffusion_dfl.suite.runs.lease import Lease
+from diffusion_dfl.suite.runs.run import run
 
 SMALL = (
     "data=simulated",

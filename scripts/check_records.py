@@ -8,9 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
-from diffusion_dfl.reporting.checking import damaged, extra, outdated
-from diffusion_dfl.reporting.collect import collect
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.checking import damaged, extra, outdated
+from diffusion_dfl.suite.reporting.collect import collect
 
 
 def main() -> int:

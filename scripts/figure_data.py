@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.files import write_text
 from diffusion_dfl.programs import Newsvendor, ProductAllocation
+from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.runs.finished import FinishedRun, load_finished
+from diffusion_dfl.suite.runs.run import run
 from diffusion_dfl.tasks.inventory import InventoryTask
 from diffusion_dfl.tasks.synthetic import SyntheticTask
-from diffusion_dfl.training.finished import FinishedRun, load_finished
-from diffusion_dfl.training.run import run
 
 #: The runs of figure 1 and figure 11, as overrides.
 ONE_PRODUCT = ("task=synthetic", "task.num_products=1", "model=diffusion", "grad=two_stage")

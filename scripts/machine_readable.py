@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffusion_dfl.training.environment import describe_environment
+from diffusion_dfl.suite.runs.environment import describe_environment
 
 
 def environment(packages: Iterable[str]) -> dict[str, Any]:

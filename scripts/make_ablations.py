@@ -8,11 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.files import write_text
-from diffusion_dfl.reporting.ablations import AXES, commands, table
-from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.frame import frame
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.ablations import AXES, commands, table
+from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.frame import frame
 
 
 def main() -> int:

@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.files import write_json, write_text
-from diffusion_dfl.reporting.audit import TEMPLATE, audit_tables, numbers, render
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.audit import TEMPLATE, audit_tables, numbers, render
 
 
 def main() -> int:

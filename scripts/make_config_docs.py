@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import fail
-from diffusion_dfl.config.compose import CONFIG_DIRECTORY
-from diffusion_dfl.config.reference import PAGE, render, without_meaning
 from diffusion_dfl.files import write_text
+from diffusion_dfl.suite.cli import fail
+from diffusion_dfl.suite.config.reference import PAGE, render, without_meaning
+from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
-from diffusion_dfl.reporting.figures import FIGURES, FigureSource, MissingRuns, draw
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.figures import FIGURES, FigureSource, MissingRuns, draw
 
 
 def main() -> int:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.frame import frame
-from diffusion_dfl.reporting.markdown import spread
-from diffusion_dfl.reporting.roles import is_twin
-from diffusion_dfl.reporting.statistics import estimate, paired
+from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.frame import frame
+from diffusion_dfl.suite.reporting.markdown import spread
+from diffusion_dfl.suite.reporting.roles import is_twin
+from diffusion_dfl.suite.reporting.statistics import estimate, paired
 
 _COLUMNS = {
     "test.task": ("Test", 3),

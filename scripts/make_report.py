@@ -11,14 +11,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.files import write_text
-from diffusion_dfl.reporting.audit import TEMPLATE
-from diffusion_dfl.reporting.layout import LAYOUTS
-from diffusion_dfl.reporting.page.gather import gather
-from diffusion_dfl.reporting.page.render import render
-from diffusion_dfl.reporting.status import plan
-from diffusion_dfl.sweep import started
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.audit import TEMPLATE
+from diffusion_dfl.suite.reporting.layout import LAYOUTS
+from diffusion_dfl.suite.reporting.page.gather import gather
+from diffusion_dfl.suite.reporting.page.render import render
+from diffusion_dfl.suite.reporting.status import plan
+from diffusion_dfl.suite.sweep import started
 
 
 def main() -> int:

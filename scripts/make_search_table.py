@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_dfl.reporting.selection import choices, default_source
+from diffusion_dfl.suite.reporting.selection import choices, default_source
 
 Groups = Mapping[tuple[str, str, str], Mapping[int, Mapping[str, Any]]]
 

@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
-from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.frame import frame
-from diffusion_dfl.reporting.selection import choices, of_table, selection
-from diffusion_dfl.reporting.sensitivity import CONFIGURED, render, sensitivity
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.frame import frame
+from diffusion_dfl.suite.reporting.selection import choices, of_table, selection
+from diffusion_dfl.suite.reporting.sensitivity import CONFIGURED, render, sensitivity
 
 
 def main() -> int:

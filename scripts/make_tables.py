@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
-from diffusion_dfl.config.compose import digest
-from diffusion_dfl.config.identities import identity_of
-from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.frame import frame
-from diffusion_dfl.reporting.latex import latex
-from diffusion_dfl.reporting.layout import LAYOUTS
-from diffusion_dfl.reporting.markdown import render
-from diffusion_dfl.reporting.own import own_runs, render_own
-from diffusion_dfl.reporting.selection import choices, of_table, selection
-from diffusion_dfl.reporting.summary import summary, with_block
-from diffusion_dfl.reporting.table1 import Table, build, tidy
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.config.compose import digest
+from diffusion_dfl.suite.config.identities import identity_of
+from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.frame import frame
+from diffusion_dfl.suite.reporting.latex import latex
+from diffusion_dfl.suite.reporting.layout import LAYOUTS
+from diffusion_dfl.suite.reporting.markdown import render
+from diffusion_dfl.suite.reporting.own import own_runs, render_own
+from diffusion_dfl.suite.reporting.selection import choices, of_table, selection
+from diffusion_dfl.suite.reporting.summary import summary, with_block
+from diffusion_dfl.suite.reporting.table1 import Table, build, tidy
 
 #: Tables that git keeps, made of committed records alone.
 COMMITTED = ("table1", "released")

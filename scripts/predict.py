@@ -21,11 +21,11 @@ from typing import TextIO
 
 import torch
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.data.contexts import ContextFile
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import replacing
-from diffusion_dfl.training.deployed import Decisions, DeployedRun, contexts_of_test, load_run
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.runs.deployed import Decisions, DeployedRun, contexts_of_test, load_run
 
 # Refused rows that are told one by one.
 _MOST_TOLD = 20

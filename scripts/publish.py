@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
-from diffusion_dfl.reporting.collect import collect
-from diffusion_dfl.reporting.publishing import Wanted, publish
-from diffusion_dfl.reporting.selection import choices, default_source
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.publishing import Wanted, publish
+from diffusion_dfl.suite.reporting.selection import choices, default_source
 
 
 def main() -> int:

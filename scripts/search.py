@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.reporting.statistics import mean_and_error
-from diffusion_dfl.search.report import describe, keep_twin, write_presets, write_table
-from diffusion_dfl.search.rows import Row, bench, rows_of
-from diffusion_dfl.search.space import FOLDER
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.reporting.statistics import mean_and_error
+from diffusion_dfl.suite.search.report import describe, keep_twin, write_presets, write_table
+from diffusion_dfl.suite.search.rows import Row, bench, rows_of
+from diffusion_dfl.suite.search.space import FOLDER
 
 
 def main() -> int:

@@ -13,12 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import REFUSALS, explain, fail
-from diffusion_dfl.config.identities import searching
-from diffusion_dfl.reporting.archive import Archive
-from diffusion_dfl.reporting.layout import LAYOUTS
-from diffusion_dfl.reporting.status import completing, overview, plan, state
-from diffusion_dfl.sweep import started
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.config.identities import searching
+from diffusion_dfl.suite.reporting.archive import Archive
+from diffusion_dfl.suite.reporting.layout import LAYOUTS
+from diffusion_dfl.suite.reporting.status import completing, overview, plan, state
+from diffusion_dfl.suite.sweep import started
 
 
 def main() -> int:

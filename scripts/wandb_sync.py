@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffusion_dfl.cli import fail
+from diffusion_dfl.suite.cli import fail
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
     if not failed and folders:
         _report(arguments)
     if arguments.dashboard and not failed:
-        from diffusion_dfl.reporting.dashboard import dashboard
+        from diffusion_dfl.suite.reporting.dashboard import dashboard
 
         entity = arguments.entity or wandb.Api().default_entity
         view = dashboard(entity, arguments.project)

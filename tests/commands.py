@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion_dfl.config.arguments import normalise
+from diffusion_dfl.suite.config.arguments import normalise
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -152,7 +152,7 @@ SMALL: dict[str, Small] = {
 }
 
 _OWN = "tests/own/test_extend_page.py"
-_SEARCH = "tests/search/test_search_script.py"
+_SEARCH = "tests/suite/search/test_search_script.py"
 
 #: Commands that no test of the docs runs -> the test that runs what they stand for, or why none can.
 NOT_RUN: dict[str, str] = {
@@ -168,7 +168,7 @@ NOT_RUN: dict[str, str] = {
     "make search task=power model=diffusion": _SEARCH,
     "python scripts/search.py task=inventory model=gaussian grad=two_stage --trials 2 "
     "--root build/search --preset-folder build/presets": _SEARCH,
-    "make audit": "tests/reporting/test_audit.py",
+    "make audit": "tests/suite/reporting/test_audit.py",
     "make wandb-sync": "tests/test_scripts.py",
     "python examples/quickstart.py": "tests/test_examples.py",
     "python scripts/benchmark.py solvers": "tests/test_benchmark.py",

@@ -7,7 +7,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from diffusion_dfl.config.compose import CONFIG_DIRECTORY, compose_config
+from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 
 def composed(words: Sequence[str]) -> DictConfig:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
-from diffusion_dfl.config import identities
+from diffusion_dfl.suite.config import identities
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from diffusion_dfl.config.compose import compose_config, identify, validate
 from diffusion_dfl.files import write_text
+from diffusion_dfl.suite.config.compose import compose_config, identify, validate
 from tests.commands import (
     NOT_RUN,
     ROOT,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.reporting.summary import BEGIN, END
+from diffusion_dfl.suite.reporting.summary import BEGIN, END
 from tests.commands import ROOT, blocks, commands
 from tests.processes import forked
 

@@ -4,13 +4,20 @@ Every program states its exact sample problem in plain cvxpy; here Clarabel solv
 at the tightest tolerance it reaches. Slow, without gradients, and never used in training.
 """
 
-import cvxpy as cp
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.programs import Hinges, Program
 from diffusion_dfl.solvers.solution import Solution, Status
+
+try:
+    import cvxpy as cp
+except ImportError as error:
+    raise UserError(
+        "solver='cvxpy' and on_failure='reference' need cvxpy with Clarabel: pip install cvxpy clarabel"
+    ) from error
 
 # Tried in turn: an interior point in float64 does not always reach the tightest.
 _TOLERANCES = (1e-12, 1e-11, 1e-10, 1e-9)

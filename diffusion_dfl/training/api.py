@@ -31,7 +31,7 @@ from diffusion_dfl.tasks import Evaluation, Task
 from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.decisions import decided, rows_at_once
-from diffusion_dfl.training.environment import resolve_device
+from diffusion_dfl.training.device import resolve_device
 from diffusion_dfl.training.fingerprint import fingerprint
 from diffusion_dfl.training.learning import Maker, learn
 from diffusion_dfl.training.loop import Progress

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 import diffusion_dfl.estimators.score as score_module
 from benchmarks.measure import one_thread
 from benchmarks.report import environment
-from diffusion_dfl.config.compose import compose_config
 from diffusion_dfl.estimators import Batch, Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, Predictor
+from diffusion_dfl.suite.config.compose import compose_config
 from diffusion_dfl.tasks import PowerTask, power_task
 
 GOAL = 2.0

@@ -9,11 +9,11 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from diffusion_dfl.config.compose import compose_config, identify
 from diffusion_dfl.data import power_dataset
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch
 from diffusion_dfl.predictors import DiffusionPredictor
+from diffusion_dfl.suite.config.compose import compose_config, identify
 from diffusion_dfl.training.streams import numpy_stream
 
 COMMAND = ("model=diffusion", "grad=two_stage")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import machine_readable
 
-from diffusion_dfl.reporting.figures.style import LINES, MARKERS, PALETTE
+from diffusion_dfl.suite.reporting.figures.style import LINES, MARKERS, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

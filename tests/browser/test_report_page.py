@@ -12,9 +12,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from diffusion_dfl.reporting.page.gather import gather
-from diffusion_dfl.reporting.page.render import render
-from tests.reporting.page.pages import (
+from diffusion_dfl.suite.reporting.page.gather import gather
+from diffusion_dfl.suite.reporting.page.render import render
+from tests.suite.reporting.page.pages import (
     HOSTILE,
     ROOT,
     add,
@@ -23,7 +23,7 @@ from tests.reporting.page.pages import (
     place,
     with_laboratory,
 )
-from tests.reporting.records import summary
+from tests.suite.reporting.records import summary
 
 pytestmark = pytest.mark.slow
 

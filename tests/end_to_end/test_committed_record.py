@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from diffusion_dfl.config.compose import compose_config, identify
 from diffusion_dfl.data import Dataset
-from diffusion_dfl.reporting.archive import Archive
-from diffusion_dfl.training.execution import make_task
+from diffusion_dfl.suite.config.compose import compose_config, identify
+from diffusion_dfl.suite.reporting.archive import Archive
+from diffusion_dfl.suite.runs.execution import make_task
 
 ROOT = Path(__file__).resolve().parents[2]
 

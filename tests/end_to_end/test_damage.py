@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from diffusion_dfl.config.compose import fit_path, identify
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.training.run import run
+from diffusion_dfl.suite.config.compose import fit_path, identify
+from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
 
 TINY = [

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.config.compose import compose_config
-from diffusion_dfl.training.run import run
+from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.runs.run import run
 
 FEW = (
     "task=power",

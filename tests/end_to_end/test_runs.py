@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from diffusion_dfl.config.arguments import CELLS
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.training.run import run
+from diffusion_dfl.suite.config.arguments import CELLS
+from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
 
 ROOT = Path(__file__).resolve().parents[2]

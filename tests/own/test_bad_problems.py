@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import diffusion_dfl as ddfl
-from diffusion_dfl.config.compose import compose_config
-from diffusion_dfl.config.identities import searching
-from diffusion_dfl.training.run import run
+from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.config.identities import searching
+from diffusion_dfl.suite.runs.run import run
 from diffusion_dfl.training.steps import Steps
 from tests.own.problems import FAULTS, faulty
 from tests.own.test_train import SMALL, frame, stock, task

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import diffusion_dfl as ddfl
-from diffusion_dfl.config.arguments import normalise
-from diffusion_dfl.config.compose import compose_config, fit_path, identify
-from diffusion_dfl.config.identities import searching
-from diffusion_dfl.reporting.console import announce
-from diffusion_dfl.training.execution import stage_settings
-from diffusion_dfl.training.run import run
+from diffusion_dfl.suite.config.arguments import normalise
+from diffusion_dfl.suite.config.compose import compose_config, fit_path, identify
+from diffusion_dfl.suite.config.identities import searching
+from diffusion_dfl.suite.reporting.console import announce
+from diffusion_dfl.suite.runs.execution import stage_settings
+from diffusion_dfl.suite.runs.run import run
 from tests.processes import ROOT, forked
 
 MODULE = '''

@@ -14,10 +14,10 @@ import torch
 import yaml
 
 import diffusion_dfl as ddfl
-from diffusion_dfl.config.arguments import CONFIG_DIRECTORY
-from diffusion_dfl.config.compose import compose_config
+from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.places import CONFIG_DIRECTORY
+from diffusion_dfl.suite.runs.execution import make_task
 from diffusion_dfl.training import api
-from diffusion_dfl.training.execution import make_task
 
 torch.set_num_threads(1)
 SHORT = ddfl.TrainingSettings(epochs=2, batch_size=16, learning_rate=1e-2)

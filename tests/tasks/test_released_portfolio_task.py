@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
+from diffusion_dfl.suite.runs.execution import make_task
 from diffusion_dfl.tasks import ReleasedPortfolioTask
-from diffusion_dfl.training.execution import make_task
 from tests.configs import composed
 
 on_real_data = pytest.mark.skipif(

@@ -11,8 +11,8 @@ import torch
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.solvers import solve
+from diffusion_dfl.suite.runs.execution import make_task
 from diffusion_dfl.tasks import PowerTask, ReleasedPowerTask
-from diffusion_dfl.training.execution import make_task
 from tests.configs import composed
 
 on_real_data = pytest.mark.skipif(

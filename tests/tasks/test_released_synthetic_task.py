@@ -9,8 +9,8 @@ import pytest
 
 from diffusion_dfl.data.mixture import released_margins
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.suite.runs.execution import make_task
 from diffusion_dfl.tasks import ReleasedSyntheticTask, released_synthetic_task
-from diffusion_dfl.training.execution import make_task
 from tests.configs import composed
 
 

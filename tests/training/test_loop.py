@@ -15,9 +15,9 @@ from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor, Scaling
 from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.suite.runs.directory import MetricsLog
 from diffusion_dfl.training.checkpoint import Checkpoint, read_tensors
 from diffusion_dfl.training.loop import Stage, TrainingDiverged
-from diffusion_dfl.training.run_directory import MetricsLog
 from diffusion_dfl.training.settings import TrainingSettings
 
 HOURS, EPOCHS = 2, 4

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import diffusion_dfl.training.loop as loop
-from diffusion_dfl.config.compose import fit_path, identify
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Loss, Score
+from diffusion_dfl.suite.config.compose import fit_path, identify
+from diffusion_dfl.suite.runs.run import run
 from diffusion_dfl.training.checkpoint import read_tensors, write_tensors
 from diffusion_dfl.training.loop import TrainingDiverged
-from diffusion_dfl.training.run import run
 from tests.configs import composed
 
 TINY = (

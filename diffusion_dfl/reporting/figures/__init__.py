@@ -1,8 +1,0 @@
-"""The paper's figures from logged runs: ``make figures``.
-
-A figure is a function of what was logged, in `FIGURES` under its number; it says which files it reads.
-"""
-
-from diffusion_dfl.reporting.figures.catalogue import FIGURES, FigureSource, MissingRuns, draw
-
-__all__ = ["FIGURES", "FigureSource", "MissingRuns", "draw"]

@@ -1,0 +1,263 @@
+"""The command line around Hydra: arguments made readable, errors made one message."""
+
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from diffusion_dfl.errors import RunFailed, UserError
+from diffusion_dfl.suite.completion import completing
+from diffusion_dfl.suite.config.arguments import (
+    BARE,
+    CONFIG_DIRECTORY,
+    misread,
+    normalise,
+    taken_as_it_stands,
+)
+from diffusion_dfl.suite.config.catalogue import options, register_help
+from diffusion_dfl.suite.sweep import told
+
+#: What bad input raises; `explain` makes one line of it.
+REFUSALS = (UserError, HydraException, OmegaConfBaseException)
+
+# Names above which the nearest one says more than all.
+_MANY = 20
+_ALL_KEYS = "`python train.py --cfg job` shows every key"
+
+# Of the jobs of this process, by what they said; the number of the process tells it from a launcher's.
+_failed: dict[str, Exception] = {}
+_process = 0
+
+# Launchers that come in packages of their own.
+_LAUNCHERS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+}
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """One job of a sweep: what stops it is told in one line, and the others go on.
+
+    In another process, where a launcher has put the job, the error goes up to the launcher.
+    """
+    try:
+        yield
+    except (UserError, RunFailed) as error:
+        if os.getpid() != _process:
+            raise
+        if str(error) not in _failed:  # Ten seeds of one mistake are one mistake.
+            _failed[str(error)] = error
+            fail(_told(error))
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RunFailed):
+        return f"{error}; its status.json has the traceback"
+    return explain(error)
+
+
+def guarded(main: Callable[[], object]) -> int:
+    """Normalise ``sys.argv``, call Hydra's main, and turn user errors into one line.
+
+    Returns:
+        The exit code: 0, 1 for a failed run, 2 for bad input, 130 for Ctrl-C, 128 and its number for
+        another signal.
+    """
+    global _process
+    _process = os.getpid()
+    _failed.clear()
+    configure_logging()
+    # Numeric libraries read these when they load; a worker with a thread a core starves the others.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    bare = len(sys.argv) == 1
+    register_help()
+    try:
+        sys.argv[1:] = normalise(sys.argv[1:])
+        refuse_unknown(sys.argv[1:])
+        if bare:
+            logging.getLogger(__name__).info("no arguments: running %s", " ".join(BARE))
+        # Hydra would print its own version of an error and exit; here it is raised.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        with completing(sys.argv[1:]), told(sys.argv[1:]):
+            main()
+        if _failed:
+            return 2 if all(isinstance(error, UserError) for error in _failed.values()) else 1
+    except RunFailed as error:
+        return fail(_told(error), 1)
+    except REFUSALS as error:
+        return fail(explain(error))
+    except OSError as error:
+        if _in_a_run(error):
+            raise
+        # Hydra makes its folder below output.root before a run starts.
+        return fail(
+            f"output.root: cannot write to {error.filename} ({error.strerror}); "
+            "make it writable or set output.root=FOLDER"
+        )
+    except KeyboardInterrupt as error:
+        signum = getattr(error, "signum", signal.SIGINT)
+        return fail("interrupted; the same command goes on where it stopped", 128 + signum)
+    return 0
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Tell an error on stderr; returns the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _in_a_run(error: Exception) -> bool:
+    """Whether an error came out of a run, not out of what Hydra does before one."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == "diffusion_dfl.suite.runs.run":
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def configure_logging() -> None:
+    """Plain lines on stderr; results go to stdout."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("filelock").setLevel(logging.WARNING)
+
+
+def explain(error: Exception) -> str:
+    """One message for bad input: the key, the value and the mend."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return misread(error.override)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, wrong = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+        known = sorted(error.options)
+        if group == "hydra/launcher" and wrong in _LAUNCHERS:
+            return f"{group}={wrong} needs a package; `pip install {_LAUNCHERS[wrong]}` adds it"
+        return f"{group}={wrong}: there is no such choice; {_nearest(wrong, known)}"
+    if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
+        word = f"{error.full_key}={error.parent_node._get_node(error.key)}"
+        return (
+            f"{word}: ${{...}} stands for another key, and {lines[0]}; if it is part of a name: "
+            f"{taken_as_it_stands(word)}"
+        )
+    cause = error.__cause__ or error.__context__
+    inner = cause if isinstance(cause, OmegaConfBaseException) else error
+    if isinstance(inner, ConfigKeyError | ConfigAttributeError):
+        # Hydra's message has the key as it was typed, OmegaConf's the part it looked for.
+        typed = re.search(r"Could not override '([^']+)'", str(error))
+        full = typed.group(1) if typed else str(inner.full_key or "")
+        root = inner.parent_node._get_root() if inner.parent_node is not None else {}
+        return f"{full}: there is no such key; {_meant(full, _paths(root))}{_ALL_KEYS}"
+    if isinstance(inner, ValidationError):
+        wanted = str(inner).splitlines()[0]
+        return f"{inner.full_key}: {wanted}; {_ALL_KEYS} with its value"
+    return "; ".join(lines)
+
+
+def refuse_unknown(arguments: Sequence[str]) -> None:
+    """Refuse flags that Hydra does not have, and presets that are not there.
+
+    Argparse would print its usage for the first; the second Hydra passes over, since a cell need not
+    have a preset.
+
+    Args:
+        arguments: normalised.
+
+    Raises:
+        UserError: naming the nearest there is.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse_flags  # type: ignore[method-assign]
+    unknown = parser.parse_known_args(list(arguments))[1]
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    if unknown:
+        bare = unknown[0].lstrip("-")
+        meant = (
+            f"an override has no dashes: {bare}"
+            if "=" in bare
+            else _nearest(unknown[0], sorted(known), "Flags")
+        )
+        raise UserError(f"{unknown[0]}: there is no such flag; {meant}")
+    folders = [CONFIG_DIRECTORY, *config_folders(arguments)]
+    for word in arguments:
+        group, _, values = word.partition("=")
+        if group == "preset" and values != "null":
+            there = list(options(folders, "preset"))
+            for value in values.split(","):
+                if value not in there:
+                    mend = f"{_nearest(value, there)} Without preset= a cell gets its own"
+                    raise UserError(f"preset={value}: there is no such choice; {mend}")
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    raise UserError(message)
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """Folders given with ``--config-dir``."""
+    found = get_args_parser().parse_known_args(list(arguments))[0].config_dir
+    return [Path(found)] if found else []
+
+
+def _nearest(wrong: str, known: Sequence[str], title: str = "Choices") -> str:
+    near = get_close_matches(wrong, known, n=1)
+    if near and len(known) > _MANY:
+        return f"did you mean {near[0]}?"
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{meant}{title}: {', '.join(known)}"
+
+
+def _paths(node: Any, prefix: str = "") -> list[str]:
+    """Every key of a configuration with those above it, ``train`` and ``train.epochs``; no Hydra's."""
+    found: list[str] = []
+    for key, item in (getattr(node, "_content", None) or {}).items():
+        path = f"{prefix}{key}"
+        if path == "hydra":
+            continue
+        found.append(path)
+        if isinstance(item, DictConfig) and isinstance(item._content, dict):
+            found += _paths(item, f"{path}.")
+    return found
+
+
+def _meant(wrong: str, paths: Sequence[str]) -> str:
+    """The keys that were most likely meant, as a question; what its parent has if none is near."""
+    parent, _, name = wrong.rpartition(".")
+    siblings = {
+        path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == parent
+    }
+    near = [siblings[found] for found in get_close_matches(name, siblings, n=1)]
+    if not near and parent:
+        near = get_close_matches(wrong, paths, n=1, cutoff=0.75)
+    if not near:  # `epochs`, of which there are several.
+        names = sorted({path.rpartition(".")[2] for path in paths})
+        found = get_close_matches(name, names, n=1, cutoff=0.85)
+        near = [path for path in paths if path.rpartition(".")[2] in found]
+    if near:
+        return f"did you mean {' or '.join(near)}? "
+    own = [key for key in siblings if key not in ("name", "_target_")]
+    if parent and own:
+        return f"{parent} has {', '.join(own)}; "
+    return ""

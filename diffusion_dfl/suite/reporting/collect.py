@@ -1,0 +1,308 @@
+"""Run records on disk -> a list of whole ones and the reasons the others were left out."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from diffusion_dfl.files import read_object, sha256_of
+from diffusion_dfl.suite.reporting import run_files
+from diffusion_dfl.suite.reporting.archive import Archive, compact, flat
+from diffusion_dfl.suite.reporting.roles import Role, todays_role
+
+SCHEMA = 1
+
+_IDENTITY = (
+    "task",
+    "model",
+    "grad",
+    "scale",
+    "source",
+    "seed",
+    "config_hash",
+    "source_hash",
+    "differs",
+)
+_TUNING = "was not evaluated on test days"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        path: its directory, relative to the root it was found under.
+        published: whether it was read from the committed records.
+        summary: summary.json.
+        config: key -> value of its configuration.
+        role, preset: what it is to the tables (:class:`diffusion_dfl.suite.reporting.roles.Role`).
+    """
+
+    path: Path
+    published: bool
+    summary: dict[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    role: str = ""
+    preset: str = ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.summary["identity"]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is no usable record.
+
+    Attributes:
+        path: its directory, relative to the root it was found under.
+        published: whether it stands among the committed records.
+        reason: why it does not count.
+    """
+
+    path: Path
+    published: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{'published' if self.published else 'runs'}/{self.path}: {self.reason}"
+
+    def concerns(self, task: str, scale: str) -> bool:
+        """Whether its place says it is a run of this task and scale."""
+        return self.path.parts[:2] == (scale, task)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What was found.
+
+    Attributes:
+        records: usable records.
+        left_out: every run that is not one, with the reason.
+        tuning: finished tuning runs, which left the test days unseen on purpose.
+        results: the folder that was read.
+    """
+
+    records: list[Record]
+    left_out: list[LeftOut]
+    tuning: list[LeftOut]
+    results: Path
+
+    @cached_property
+    def archive(self) -> Archive:
+        return Archive(self.results / "published")
+
+    def rows(self, path: str, published: bool) -> pd.Series:
+        """Headline number of every test row of a run by its label; empty where there are none."""
+        if published:
+            return self.archive.rows(path)
+        return run_files.rows(self.results / "runs" / path)
+
+    def epochs(self, path: str, published: bool) -> tuple[list[dict[str, Any]], int]:
+        """Epochs of a run, and how many lines of its metrics.jsonl are none."""
+        if published:
+            return self.archive.epochs(path), 0
+        return run_files.epochs(self.results / "runs" / path)
+
+    def config(self, path: str, published: bool) -> str:
+        """Configuration of a run as text; empty where it is not there."""
+        if published:
+            return self.archive.text(path, "config")
+        try:
+            place = self.results / "runs" / path / "config.yaml"
+            return place.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def environment(self, path: str, published: bool) -> str:
+        """env.json of a run; empty where it is not there."""
+        if published:
+            return self.archive.text(path, "environment")
+        return compact(read_object(self.results / "runs" / path / "env.json"))
+
+
+def collect(results: Path, own: bool = True) -> Collection:
+    """Read ``results/published`` and ``results/runs``.
+
+    A run of the user's own takes the place of the committed record of the same path and
+    configuration. Failed, running, unreadable and foreign records are left out and named, as are two
+    records that claim to be the same run. With ``own`` false only the committed records are read.
+
+    Raises:
+        UserError: the committed records are not what was published.
+    """
+    empty = Collection([], [], [], results)
+    found: dict[tuple[Path, str], Record] = {}
+    left_out: list[LeftOut] = []
+    tuning: list[LeftOut] = []
+    read = list(_published(empty.archive))
+    if own:
+        read += _with_roles(_own(results / "runs"), read)
+    for record in read:
+        if isinstance(record, Record):
+            found[record.path, record.identity["config_hash"]] = record
+        elif record.reason == _TUNING:
+            tuning.append(record)
+        else:
+            left_out.append(record)
+    records, twice = _without_duplicates(list(found.values()))
+    return replace(empty, records=records, left_out=left_out + twice, tuning=tuning)
+
+
+def _published(archive: Archive) -> Iterator[Record | LeftOut]:
+    configs: dict[str, Mapping[str, Any]] = {}
+    for path, entry in archive.entries.items():
+        place = Path(path)
+        try:
+            summary = _summary(place, archive.text(path, "summary"))
+        except _NoRecord as error:
+            yield LeftOut(place, True, str(error))
+            continue
+        text = archive.text(path, "config")
+        if text not in configs:
+            configs[text] = dict(flat(_object(text)))
+        yield Record(place, True, summary, configs[text], entry.role, entry.preset)
+
+
+def _own(root: Path) -> Iterator[Record | LeftOut]:
+    for directory in sorted(path.parent for path in root.rglob("config.yaml")):
+        if ".old-" in directory.name:
+            continue
+        place = directory.relative_to(root)
+        try:
+            summary = _summary(place, _finished(directory))
+        except _NoRecord as error:
+            yield LeftOut(place, False, str(error))
+            continue
+        yield Record(place, False, summary, dict(flat(run_files.config(directory))))
+
+
+def _with_roles(
+    own: Iterable[Record | LeftOut], published: Iterable[Record | LeftOut]
+) -> Iterator[Record | LeftOut]:
+    """The user's own runs with their roles: those of published ones of the same configuration, or
+    what today's presets say."""
+    known = {
+        _configuration(one): Role(one.role, one.preset)
+        for one in published
+        if isinstance(one, Record)
+    }
+    for record in own:
+        if isinstance(record, Record):
+            configuration = _configuration(record)
+            if configuration not in known:
+                known[configuration] = todays_role(record.identity)
+            role = known[configuration]
+            record = replace(record, role=role.name, preset=role.preset)
+        yield record
+
+
+def _configuration(record: Record) -> str:
+    """What the seeds of a configuration have in common."""
+    identity = record.identity
+    return compact([identity[key] for key in _IDENTITY if key not in ("seed", "source_hash")])
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one for what is none."""
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+class _NoRecord(Exception):
+    """Why a run does not count."""
+
+
+def _finished(directory: Path) -> str:
+    """summary.json of a finished run."""
+    status = read_object(directory / "status.json")
+    if not status:
+        raise _NoRecord("never started")
+    if status.get("status") != "finished":
+        raise _NoRecord(f"{status.get('status')} {status.get('reason', '')}".strip())
+    path = directory / "summary.json"
+    try:
+        digest = sha256_of(path)
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        raise _NoRecord("has no summary.json") from None
+    except ValueError:
+        raise _NoRecord("summary.json is not JSON") from None
+    kept = status.get("sha256")
+    if isinstance(kept, dict) and kept.get("summary.json", digest) != digest:
+        raise _NoRecord("summary.json is not as the run left it (its digest differs)")
+    return text
+
+
+def _summary(place: Path, text: str) -> dict[str, Any]:
+    """summary.json that counts."""
+    try:
+        summary = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError:
+        raise _NoRecord("summary.json is not JSON") from None
+    if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
+        schema = summary.get("schema") if isinstance(summary, dict) else None
+        raise _NoRecord(
+            f"summary.json has schema {schema}, not {SCHEMA}; run it again with force=true"
+        )
+    identity = summary.get("identity")
+    missing = [key for key in _IDENTITY if not isinstance(identity, dict) or key not in identity]
+    if missing:
+        raise _NoRecord(f"summary.json has no identity.{missing[0]}")
+    assert isinstance(identity, dict)
+    misplaced = _misplaced(place, identity)
+    if misplaced:
+        raise _NoRecord(misplaced)
+    if not summary.get("test"):
+        raise _NoRecord(_TUNING)
+    value = summary["test"].get("task")
+    if value is None:
+        raise _NoRecord("test task is not finite: no decision, or one of infinite expected cost")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise _NoRecord(f"test task is {value}")
+    return summary
+
+
+def _refuse_constant(name: str) -> float:
+    raise _NoRecord(f"summary.json holds {name}")
+
+
+def _misplaced(relative: Path, identity: Mapping[str, Any]) -> str:
+    """Why a record is not of the run its directory is of; empty where it is."""
+    cell = f"{identity['model']}-{identity['grad']}"
+    place = Path(identity["scale"], identity["task"], cell, f"seed-{identity['seed']}")
+    parts = relative.parts
+    same = len(parts) == 4 and f"{parts[2]}-".startswith(f"{cell}-")
+    if same and (parts[0], parts[1], parts[3]) == (*place.parts[:2], place.parts[3]):
+        return ""
+    return f"its summary.json is of {place.as_posix()}: copied, or of another scale or protocol"
+
+
+def _without_duplicates(records: list[Record]) -> tuple[list[Record], list[LeftOut]]:
+    """Records that are the only one of their run, and the others: none of them can be trusted."""
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        what = {key: record.identity[key] for key in _IDENTITY if key != "source_hash"}
+        runs[json.dumps(what, sort_keys=True)].append(record)
+    single = [same[0] for same in runs.values() if len(same) == 1]
+    twice = [
+        LeftOut(
+            record.path,
+            record.published,
+            "claims to be the same run as "
+            + ", ".join(str(other.path) for other in same if other is not record),
+        )
+        for same in runs.values()
+        if len(same) > 1
+        for record in same
+    ]
+    return single, twice

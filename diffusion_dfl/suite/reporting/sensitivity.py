@@ -1,0 +1,121 @@
+"""How a task's numbers move with its own parameters: records that change ``task.*`` keys alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import pandas as pd
+
+from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
+from diffusion_dfl.suite.reporting.markdown import spread
+from diffusion_dfl.suite.reporting.paper import ROWS
+from diffusion_dfl.suite.reporting.roles import RUN, SOURCE, STALE
+from diffusion_dfl.suite.reporting.selection import Selection, kinds, of_table
+from diffusion_dfl.suite.reporting.statistics import Estimate, estimate
+
+_BASELINES = "test.baselines."
+CONFIGURED = "as configured"
+
+
+def sensitivity(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
+    """Long frame ``setting``, ``name``, ``kind`` and the estimate of the headline number.
+
+    Args:
+        runs: :func:`~diffusion_dfl.suite.reporting.frame.frame` of everything there is.
+        wanted: the table; its rows are the setting ``as configured``.
+
+    ``kind`` is ``method``, ``baseline`` or ``bound``. A run belongs to a setting if it changes nothing
+    but keys of the task, in the preset of its row.
+    """
+    rows: list[dict[str, Any]] = []
+    found = of_table(runs, wanted)
+    if found.empty:
+        return pd.DataFrame(rows)
+    settings = pd.Series(
+        [_setting(run) for run in found[["role", "differs"]].to_dict("records")],
+        index=found.index,
+        dtype=object,
+    )
+    kind = kinds(found, wanted)
+    presets = set(found.loc[kind == RUN, "preset"])
+    current = (settings != CONFIGURED) & found["preset"].isin(presets) | (kind == RUN)
+    found = found.assign(setting=settings)[current].dropna(subset=["setting"])
+    layout = layout_of(wanted.task)
+    for setting in sorted(found["setting"].unique(), key=lambda text: (text != CONFIGURED, text)):
+        here = found[found["setting"] == setting]
+        for _, name, model, grad in ROWS:
+            cell = here[(here["model"] == model) & (here["grad"] == grad)]
+            if len(cell):
+                rows.append(_row(setting, name, "method", estimate(cell[HEADLINE].tolist())))
+        for column in here.columns:
+            if not column.startswith(_BASELINES):
+                continue
+            known = here[["seed", column]].dropna()
+            if len(known):
+                values = known.groupby("seed")[column].mean().tolist()
+                title = plain_name(layout, column.removeprefix(_BASELINES))
+                rows.append(_row(setting, title, "baseline", estimate(values)))
+        for metric, title in layout.bounds.items():
+            if metric in here and here[metric].notna().any():
+                values = here.dropna(subset=[metric]).groupby("seed")[metric].mean().tolist()
+                rows.append(_row(setting, title, "bound", estimate(values)))
+    return pd.DataFrame(rows)
+
+
+def render(numbers: pd.DataFrame, wanted: Selection, higher_is_better: bool) -> str:
+    """Markdown: a row a setting, a column a method, baseline or bound; the best method bold."""
+    layout = layout_of(wanted.task)
+    named = numbers.drop_duplicates("name")
+    kinds = dict(zip(named["name"].astype(str), named["kind"].astype(str), strict=True))
+    order = [name for _, name, _, _ in ROWS if name in kinds]
+    order += [name for kind in ("baseline", "bound") for name in kinds if kinds[name] == kind]
+    titles = [name if kinds[name] == "method" else f"_{name}_" for name in order]
+    lines = [
+        f"## {layout.title}: sensitivity to its parameters "
+        f"({wanted.source} data, scale {wanted.scale})",
+        "",
+        _line(["Setting", *titles, "Seeds"]),
+        "|" + "---|" * (len(titles) + 2),
+    ]
+    for setting, rows in numbers.groupby("setting", sort=False):
+        found = {row["name"]: row for row in rows.to_dict("records")}
+        methods = {name: row["mean"] for name, row in found.items() if row["kind"] == "method"}
+        best = (max if higher_is_better else min)(methods, key=methods.__getitem__)
+        cells = []
+        for name in order:
+            row = found.get(name)
+            text = "–" if row is None else spread(_estimate(row), 3)
+            cells.append(f"**{text}**" if name == best else text)
+        counts = sorted({int(row["count"]) for row in found.values()})
+        lines.append(_line([str(setting), *cells, "/".join(map(str, counts))]))
+    lines += [
+        "",
+        f"Mean ± standard error over seeds of the {layout.quantity}{layout.unit}; the best method is "
+        "bold. Presets are those of the task as configured: nothing was tuned for a setting.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _setting(run: Mapping[Any, Any]) -> str | None:
+    """What a run changes of its task, or None for a run of another kind."""
+    if run["role"] in ("", STALE):
+        return None
+    differs = json.loads(run["differs"])
+    changed = {key: value for key, value in differs.items() if key != SOURCE}
+    if any(not key.startswith("task.") for key in changed):
+        return None
+    texts = [f"{key.removeprefix('task.')}={json.dumps(v)}" for key, v in sorted(changed.items())]
+    return ", ".join(texts) or CONFIGURED
+
+
+def _row(setting: str, name: str, kind: str, value: Estimate) -> dict[str, Any]:
+    return {"setting": setting, "name": name, "kind": kind, **asdict(value)}
+
+
+def _estimate(row: Mapping[Any, Any]) -> Estimate:
+    return Estimate(**{field.name: row[field.name] for field in fields(Estimate)})
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

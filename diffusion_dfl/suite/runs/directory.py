@@ -1,0 +1,263 @@
+"""A run's directory: who may write in it, what it holds, and how its state is told.
+
+config.yaml     the composed configuration
+status.json     running, interrupted, failed with the reason, or finished with the digests of the files
+metrics.jsonl   one line an epoch
+checkpoint.pt   resumes the run; checkpoint.previous.pt is of the epoch before
+weights.pt      the trained predictor
+interface.json  names of its features and decisions, and the program, for use without the data
+rows.csv        headline number of every test row
+summary.json    the record tables read
+env.json        versions and device
+run.log         what the run said
+failures.log    tracebacks of attempts that failed
+.owner, .lock   who is in it; the time of .owner is the last sign of life
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.files import (
+    DamagedFile,
+    clear_partials,
+    read_json,
+    sha256_of,
+    write_json,
+    write_text,
+)
+from diffusion_dfl.suite.config.compose import NEUTRAL, code_of, deciding_values, name_of_file
+from diffusion_dfl.suite.config.own import CODE, GROUPS
+from diffusion_dfl.suite.runs.lease import Held, Lease
+from diffusion_dfl.training.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Digests of these are kept when a run ends, so that damage shows.
+_KEPT = (
+    "config.yaml",
+    "summary.json",
+    "metrics.jsonl",
+    "rows.csv",
+    "weights.pt",
+    "interface.json",
+)
+
+
+class RunDirectory:
+    """One run's files.
+
+    Args:
+        path: the directory; made if it does not exist.
+        owner: name of what it is for, which its checkpoints carry.
+    """
+
+    def __init__(self, path: Path, owner: str = "") -> None:
+        self.path, self.owner = path, owner
+        self.checkpoint = Checkpoint(path / "checkpoint.pt", owner)
+        self.weights = path / "weights.pt"
+        self.summary = path / "summary.json"
+        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self._lease: Lease | None = None
+
+    @contextmanager
+    def locked(self, wait: bool = False) -> Iterator[None]:
+        """Hold the directory; another process gets a UserError, or waits for its turn.
+
+        Raises:
+            UserError: the directory cannot be made or is in use.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lease = Lease(self.path).__enter__()
+            except Held:
+                if not wait:
+                    raise
+                logger.info("waiting for another process to make %s", self.path.name)
+                lease = Lease(self.path, wait=True).__enter__()
+        except OSError as error:
+            raise UserError(
+                f"output.root: cannot write to {self.path} ({error.strerror}); "
+                "make it writable or set output.root=FOLDER"
+            ) from error
+        self._lease = lease
+        try:
+            clear_partials(self.path)
+            yield
+        finally:
+            self._lease = None
+            lease.__exit__(None, None, None)
+
+    def check_held(self) -> None:
+        """Raise LeaseLost if another process has taken the directory over."""
+        if self._lease is not None:
+            self._lease.check()
+
+    def claim(self, config: DictConfig, force: bool) -> None:
+        """Make the directory this configuration's.
+
+        With ``force`` what is there is kept aside first.
+
+        Raises:
+            UserError: the directory holds a run of another configuration.
+        """
+        stored = self.path / "config.yaml"
+        if stored.exists() and force:
+            self._keep_aside()
+        if stored.exists():
+            self._refuse_other(config, stored)
+            return
+        write_text(stored, OmegaConf.to_yaml(without_places(config), resolve=True))
+
+    def _refuse_other(self, config: DictConfig, stored: Path) -> None:
+        mine = deciding_values(without_places(config))
+        try:
+            loaded = OmegaConf.load(stored)
+            assert isinstance(loaded, DictConfig)
+            theirs = NEUTRAL | deciding_values(loaded)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{stored} cannot be read ({reason}); move it away or add force=true, "
+                "which keeps the old run aside and starts over"
+            ) from error
+        changed = [
+            f"{key} ({theirs.get(key)!r} there, {mine.get(key)!r} here)"
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key) != theirs.get(key)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} was written by another configuration: {'; '.join(changed[:5])}. "
+                "Add force=true to keep that run aside and start over, or set output.root=FOLDER"
+            )
+
+    def _keep_aside(self) -> None:
+        number = 1
+        while (old := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        old.mkdir()
+        for item in self.path.iterdir():
+            if item.name not in (".lock", ".owner"):
+                shutil.move(str(item), old / item.name)
+
+    @property
+    def status(self) -> str:
+        """``running``, ``interrupted``, ``finished``, ``failed`` or ``new``."""
+        return str(self._told().get("status", "new"))
+
+    def _told(self) -> dict[str, Any]:
+        """status.json; empty where it is not there or damaged, which a run makes good."""
+        path = self.path / "status.json"
+        try:
+            told = read_json(path)
+        except FileNotFoundError:
+            return {}
+        except DamagedFile as error:
+            logger.warning("%s; the state is told from the other files", error)
+            return {}
+        return told if isinstance(told, dict) and isinstance(told.get("status"), str) else {}
+
+    @property
+    def reason(self) -> str:
+        """Why the last attempt failed."""
+        return str(self._told().get("reason", ""))
+
+    def set_status(self, status: str, **details: Any) -> None:
+        write_json(self.path / "status.json", {"status": status, **details})
+
+    def finish(self) -> None:
+        """Say that the run is finished, with the digests of what it leaves."""
+        self.check_held()
+        kept = {name: sha256_of(self.path / name) for name in _KEPT if (self.path / name).exists()}
+        self.set_status("finished", sha256=kept)
+
+    def finished_summary(self) -> dict[str, Any] | None:
+        """The record if the run is finished and every file is as it was left.
+
+        Damage is told; the run then makes its record anew from its checkpoint.
+        """
+        told = self._told()
+        if told.get("status") != "finished":
+            return None
+        digests = told.get("sha256", {})
+        for name, digest in digests.items() if isinstance(digests, dict) else ():
+            path = self.path / name
+            if not path.exists() or sha256_of(path) != digest:
+                state = "damaged" if path.exists() else "gone"
+                logger.warning("%s is %s; making it anew from the checkpoint", path, state)
+                return None
+        try:
+            summary = read_json(self.summary)
+        except (OSError, DamagedFile):
+            return None
+        return summary if isinstance(summary, dict) else None
+
+
+class MetricsLog:
+    """JSON lines ``{"stage", "epoch", ...}``, one an epoch; appended, and restored when resuming."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, stage: str, epoch: int, values: dict[str, float]) -> None:
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(_line(stage, epoch, values))
+
+    def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
+        """Make a stage's lines those of its checkpoint, whatever a killed process or a bad disk left.
+
+        Lines of other stages stay, torn ones go.
+        """
+        kept = [
+            json.dumps(record) + "\n" for record in self.lines() if record.get("stage") != stage
+        ]
+        own = [_line(stage, epoch, values) for epoch, values in epochs]
+        if kept or own or self.path.exists():
+            write_text(self.path, "".join(kept + own))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Every whole line of an epoch."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and {"stage", "epoch"} <= record.keys():
+                found.append(record)
+        return found
+
+
+def _line(stage: str, epoch: int, values: dict[str, float]) -> str:
+    return json.dumps({"stage": stage, "epoch": epoch, **values}) + "\n"
+
+
+def without_places(config: DictConfig) -> DictConfig:
+    """The configuration without paths of this machine, as records keep it.
+
+    Parts that are the user's own code have its digest beside them.
+    """
+    copy = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(copy, DictConfig)
+    for key in ("output", "force", "retry_failed", "device", "logger"):
+        copy.pop(key, None)
+    for key in ("root", "directory"):
+        copy.data.pop(key, None)
+    if copy.data.get("file"):
+        copy.data.file = name_of_file(copy.data.file)
+    for group in GROUPS:
+        code = code_of(config, group)
+        if code is not None:  # The user's own: what it was when it ran.
+            copy[group][CODE] = code
+    return copy

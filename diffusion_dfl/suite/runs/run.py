@@ -1,0 +1,110 @@
+"""One run: who may do it, whether it is done, and how it ended."""
+
+import errno
+import logging
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from diffusion_dfl.errors import RunFailed, UserError
+from diffusion_dfl.suite.config.compose import (
+    Identity,
+    identify,
+    validate,
+)
+from diffusion_dfl.suite.places import REPOSITORY
+from diffusion_dfl.suite.runs.directory import RunDirectory
+from diffusion_dfl.suite.runs.environment import source_hash
+from diffusion_dfl.suite.runs.execution import Execution, check_parts
+from diffusion_dfl.suite.runs.job_log import run_log, without_paths
+from diffusion_dfl.suite.runs.lease import LeaseLost
+from diffusion_dfl.suite.runs.signals import stoppable
+from diffusion_dfl.training.device import resolve_device
+
+logger = logging.getLogger(__name__)
+
+# What helps where a file cannot be written in the middle of a run.
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+}
+
+
+def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
+    """Do one run, or find it done, and return its record.
+
+    Args:
+        config: composed.
+        worker: number of the job in its sweep; where there are several CUDA devices and none is
+            named, jobs take them in turn.
+
+    Raises:
+        UserError: a configuration or data that cannot work; nothing has been trained.
+    """
+    source_hash()  # Of the source that runs, not of what is on disk when it ends.
+    validate(config)
+    identity = identify(config)
+    device = resolve_device(config.device, worker)
+    check_parts(config)
+    directory = RunDirectory(
+        Path(config.output.root, "runs") / identity.path, f"{identity.path} {identity.config_hash}"
+    )
+    with directory.locked(), stoppable():
+        directory.claim(config, config.force)
+        done = directory.finished_summary()
+        if done is not None:
+            logger.info("%s is finished; add force=true to run it again", directory.path)
+            return done
+        if directory.status == "failed" and not config.retry_failed:
+            raise UserError(
+                f"{directory.path} failed before ({directory.reason}) and retry_failed=false leaves "
+                "it so; its failures.log has the traceback"
+            )
+        with run_log(directory.path / "run.log"):
+            return _attempt(config, identity, device, directory)
+
+
+def _attempt(
+    config: DictConfig, identity: Identity, device: torch.device, directory: RunDirectory
+) -> dict[str, Any]:
+    """Do the run and tell how it ended."""
+    try:
+        directory.set_status("running")
+        this = Execution(config, identity, device, directory)
+        try:
+            summary = this.execute()
+            directory.finish()
+        except BaseException:
+            this.mirrors.close(finished=False)
+            raise
+        this.mirrors.close(finished=True)
+    except LeaseLost:
+        raise  # The directory is another process's now.
+    except BaseException as error:
+        kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = without_paths((f"{type(error).__name__}: {error}".splitlines() or [""])[0])
+        with suppress(OSError):  # A full disk must not hide what happened.
+            directory.set_status(kind, reason=reason, traceback=_traceback())
+            if kind == "failed":
+                with (directory.path / "failures.log").open("a", encoding="utf-8") as handle:
+                    handle.write(_traceback() + "\n")
+        if isinstance(error, OSError) and error.errno in _MENDS:
+            raise UserError(
+                f"{directory.path} cannot be written ({error.strerror}); {_MENDS[error.errno]} and "
+                "repeat the command, which goes on from the last epoch that was saved"
+            ) from error
+        if isinstance(error, RunFailed):
+            raise type(error)(f"{directory.path}: {error}") from error
+        raise
+    return summary
+
+
+def _traceback() -> str:
+    """The traceback with paths from the package on, so that records name no machine."""
+    text = traceback.format_exc()
+    return without_paths(text.replace(str(REPOSITORY), ".").replace(sys.prefix, "<environment>"))
