@@ -12,8 +12,8 @@ from diffusion_dfl.suite.reporting.dashboard import dashboard
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
 from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
-from tests.suite.loggers.test_mirrors import TINY, read_offline
 from tests.processes import ROOT, forked
+from tests.suite.loggers.test_mirrors import TINY, read_offline
 
 
 def test_every_task_has_its_curves_and_numbers() -> None:
