@@ -1,45 +1,8 @@
-"""Download real data and check it: the loads of the power task, and prices with --prices."""
+"""``diffusion-dfl fetch`` in a clone."""
 
-from __future__ import annotations
-
-import argparse
-import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from diffusion_dfl.data.dataset import DataError
-from diffusion_dfl.data.download import ENVIRONMENT_VARIABLE, fetch_own
-from diffusion_dfl.data.pjm import DEFAULT_DIRECTORY, PJM_FILES, PJM_URL
-from diffusion_dfl.data.prices.sources import Sp500Prices
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 when every file is in the folder and right, 1 with one line on stderr if not."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--directory", default=str(DEFAULT_DIRECTORY), help="where the files go")
-    parser.add_argument("--url", default=PJM_URL, help="address of the folder with the files")
-    parser.add_argument(
-        "--prices", action="store_true", help="the prices of every S&P 500 ticker too (392 files)"
-    )
-    options = parser.parse_args(arguments)
-    base = options.url.rstrip("/") + "/"
-    try:
-        for name, sha256 in PJM_FILES.items():
-            path = fetch_own(name, base + name, sha256, options.directory)
-            print(f"{path}: sha256 {sha256} ok")
-        if options.prices:
-            source = Sp500Prices(directory=Path(options.directory), strict=False)
-            tickers = source.tickers()
-            rows = len(source.frame(tickers))
-            print(f"{len(tickers)} tickers, {rows} prices ok")
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if os.environ.get(ENVIRONMENT_VARIABLE):
-        print(f"note: {ENVIRONMENT_VARIABLE} is set and goes before {options.directory}")
-    return 0
-
+from diffusion_dfl.suite.commands import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("fetch"))

@@ -1,67 +1,8 @@
-"""Where a sweep stands: planned runs, what became of each, and the commands that complete it.
+"""``diffusion-dfl status`` in a clone."""
 
-    python scripts/status.py task=power,portfolio seed=0-9
-    python scripts/status.py --missing task=power model=diffusion grad=score seed=0-9
-
-Without model= and grad= all pairs that make sense are planned; without anything, ten seeds of every
-pair on the four tasks. Committed records count as finished but with --own; --started asks about the
-sweeps that were started here. Tasks, models and grads of your own are found by --config-dir, as for
-train.py.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from diffusion_dfl.suite.cli import REFUSALS, explain, fail
-from diffusion_dfl.suite.config.identities import searching
-from diffusion_dfl.suite.reporting.archive import Archive
-from diffusion_dfl.suite.reporting.layout import LAYOUTS
-from diffusion_dfl.suite.reporting.status import completing, overview, plan, state
-from diffusion_dfl.suite.sweep import started
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--missing", action="store_true", help="the completing commands alone")
-    parser.add_argument("--each", action="store_true", help="with --missing: a command a run")
-    parser.add_argument("--own", action="store_true", help="do not count committed records")
-    parser.add_argument("--started", action="store_true", help="the plans of sweeps started here")
-    parser.add_argument("--config-dir", type=Path, help="folder of your own YAML files")
-    parser.add_argument("overrides", nargs="*", help="key=value or key=a,b, as train.py takes them")
-    arguments = parser.parse_args()
-    words = arguments.overrides or [f"task={','.join(LAYOUTS)}", "seed=0-9"]
-    for word in words:
-        if "=" not in word:
-            parser.error(f"{word}: not of the form key=value")
-    if arguments.started and arguments.overrides:
-        parser.error("--started takes its plans from the results folder; leave the overrides out")
-    try:
-        with searching(arguments.config_dir):
-            if arguments.started:
-                sweeps = started(arguments.results)
-                every = (run for one in sweeps for run in plan(one, every_pair=False))
-                runs = list(dict.fromkeys(every))
-            else:
-                runs = plan(words)
-        published = {} if arguments.own else Archive(arguments.results / "published").hashes
-    except REFUSALS as error:
-        return fail(explain(error))
-    states = {run: state(arguments.results, run, published) for run in runs}
-    if arguments.missing:
-        commands = list(completing(states, arguments.each))
-        for command in commands:
-            print(command)
-        if not commands:
-            # Not on stdout, which is a list for other programs.
-            print("nothing is missing", file=sys.stderr)
-    else:
-        print(overview(states))
-    return 0
-
+from diffusion_dfl.suite.commands import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("status"))

@@ -78,7 +78,7 @@ def _from_root(name: str, sha256: str, root: Path, setting: str) -> Path:
     """The file in the user's folder, or a DataError that starts with his own setting."""
     mend = (
         "Point data.root (or the environment variable DIFFUSION_DFL_DATA) at a folder that has it, "
-        "or leave both unset and run `python scripts/fetch_data.py`, "
+        "or leave both unset and run `diffusion-dfl fetch`, "
         "or use data=simulated."
     )
     path = root.expanduser() / name
@@ -116,11 +116,11 @@ def _refuse_own(path: Path, sha256: str, found: str) -> Path:
         raise DataError(
             f"data.directory={path.parent}: {path.name} has sha256 {found}, expected {sha256}, and "
             f"cannot be moved aside ({_reason(error)}). Delete it and run "
-            "`python scripts/fetch_data.py`."
+            "`diffusion-dfl fetch`."
         ) from error
     raise DataError(
         f"data.directory={path.parent}: {path.name} is damaged: expected sha256 {sha256}, found "
-        f"{found}. It was moved to {aside.name}. Run `python scripts/fetch_data.py` to download it "
+        f"{found}. It was moved to {aside.name}. Run `diffusion-dfl fetch` to download it "
         "again, or set data.root=FOLDER."
     )
 
@@ -160,7 +160,7 @@ def _stream(url: str, part: Path) -> str:
     Raises DataError for the network's failures and OSError for the disk's.
     """
     mend = (
-        "Check the connection and run `python scripts/fetch_data.py`, set data.root=FOLDER (or "
+        "Check the connection and run `diffusion-dfl fetch`, set data.root=FOLDER (or "
         f"{ENVIRONMENT_VARIABLE}) to a folder that has the file, or use data=simulated."
     )
     digest = hashlib.sha256()

@@ -32,6 +32,7 @@ from diffusion_dfl.suite.config.arguments import (
     taken_as_it_stands,
 )
 from diffusion_dfl.suite.config.catalogue import options, register_help
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.sweep import told
 
 #: What bad input raises; `explain` makes one line of it.
@@ -39,8 +40,6 @@ REFUSALS = (UserError, HydraException, OmegaConfBaseException)
 
 # Names above which the nearest one says more than all.
 _MANY = 20
-_ALL_KEYS = "`python train.py --cfg job` shows every key"
-
 # Of the jobs of this process, by what they said; the number of the process tells it from a launcher's.
 _failed: dict[str, Exception] = {}
 _process = 0
@@ -108,7 +107,7 @@ def guarded(main: Callable[[], object]) -> int:
     except REFUSALS as error:
         return fail(explain(error))
     except OSError as error:
-        if _in_a_run(error):
+        if isinstance(error, BrokenPipeError) or _in_a_run(error):
             raise
         # Hydra makes its folder below output.root before a run starts.
         return fail(
@@ -169,11 +168,15 @@ def explain(error: Exception) -> str:
         typed = re.search(r"Could not override '([^']+)'", str(error))
         full = typed.group(1) if typed else str(inner.full_key or "")
         root = inner.parent_node._get_root() if inner.parent_node is not None else {}
-        return f"{full}: there is no such key; {_meant(full, _paths(root))}{_ALL_KEYS}"
+        return f"{full}: there is no such key; {_meant(full, _paths(root))}{_all_keys()}"
     if isinstance(inner, ValidationError):
         wanted = str(inner).splitlines()[0]
-        return f"{inner.full_key}: {wanted}; {_ALL_KEYS} with its value"
+        return f"{inner.full_key}: {wanted}; {_all_keys()} with its value"
     return "; ".join(lines)
+
+
+def _all_keys() -> str:
+    return f"`{start()} --cfg job` shows every key"
 
 
 def refuse_unknown(arguments: Sequence[str]) -> None:

@@ -106,7 +106,7 @@ def test_damaged_own_file_is_set_aside_then_downloaded_anew(server: str, tmp_pat
     with pytest.raises(DataError) as caught:
         fetch(NAME, f"{server}/good", GOOD_SHA, tmp_path)
     assert names(tmp_path) == [aside]
-    for part in (GOOD_SHA, BAD_SHA, aside, "scripts/fetch_data.py"):
+    for part in (GOOD_SHA, BAD_SHA, aside, "diffusion-dfl fetch"):
         assert part in str(caught.value)
     assert Handler.requests == []
     assert fetch(NAME, f"{server}/good", GOOD_SHA, tmp_path).read_bytes() == GOOD
@@ -133,7 +133,7 @@ def test_right_file_put_in_place_meanwhile_is_kept(
 def test_missing_page_names_url_and_status(server: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         fetch(NAME, f"{server}/gone", GOOD_SHA, tmp_path)
-    for part in (f"data.url={server}/gone", "404", "scripts/fetch_data.py", "data=simulated"):
+    for part in (f"data.url={server}/gone", "404", "diffusion-dfl fetch", "data=simulated"):
         assert part in str(caught.value)
     assert names(tmp_path) == []
 

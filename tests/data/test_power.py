@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from diffusion_dfl.data import DataError, power_dataset
 from diffusion_dfl.data.pjm import PJM_FILES
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "fetch_data", REPOSITORY / "scripts" / "fetch_data.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from diffusion_dfl.suite.commands import fetch
 
 
 def test_simulated_set_has_its_last_fifth_for_test() -> None:
@@ -90,7 +77,7 @@ def test_script_reports_success(
     real_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = real_root.resolve().as_uri()
-    assert load_script().main(["--directory", str(tmp_path), "--url", url]) == 0
+    assert fetch.main(["--directory", str(tmp_path), "--url", url]) == 0
     printed = capsys.readouterr().out
     for name, sha256 in PJM_FILES.items():
         assert (tmp_path / name).is_file()
@@ -99,6 +86,6 @@ def test_script_reports_success(
 
 def test_script_fails_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = (tmp_path / "nowhere").as_uri()
-    assert load_script().main(["--directory", str(tmp_path / "data"), "--url", url]) == 1
+    assert fetch.main(["--directory", str(tmp_path / "data"), "--url", url]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "data.url=" in error

@@ -22,6 +22,7 @@ from diffusion_dfl.suite.config import own
 from diffusion_dfl.suite.config.arguments import check_cell
 from diffusion_dfl.suite.config.rules import check_path, check_refit
 from diffusion_dfl.suite.config.schema import register
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 # These say where and how a run happens, not what its numbers are.
@@ -237,7 +238,7 @@ def identify(config: DictConfig, reference: Mapping[str, Any] | None = None) -> 
     if unknown:  # `+key=value` gets past the schemas.
         raise UserError(
             f"{unknown[0]}={values[unknown[0]]}: there is no such key; "
-            "`python train.py --cfg job` shows every key"
+            f"`{start()} --cfg job` shows every key"
         )
     differs = {
         key: values.get(key)

@@ -1,7 +1,7 @@
 """Identities of configurations by their overrides, remembered between processes.
 
 Composing a configuration takes a tenth of a second, and a plan asks for a hundred of them. What is
-remembered lies in ``.cache/`` beside ``conf/``, under a hash of everything composition reads, so a
+remembered lies in the cache folder (:func:`.places.cache`), under a hash of everything composition reads, so a
 changed preset, schema or Hydra is never answered from what was before.
 """
 
@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object, write_json
+from diffusion_dfl.suite import places
 from diffusion_dfl.suite.config import compose
 from diffusion_dfl.suite.config.compose import Identity, compose_config, deciding_values, identify
 from diffusion_dfl.suite.config.own import refuse_hidden
@@ -41,7 +42,7 @@ def identity_of(words: tuple[str, ...]) -> Identity:
     outside = GlobalHydra.instance().is_initialized() or compose.own_folder is not None
     if outside or any(word.lstrip("+").startswith("data.file=") for word in words):
         return _composed(words)
-    place = compose.CONFIG_DIRECTORY.parent / ".cache" / f"identities-{_digest()}.json"
+    place = places.cache() / f"identities-{_digest()}.json"
     key = json.dumps(words)
     remembered = read_object(place).get(key)
     if isinstance(remembered, dict) and remembered.keys() == Identity.__annotations__.keys():

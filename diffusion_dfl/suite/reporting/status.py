@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS, normalise
-from diffusion_dfl.suite.config.commands import start
 from diffusion_dfl.suite.config.identities import identity_of
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.runs.lease import in_use
 
 #: States of a run, in the order they are told.

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from diffusion_dfl.suite.places import PACKAGE, REPOSITORY
+from diffusion_dfl import __version__
+from diffusion_dfl.suite.places import INSTALLED, PACKAGE, REPOSITORY
 
 _RECORDED = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scoringrules")
 
@@ -48,6 +49,8 @@ def describe_environment(device: torch.device, threads: int) -> dict[str, Any]:
 
 def _git_describe() -> str:
     """The commit, with ``-dirty`` where what decides numbers differs from it (results do not)."""
+    if INSTALLED:
+        return f"v{__version__}"  # A repository around it would be somebody else's.
     commit = _git("describe", "--always", "--abbrev=12")
     if not commit:
         return "unknown"

@@ -10,6 +10,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.suite.config.commands import command
 from diffusion_dfl.suite.config.compose import identify, validate
 from diffusion_dfl.suite.runs.directory import RunDirectory
 from diffusion_dfl.suite.runs.execution import make_layer, make_predictor, make_task
@@ -48,10 +49,8 @@ def load_finished(config: DictConfig) -> FinishedRun:
     directory = RunDirectory(Path(config.output.root, "runs") / identity.path)
     if directory.status != "finished" or not directory.weights.exists():
         raise UserError(
-            f"{directory.path} holds no finished run; make it with `python train.py "
-            f"task={identity.task} model={identity.model} grad={identity.grad} "
-            + "".join(f"{key}={value} " for key, value in identity.differs.items())
-            + f"seed={identity.seed}` (committed records come without weights)"
+            f"{directory.path} holds no finished run; make it with `{command(identity)}` (committed "
+            "records come without weights)"
         )
     made = read_object(directory.summary).get("identity") or {}
     if made.get("config_hash") != identity.config_hash:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.compose import digest
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 StageOfSearch = Literal["fit", "decision"]
@@ -114,7 +115,7 @@ class Space:
             if OmegaConf.select(config, key, throw_on_missing=False) is None:
                 raise UserError(
                     f"{self.name}: {key}: there is no such key for task={config.task.name} model="
-                    f"{config.model.name} grad={config.grad.name}; `python train.py --cfg job` with "
+                    f"{config.model.name} grad={config.grad.name}; `{start()} --cfg job` with "
                     "these shows every key"
                 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_dfl.suite import places
 from diffusion_dfl.suite.config import compose, identities
 from diffusion_dfl.suite.config.compose import compose_config, identify
 from diffusion_dfl.suite.config.identities import identity_of
@@ -18,6 +19,7 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     conf = tmp_path / "conf"
     shutil.copytree(compose.CONFIG_DIRECTORY, conf)
     monkeypatch.setattr(compose, "CONFIG_DIRECTORY", conf)
+    monkeypatch.setattr(places, "REPOSITORY", tmp_path)
     forget()
     return conf
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.reporting.collect import Collection, LeftOut, Record
 from diffusion_dfl.suite.reporting.frame import PARTS
 from diffusion_dfl.suite.reporting.page.privacy import cleaned, redact
@@ -93,7 +94,7 @@ class Run:
             for key, value in sorted(self.differs.items())
             if key != "data.source"
         ]
-        return f"python train.py {shlex.join(words)}"
+        return f"{start()} {shlex.join(words)}"
 
 
 def list_runs(

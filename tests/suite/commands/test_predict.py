@@ -12,7 +12,7 @@ from diffusion_dfl.suite.config.compose import identify
 from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def _predict(*words: object) -> "subprocess.CompletedProcess[str]":

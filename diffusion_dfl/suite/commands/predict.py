@@ -1,0 +1,136 @@
+"""Decisions of a finished run for a CSV file of new contexts.
+
+    diffusion-dfl predict RUN --columns                       names of its features
+    diffusion-dfl predict RUN --template contexts.csv         a file to fill in, with the test rows
+    diffusion-dfl predict RUN contexts.csv --output decisions.csv
+
+RUN is the directory that a run prints at its end. Every row of the file gets a row of decisions with the
+solver's status and a sentence; a row with a missing value is refused by number, the others are
+decided. Exit code 0: all rows are decided; 1: some are not, the file says which; 2: nothing could be
+decided.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from diffusion_dfl.data.contexts import ContextFile
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.files import replacing
+from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.runs.deployed import Decisions, DeployedRun, contexts_of_test, load_run
+
+# Refused rows that are told one by one.
+_MOST_TOLD = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
+    parser.add_argument("contexts", type=Path, nargs="?", help="CSV file of contexts")
+    parser.add_argument(
+        "--output", type=Path, help="CSV file of decisions (default: standard output)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1024, help="rows read at once (1024); changes no decision"
+    )
+    parser.add_argument("--ignore-extra", action="store_true", help="pass over further columns")
+    parser.add_argument("--columns", action="store_true", help="print the features, one a line")
+    parser.add_argument(
+        "--template", type=Path, metavar="FILE", help="write the run's test contexts, from its data"
+    )
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="root=FOLDER",
+        help="where the run's data is, for --template and runs that need it: root, directory, file",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    if arguments.batch < 1:
+        parser.error(f"--batch {arguments.batch}: it must be at least 1")
+    wanted = (arguments.contexts is not None, arguments.columns, arguments.template is not None)
+    if sum(wanted) != 1:
+        parser.error("give one of: a CSV file of contexts, --columns, --template FILE")
+    try:
+        places = dict(_pair(word) for word in arguments.data)
+        run = load_run(arguments.run, places)
+        torch.set_num_threads(run.config.threads)
+        torch.set_float32_matmul_precision(run.config.get("matmul_precision", "highest"))
+        if arguments.columns:
+            print("\n".join(run.interface.features))
+            return 0
+        if arguments.template is not None:
+            return _template(run, arguments.template, places)
+        return _predict(run, arguments)
+    except REFUSALS as error:
+        return fail(explain(error))
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, equals, value = word.removeprefix("data.").partition("=")
+    if not equals:
+        raise UserError(f"--data {word}: not of the form root=FOLDER")
+    return key, value
+
+
+def _template(run: DeployedRun, path: Path, places: dict[str, str]) -> int:
+    """A file of the test contexts."""
+    rows = contexts_of_test(run.config, places)
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(run.interface.features)
+        writer.writerows([repr(float(value)) for value in row] for row in rows)
+    print(f"{path}: {len(rows)} test rows of {len(run.interface.features)} features")
+    return 0
+
+
+def _predict(run: DeployedRun, arguments: argparse.Namespace) -> int:
+    file = ContextFile(arguments.contexts, run.interface.features, arguments.ignore_extra)
+    if file.extra:
+        print(f"passed over: {', '.join(file.extra)}", file=sys.stderr)
+    begin = time.perf_counter()
+    decisions = run.stream(file.batches(arguments.batch))
+    to_file = arguments.output is not None
+    with replacing(arguments.output) if to_file else nullcontext() as partial:
+        if partial is None:
+            made, total = _write(sys.stdout, run, decisions, file)
+        else:
+            with partial.open("w", newline="", encoding="utf-8") as handle:
+                made, total = _write(handle, run, decisions, file)
+    if not total:
+        raise UserError(f"{arguments.contexts}: there is no row below the header")
+    seconds = time.perf_counter() - begin
+    for number, reason in list(file.refusals.items())[:_MOST_TOLD]:
+        print(f"row {number} refused, {reason}", file=sys.stderr)
+    if file.num_refused > _MOST_TOLD:
+        more = file.num_refused - _MOST_TOLD
+        print(f"and {more} more rows refused; the status column has them", file=sys.stderr)
+    rate = f"{made / seconds:.0f} a second" if made else "none"
+    print(f"{made} of {total} rows decided in {seconds:.1f} s, {rate}", file=sys.stderr)
+    return 0 if made == total else 1
+
+
+def _write(
+    handle: TextIO, run: DeployedRun, decisions: Iterable[Decisions], file: ContextFile
+) -> tuple[int, int]:
+    """A row a context; returns how many have a decision, and how many there are."""
+    writer = csv.writer(handle, lineterminator="\n")
+    writer.writerow(["row", *run.interface.decisions, "status", "sentence"])
+    made = total = 0
+    for part in decisions:
+        for row, (decision, good) in enumerate(zip(part.decision, part.made, strict=True)):
+            total += 1
+            status, sentence = part.outcome(row)
+            if part.refused[row] and total in file.refusals:
+                sentence = f"refused: {file.refusals[total]}"
+            values = [f"{value:.9g}" for value in decision] if good else [""] * len(decision)
+            writer.writerow([total, *values, status, sentence])
+        made += int(part.made.sum())
+    return made, total
