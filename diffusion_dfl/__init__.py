@@ -72,7 +72,9 @@ if TYPE_CHECKING:
         project,
         task_from_frame,
     )
-    from diffusion_dfl.training.api import Decisions, Fitted, train
+    from diffusion_dfl.training.api import train
+    from diffusion_dfl.training.experiment import Experiment, Stages
+    from diffusion_dfl.training.fitted import Decisions, Fitted
     from diffusion_dfl.training.rule import DecisionRule
     from diffusion_dfl.training.settings import TrainingSettings
 
@@ -131,7 +133,9 @@ _HOMES = {
         "project",
         "task_from_frame",
     ),
-    "diffusion_dfl.training.api": ("Decisions", "Fitted", "train"),
+    "diffusion_dfl.training.api": ("train",),
+    "diffusion_dfl.training.experiment": ("Experiment", "Stages"),
+    "diffusion_dfl.training.fitted": ("Decisions", "Fitted"),
     "diffusion_dfl.training.settings": ("TrainingSettings",),
     "diffusion_dfl.training.rule": ("DecisionRule",),
 }
@@ -148,6 +152,7 @@ __all__ = [
     "DiffusionPredictor",
     "Estimator",
     "Evaluation",
+    "Experiment",
     "Fitted",
     "FlowPredictor",
     "FrameTask",
@@ -176,6 +181,7 @@ __all__ = [
     "ScorePath",
     "Solution",
     "SolverFailure",
+    "Stages",
     "Status",
     "Task",
     "TorchProgram",

@@ -8,7 +8,7 @@ import torch
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.suite.config.compose import compose_config
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.tasks import (
     ReleasedPortfolioTask,
     ReleasedPowerTask,

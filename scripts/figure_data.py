@@ -10,10 +10,11 @@ import torch
 from diffusion_dfl.files import write_text
 from diffusion_dfl.programs import Newsvendor, ProductAllocation
 from diffusion_dfl.suite.config.compose import compose_config
-from diffusion_dfl.suite.runs.finished import FinishedRun, load_finished
+from diffusion_dfl.suite.runs.deployed import load_finished
 from diffusion_dfl.suite.runs.run import run
 from diffusion_dfl.tasks.inventory import InventoryTask
 from diffusion_dfl.tasks.synthetic import SyntheticTask
+from diffusion_dfl.training.fitted import Fitted
 
 #: The runs of figure 1 and figure 11, as overrides.
 ONE_PRODUCT = ("task=synthetic", "task.num_products=1", "model=diffusion", "grad=two_stage")
@@ -54,25 +55,26 @@ def figure1(results: Path) -> dict[str, Any]:
 def figure11(results: Path) -> dict[str, Any]:
     """True densities and predicted demands of the test contexts whose optimum is lowest, in the middle
     and highest."""
-    runs = [_finished(results, words) for words in INVENTORY]
-    task = runs[0].task
+    runs = {}
+    for words in INVENTORY:
+        _, model, grad = (word.partition("=")[2] for word in words)
+        runs[f"{model}/{grad}"] = _finished(results, words)
+    task = next(iter(runs.values())).task
     assert isinstance(task, InventoryTask) and isinstance(task.program, Newsvendor)
     test = task.dataset.test
     order = test[np.argsort(task.optimum[test])]
     chosen = order[[len(order) // 20, len(order) // 2, -len(order) // 20]]
     grid = np.linspace(0.0, task.program.z_max + 1.0, 200)
     contexts = []
-    for name, row in zip(("low order", "middle", "high order"), chosen, strict=True):
+    for title, row in zip(("low order", "middle", "high order"), chosen, strict=True):
         samples = {
-            f"{one.config.model.name}/{one.config.grad.name}": np.round(
-                _samples(one, task.dataset.contexts[[row]])[0, :, 0], 3
-            ).tolist()
-            for one in runs
+            name: np.round(_samples(one, task.dataset.contexts[[row]])[0, :, 0], 3).tolist()
+            for name, one in runs.items()
         }
         density = _density(task, int(row), grid)
         contexts.append(
             {
-                "name": name,
+                "name": title,
                 "optimum": float(task.optimum[row]),
                 "true": np.round(density, 5).tolist(),
                 "samples": samples,
@@ -95,7 +97,7 @@ def _density(task: InventoryTask, row: int, grid: np.ndarray) -> np.ndarray:
     return kernel @ weights
 
 
-def _samples(found: FinishedRun, contexts: np.ndarray) -> np.ndarray:
+def _samples(found: Fitted, contexts: np.ndarray) -> np.ndarray:
     """Scenarios ``(B, 2000, d_y)``."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -105,7 +107,7 @@ def _samples(found: FinishedRun, contexts: np.ndarray) -> np.ndarray:
     return drawn.double().numpy()
 
 
-def _finished(results: Path, words: tuple[str, ...]) -> FinishedRun:
+def _finished(results: Path, words: tuple[str, ...]) -> Fitted:
     config = compose_config([*words, f"output.root={results}"])
     run(config)  # Found done where it is.
     return load_finished(config)

@@ -11,16 +11,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.training.experiment import StageName
 from diffusion_dfl.training.loop import Progress
-from diffusion_dfl.training.steps import StageName, Steps
+from diffusion_dfl.training.steps import Steps
 
 logger = logging.getLogger(__name__)
-
-#: A new predictor from ``(d_x, d_y)``.
-Maker = Callable[[int, int], Predictor]
 
 
 @dataclass(frozen=True)
@@ -46,45 +43,31 @@ class Trained:
 
 
 def learn(
-    steps: Steps,
-    make: Maker,
-    estimator: Callable[[], Estimator],
-    *,
-    refit: bool = False,
-    fitted: Predictor | None = None,
-    fitting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    steps: Steps, fitting: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> Trained:
-    """Every stage that training a predictor goes through.
+    """Every stage that training goes through.
 
     Args:
         steps: of the first pass.
-        make: a new predictor.
-        estimator: a new estimator, which may keep a state of its own.
-        refit: whether the result is trained on all rows before the test.
-        fitted: a predictor that was fitted before, in place of a new one and its fit.
         fitting: makes what is entered around the fit of a pass.
 
     Raises:
-        UserError: a refit of what was not fitted here, or weights of rows that would be left unread.
+        UserError: parts that do not fit each other, or weights of rows that would be left unread.
     """
-    if refit and fitted is not None:
-        raise UserError(
-            "refit=True with fit=None: the predictor was fitted before, so nothing was chosen here that "
-            "could be repeated on more rows; let the fit be made, or leave refit out"
-        )
-    begun = steps.prepare(make) if fitted is None else fitted
-    steps.check_weights(begun, estimator())
-    names = _stages(begun, estimator())
-    chosen = {name: steps.settings[name].epochs for name in names} if refit else {}
+    stages = steps.experiment.stages
+    begun = steps.prepare()
+    steps.experiment.check(begun)
+    names = _stages(begun, steps.experiment.estimator)
+    chosen = {name: stages.settings(name).epochs for name in names} if stages.refit else {}
     cost = None
-    if not refit or any(steps.settings[name].keep == "best" for name in names):
-        predictor, fit, train = _pass(steps, make, estimator(), fitting, fitted)
+    if not stages.refit or any(stages.settings(name).keep == "best" for name in names):
+        predictor, fit, train = _pass(steps, fitting)
         cost = steps.validation_cost(predictor)
-        if not refit:
+        if not stages.refit:
             return Trained(predictor, fit, train, cost, None, steps.stages)
         chosen = _chosen(steps, names)
     again = steps.second(chosen)
-    predictor, refitted, retrained = _pass(again, make, estimator(), fitting, None)
+    predictor, refitted, retrained = _pass(again, fitting)
     if cost is None:
         fit, train = refitted, retrained
     return Trained(predictor, fit, train, cost, chosen, {**steps.stages, **again.stages})
@@ -111,8 +94,9 @@ def _chosen(steps: Steps, names: list[StageName]) -> dict[StageName, int]:
     """
     found: dict[StageName, int] = {}
     for name in names:
-        if steps.settings[name].keep == "last":
-            found[name] = steps.settings[name].epochs
+        settings = steps.experiment.stages.settings(name)
+        if settings.keep == "last":
+            found[name] = settings.epochs
             continue
         epochs = [
             progress.best_epoch
@@ -128,16 +112,11 @@ def _chosen(steps: Steps, names: list[StageName]) -> dict[StageName, int]:
 
 
 def _pass(
-    steps: Steps,
-    make: Maker,
-    estimator: Estimator,
-    fitting: Callable[[], AbstractContextManager[object]],
-    fitted: Predictor | None,
+    steps: Steps, fitting: Callable[[], AbstractContextManager[object]]
 ) -> tuple[Predictor, Progress | None, Progress | None]:
-    predictor = steps.prepare(make) if fitted is None else fitted
-    fit = None
-    if fitted is None and not isinstance(predictor, PolicyNetwork):
+    predictor, fit = steps.prepare(), None
+    if steps.experiment.stages.fit is not None and not isinstance(predictor, PolicyNetwork):
         with fitting():
             fit = steps.fit(predictor)
-    train = steps.train(predictor, estimator)
+    train = steps.train(predictor, steps.experiment.estimator)
     return predictor.eval(), fit, train

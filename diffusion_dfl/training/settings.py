@@ -55,3 +55,18 @@ class TrainingSettings:
         for name, known in (("decay", ("constant", "cosine")), ("keep", ("best", "last"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {' or '.join(known)}")
+
+
+#: The knobs of ``conf/config.yaml``: of the fit and of a base, and of decision-focused training.
+FIT = TrainingSettings(
+    epochs=200, batch_size=64, learning_rate=1e-3, ema_decay=0.99, patience=40, dropout=True
+)
+TRAIN = TrainingSettings(
+    epochs=10,
+    batch_size=64,
+    learning_rate=1e-4,
+    gradient_clip=10.0,
+    ema_decay=0.98,
+    dropout=True,
+    divergence_factor=2.0,
+)

@@ -1,7 +1,7 @@
 """The steps of training on a task, without files or configurations: prepare, fit, train, judge.
 
-Runs (:mod:`.execution`) and the library (:mod:`.api`) are made of them; they differ in where a
-stage's checkpoint and log go.
+Runs of the suite and :func:`~diffusion_dfl.training.api.train` are made of them; they differ in where
+a stage's checkpoint and log go.
 """
 
 import hashlib
@@ -20,25 +20,39 @@ from diffusion_dfl.data.folds import Fold, block_folds, fold_of_rows
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch, Estimator, TwoStage
 from diffusion_dfl.estimators.base import fit_loss
-from diffusion_dfl.estimators.pairs import check_weights
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import PolicyNetwork, Predictor, ResidualBase, Scaling
 from diffusion_dfl.solvers import solve
-from diffusion_dfl.tasks import Evaluation, Judgement, Task, evaluate
+from diffusion_dfl.tasks import Evaluation, Judgement, evaluate
 from diffusion_dfl.tasks.evaluation import decision_scores
 from diffusion_dfl.training.checkpoint import Checkpoint
+from diffusion_dfl.training.experiment import Experiment, StageName
 from diffusion_dfl.training.loop import Log, Progress, Stage
 from diffusion_dfl.training.rule import DecisionRule
-from diffusion_dfl.training.settings import TrainingSettings
 from diffusion_dfl.training.streams import Stream, numpy_stream, stream_seed, torch_stream
 
-StageName = Literal["foundation", "fit", "train"]
 Part = Literal["train", "validation", "test", "known"]
 
 #: Stage, its label in the log and how many epochs it may take -> where its state is kept and where its
 #: epochs are told. Labels are the stage's name, the number of a fold behind it (``foundation-2``), and
 #: ``refit-`` before it in the second pass.
 Place = Callable[[StageName, str, int], tuple[Checkpoint | None, Log]]
+
+
+class _Unheard:
+    """A log that nobody reads."""
+
+    def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None:
+        pass
+
+    def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
+        pass
+
+
+def nowhere(stage: StageName, label: str, epochs: int) -> tuple[None, Log]:
+    """A place for stages that keep nothing."""
+    return None, _Unheard()
+
 
 _STREAMS: dict[StageName, Stream] = {"foundation": "foundation", "fit": "fit", "train": "training"}
 
@@ -50,10 +64,7 @@ class Steps:
     """The steps of one training; random streams come from its seed.
 
     Args:
-        task: program and data.
-        rule: how decisions are made.
-        settings: of every stage.
-        seed: of everything random.
+        experiment: what is trained.
         device: where networks and solvers run.
         place: of a stage's checkpoint and log.
         epochs: of the stages of a second pass, by stage; None for a first one.
@@ -66,19 +77,17 @@ class Steps:
 
     def __init__(
         self,
-        task: Task,
-        rule: DecisionRule,
-        settings: Mapping[StageName, TrainingSettings],
-        seed: int,
+        experiment: Experiment,
         device: torch.device,
         place: Place,
         epochs: Mapping[StageName, int] | None = None,
         prefix: str = "",
     ) -> None:
-        self.task, self.rule, self.settings = task, rule, settings
-        self.seed, self.device, self.place = seed, device, place
+        self.experiment = experiment
+        self.task, self.rule, self.seed = experiment.task, experiment.rule, experiment.seed
+        self.device, self.place = device, place
         self.epochs, self.prefix = epochs, prefix
-        self.layer = rule.layer(task.program)
+        self.layer = experiment.layer()
         self.stages: dict[str, Progress] = {}
 
     def rows(self, part: Part, stage: StageName = "train") -> tuple[Tensor, Tensor]:
@@ -125,16 +134,7 @@ class Steps:
 
     def second(self, epochs: Mapping[StageName, int]) -> "Steps":
         """The pass on all rows before the test."""
-        again = Steps(
-            self.task,
-            self.rule,
-            self.settings,
-            self.seed,
-            self.device,
-            self.place,
-            epochs=epochs,
-            prefix="refit-",
-        )
+        again = Steps(self.experiment, self.device, self.place, epochs, "refit-")
         again.layer = self.layer
         return again
 
@@ -142,11 +142,12 @@ class Steps:
         """M, or 1 for a predictor that is not stochastic."""
         return self.rule.num_scenarios if predictor.stochastic else 1
 
-    def prepare(self, make: Callable[[int, int], Predictor]) -> Predictor:
-        """A new predictor, from ``(d_x, d_y)``, with the scales of the training rows.
+    def prepare(self) -> Predictor:
+        """A new predictor with the scales of the training rows.
 
         A policy is made from ``(d_x, n)``.
         """
+        make = self.experiment.make
         torch.manual_seed(stream_seed(self.seed, "initialisation"))
         data = self.task.dataset
         predictor = make(data.contexts.shape[1], data.outcomes.shape[1])
@@ -154,6 +155,8 @@ class Steps:
         if isinstance(predictor, PolicyNetwork) and predictor.outcome_size != size:
             torch.manual_seed(stream_seed(self.seed, "initialisation"))
             predictor = make(data.contexts.shape[1], size)
+        if self.experiment.stages.fit is None:  # It has the scales it was fitted with.
+            return predictor.to(self.device)
         contexts, outcomes = self.rows(self.training_part)
         if self.task.all_rows_scale:
             contexts = contexts.new_tensor(data.contexts)
@@ -170,15 +173,6 @@ class Steps:
             context = self._exact(self._counted(self.training_part, "train")).cpu()
         solution = solve(self.task.program, scenarios, context=context)
         return solution.decision[solution.solved].to(outcomes)
-
-    def check_weights(self, predictor: Predictor, estimator: Estimator) -> None:
-        """Raise UserError where the data have weights that would be left unread."""
-        every = (self.task.dataset, self.task.fit_dataset)
-        if any(data is not None and data.weights is not None for data in every):
-            try:
-                check_weights(predictor, estimator)
-            except TypeError as error:
-                raise UserError(f"task={self.task.name}: {error}") from error
 
     def fit(self, predictor: Predictor) -> Progress:
         """The two-stage fit: the predictor's base if it has one, then its own loss."""
@@ -261,7 +255,6 @@ class Steps:
         """Decision-focused training; None for an estimator that has none."""
         if not estimator.decision_focused:
             return None
-        self.check_weights(predictor, estimator)
         # Validation solves must not count as training solves.
         judge = self.rule.layer(self.task.program)
         torch.manual_seed(stream_seed(self.seed, "training"))
@@ -344,7 +337,7 @@ class Steps:
         rows: NDArray[np.int64] | None = None,
     ) -> Progress:
         """Go through a stage on the training rows, or on ``rows``."""
-        settings = self.settings[name]
+        settings = self.experiment.stages.settings(name)
         again = self.epochs is not None
         stop = settings.epochs if self.epochs is None else self.epochs[name]
         if again:

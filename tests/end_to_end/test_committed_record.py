@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diffusion_dfl.data import Dataset
 from diffusion_dfl.suite.config.compose import compose_config, identify
 from diffusion_dfl.suite.reporting.archive import Archive
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,7 +16,7 @@ from diffusion_dfl.suite.config.arguments import normalise
 from diffusion_dfl.suite.config.compose import compose_config, fit_path, identify
 from diffusion_dfl.suite.config.identities import searching
 from diffusion_dfl.suite.reporting.console import announce
-from diffusion_dfl.suite.runs.execution import stage_settings
+from diffusion_dfl.suite.runs.compile import stages
 from diffusion_dfl.suite.runs.run import run
 from tests.processes import ROOT, forked
 
@@ -133,7 +133,7 @@ def test_a_run_and_the_function_train_give_the_same_numbers(
 
     with searching(folder):
         config = compose_config([*SMALL, *words])
-    settings = stage_settings(config)
+    made_of = stages(config)
     options = {key: value for key, value in config.grad.items() if key not in ("name", "_target_")}
     torch.set_num_threads(1)
     fitted = ddfl.train(
@@ -143,7 +143,9 @@ def test_a_run_and_the_function_train_give_the_same_numbers(
         decision=ddfl.DecisionRule(6),
         device="cpu",
         refit=refit,
-        **settings,
+        foundation=made_of.foundation,
+        fit=made_of.fit,
+        train=made_of.train,
     )
     assert fitted.validation_cost == summary["validation"]["task"]
     assert fitted.evaluate(num_large=12).metrics["task"] == summary["test"]["task"]

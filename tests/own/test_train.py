@@ -16,7 +16,7 @@ import yaml
 import diffusion_dfl as ddfl
 from diffusion_dfl.suite.config.compose import compose_config
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.training import api
 
 torch.set_num_threads(1)
@@ -393,3 +393,21 @@ def test_contexts_of_another_form_are_refused(contexts: Any, message: str) -> No
     found = fitted()
     with pytest.raises(ddfl.UserError, match=message):
         found.decide(contexts)
+
+
+def test_an_experiment_says_all_that_a_call_says() -> None:
+    called = fitted(ddfl.Reparam(6))
+    said = ddfl.Experiment(
+        called.task,
+        SMALL,
+        ddfl.Reparam(6),
+        called.rule,
+        ddfl.Stages(fit=SHORT, train=SHORT),
+        called.seed,
+    )
+    again = ddfl.train(said, device="cpu")
+    assert again.validation_cost == called.validation_cost
+    with pytest.raises(
+        ddfl.UserError, match=r"train\(experiment\) takes device= and directory= alone"
+    ):
+        ddfl.train(said, seed=3)

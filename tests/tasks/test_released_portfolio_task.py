@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.tasks import ReleasedPortfolioTask
 from tests.configs import composed
 

@@ -11,7 +11,7 @@ import torch
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.solvers import solve
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.tasks import PowerTask, ReleasedPowerTask
 from tests.configs import composed
 

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_dfl.data.mixture import released_margins
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.tasks import ReleasedSyntheticTask, released_synthetic_task
 from tests.configs import composed
 

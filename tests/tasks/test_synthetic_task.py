@@ -28,9 +28,9 @@ def test_keys_of_the_configuration_are_the_arguments_with_the_same_values() -> N
     config = OmegaConf.load(CONFIG)
     arguments = inspect.signature(synthetic_task).parameters
     defaults = {name: p.default for name, p in arguments.items() if name != "rng"}
-    keys = OmegaConf.to_container(config)
+    keys = OmegaConf.to_container(config.task)
     assert isinstance(keys, dict)
-    for wiring in ("name", "_target_", "defaults"):
+    for wiring in ("name", "_target_"):
         del keys[wiring]
     assert keys == defaults
 

@@ -25,7 +25,8 @@ from diffusion_dfl.data.contexts import ContextFile
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import replacing
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
-from diffusion_dfl.suite.runs.deployed import Decisions, DeployedRun, contexts_of_test, load_run
+from diffusion_dfl.suite.runs.deployed import contexts_of_test, load_run, read_config
+from diffusion_dfl.training.fitted import Decisions, Fitted
 
 # Refused rows that are told one by one.
 _MOST_TOLD = 20
@@ -61,13 +62,14 @@ def main() -> int:
     try:
         places = dict(_pair(word) for word in arguments.data)
         run = load_run(arguments.run, places)
-        torch.set_num_threads(run.config.threads)
-        torch.set_float32_matmul_precision(run.config.get("matmul_precision", "highest"))
+        config = read_config(arguments.run)
+        torch.set_num_threads(config.threads)
+        torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
         if arguments.columns:
             print("\n".join(run.interface.features))
             return 0
         if arguments.template is not None:
-            return _template(run, arguments.template, places)
+            return _template(run, arguments, places)
         return _predict(run, arguments)
     except REFUSALS as error:
         return fail(explain(error))
@@ -80,9 +82,10 @@ def _pair(word: str) -> tuple[str, str]:
     return key, value
 
 
-def _template(run: DeployedRun, path: Path, places: dict[str, str]) -> int:
+def _template(run: Fitted, arguments: argparse.Namespace, places: dict[str, str]) -> int:
     """A file of the test contexts."""
-    rows = contexts_of_test(run.config, places)
+    path: Path = arguments.template
+    rows = contexts_of_test(arguments.run, places)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerow(run.interface.features)
@@ -91,7 +94,7 @@ def _template(run: DeployedRun, path: Path, places: dict[str, str]) -> int:
     return 0
 
 
-def _predict(run: DeployedRun, arguments: argparse.Namespace) -> int:
+def _predict(run: Fitted, arguments: argparse.Namespace) -> int:
     file = ContextFile(arguments.contexts, run.interface.features, arguments.ignore_extra)
     if file.extra:
         print(f"passed over: {', '.join(file.extra)}", file=sys.stderr)
@@ -118,7 +121,7 @@ def _predict(run: DeployedRun, arguments: argparse.Namespace) -> int:
 
 
 def _write(
-    handle: TextIO, run: DeployedRun, decisions: Iterable[Decisions], file: ContextFile
+    handle: TextIO, run: Fitted, decisions: Iterable[Decisions], file: ContextFile
 ) -> tuple[int, int]:
     """A row a context; returns how many have a decision, and how many there are."""
     writer = csv.writer(handle, lineterminator="\n")

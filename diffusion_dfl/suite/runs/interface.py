@@ -7,7 +7,7 @@ is not, such as a user's functions, which its task makes again.
 """
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +15,14 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import DamagedFile, read_json, write_json
 from diffusion_dfl.programs import Program
 from diffusion_dfl.suite.config.own import locate
-from diffusion_dfl.tasks import Task
+from diffusion_dfl.training.interface import Interface
 
 SCHEMA = 1
 NAME = "interface.json"
 
 
-@dataclass(frozen=True)
-class Interface:
-    """What a run's decisions are made of.
-
-    Attributes:
-        features: names of the d_x contexts, in the predictor's order.
-        decisions: names of the n decisions.
-        pooled: whether one decision serves all contexts.
-        program: the decision problem; None where only the task can make it.
-    """
-
-    features: tuple[str, ...]
-    decisions: tuple[str, ...]
-    pooled: bool
-    program: Program | None
-
-    @classmethod
-    def of(cls, task: Task) -> "Interface":
-        """That of a task."""
-        return cls(task.dataset.feature_names, task.decision_names, task.pooled, task.program)
-
-
 def write_interface(directory: Path, interface: Interface) -> None:
     """Write a run's interface.json."""
-    program = interface.program
     write_json(
         directory / NAME,
         {
@@ -53,23 +30,24 @@ def write_interface(directory: Path, interface: Interface) -> None:
             "features": interface.features,
             "decisions": interface.decisions,
             "pooled": interface.pooled,
-            "program": None if program is None else _told(program),
+            "program": _told(interface.program),
         },
     )
 
 
 def read_interface(directory: Path) -> Interface | None:
-    """A run's interface; None for a run of a version that wrote none.
+    """A run's interface; None where only its task can make it.
 
     Raises:
         UserError: the file is damaged, or of a class that is not there.
     """
     try:
         told = read_json(directory / NAME)
-        program = None if told["program"] is None else _made(dict(told["program"]))
-        return Interface(
-            tuple(told["features"]), tuple(told["decisions"]), bool(told["pooled"]), program
-        )
+        features, decisions = tuple(told["features"]), tuple(told["decisions"])
+        if told["program"] is None:
+            return None
+        program = _made(dict(told["program"]))
+        return Interface(features, decisions, bool(told["pooled"]), program)
     except FileNotFoundError:
         return None
     except (DamagedFile, KeyError, TypeError, ValueError) as error:

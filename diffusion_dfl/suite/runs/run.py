@@ -18,9 +18,10 @@ from diffusion_dfl.suite.config.compose import (
     validate,
 )
 from diffusion_dfl.suite.places import REPOSITORY
+from diffusion_dfl.suite.runs.compile import check_parts
 from diffusion_dfl.suite.runs.directory import RunDirectory
 from diffusion_dfl.suite.runs.environment import source_hash
-from diffusion_dfl.suite.runs.execution import Execution, check_parts
+from diffusion_dfl.suite.runs.execution import Execution
 from diffusion_dfl.suite.runs.job_log import run_log, without_paths
 from diffusion_dfl.suite.runs.lease import LeaseLost
 from diffusion_dfl.suite.runs.signals import stoppable

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.data.folds import block_folds
 from diffusion_dfl.suite.config.compose import digest
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.streams import numpy_stream
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
 from diffusion_dfl.suite.config.compose import deciding_values, digest, fit_values
-from diffusion_dfl.suite.runs.execution import (
-    decision_rule,
-    make_estimator,
-    make_predictor,
-    stage_settings,
-)
+from diffusion_dfl.suite.runs.compile import compiled
 from diffusion_dfl.suite.search.instances import Instance
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.loop import Log
@@ -73,38 +67,38 @@ class Bench:
     def fit(self, config: DictConfig, instance: Instance) -> Outcome:
         """The two-stage fit, and its cost at every c."""
         steps, _ = self._steps(config, instance)
-        predictor = self._fitted(config, steps)
+        predictor = self._fitted(steps)
         return Outcome(self._costs(steps, predictor), _best_epochs(steps))
 
     def train(self, config: DictConfig, instance: Instance) -> Outcome:
         """The decision-focused stage, and its cost after every epoch."""
         steps, log = self._steps(config, instance)
         with torch.random.fork_rng(devices=[]):
-            predictor = steps.prepare(partial(make_predictor, config))
+            predictor = steps.prepare()
+            steps.experiment.check(predictor)
             if not isinstance(predictor, PolicyNetwork):
-                predictor = self._fitted(config, steps)
-            steps.train(predictor, make_estimator(config))
+                predictor = self._fitted(steps)
+            steps.train(predictor, steps.experiment.estimator)
         costs = {str(epoch): score for epoch, score in log.scores.items()}
         return Outcome(costs, {"train": float(min(log.scores, key=log.scores.__getitem__))})
 
     def twin(self, config: DictConfig, instance: Instance, epochs: int) -> Outcome:
         """The same steps with decision weight 0, and their cost at every c."""
         config = trial_config(config, {"grad.decision_weight": 0.0})
+        config = trial_config(
+            config, {"train.epochs": epochs, "train.keep": "last", "train.patience": 0}
+        )
         steps, _ = self._steps(config, instance)
-        predictor = self._fitted(config, steps)
-        steps.settings = {
-            **steps.settings,
-            "train": replace(steps.settings["train"], epochs=epochs, keep="last", patience=0),
-        }
+        predictor = self._fitted(steps)
         if epochs:
             with torch.random.fork_rng(devices=[]):
-                steps.train(predictor, make_estimator(config))
+                steps.train(predictor, steps.experiment.estimator)
         return Outcome(self._costs(steps, predictor.eval()), {"train": float(epochs)})
 
     def forecasts(self, config: DictConfig, instance: Instance) -> dict[str, float]:
         """How well a fit's scenarios are calibrated on the held-out rows."""
         steps, _ = self._steps(config, instance)
-        predictor = self._fitted(config, steps)
+        predictor = self._fitted(steps)
         found = steps.evaluate(predictor, "validation", config.evaluation.num_large).metrics
         names = ("crps", "coverage_90", "plan_level")
         return {name: float(found[name]) for name in names if found.get(name) is not None}
@@ -118,16 +112,15 @@ class Bench:
         costs = steps.validation_costs(predictor, rules)
         return {f"{rule.bandwidth_scale:g}": cost for rule, cost in zip(rules, costs, strict=True)}
 
-    def _fitted(self, config: DictConfig, steps: Steps) -> Predictor:
+    def _fitted(self, steps: Steps) -> Predictor:
         with torch.random.fork_rng(devices=[]):
-            predictor = steps.prepare(partial(make_predictor, config))
+            predictor = steps.prepare()
             steps.fit(predictor)
         return predictor
 
     def _steps(self, config: DictConfig, instance: Instance) -> tuple[Steps, _Silent]:
         seeded = OmegaConf.merge(config, {"seed": instance.seed})
         assert isinstance(seeded, DictConfig)
-        settings = stage_settings(seeded)
         log = _Silent()
 
         def place(name: StageName, label: str, epochs: int) -> tuple[Checkpoint | None, Log]:
@@ -140,8 +133,7 @@ class Bench:
             folder.mkdir(parents=True, exist_ok=True)
             return Checkpoint(folder / f"{label}.pt", told, _CHECKPOINT_SECONDS), _Silent()
 
-        rule = decision_rule(seeded)
-        return Steps(instance.task, rule, settings, instance.seed, self.device, place), log
+        return Steps(compiled(seeded, instance.task), self.device, place), log
 
 
 def _base_values(config: DictConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from diffusion_dfl.suite.config.compose import validate
 from diffusion_dfl.suite.config.options import read_group
 from diffusion_dfl.suite.config.rules import READS
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
-from diffusion_dfl.suite.runs.execution import check_parts
+from diffusion_dfl.suite.runs.compile import check_parts
 from tests.configs import composed
 
 CELL = ("task=inventory", "model=gaussian", "grad=reparam")

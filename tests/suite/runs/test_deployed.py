@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.compose import identify
-from diffusion_dfl.suite.runs.deployed import DeployedRun, contexts_of_test, load_run
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
+from diffusion_dfl.suite.runs.deployed import contexts_of_test, load_run
 from diffusion_dfl.suite.runs.run import run
+from diffusion_dfl.training.fitted import Fitted
 from tests.configs import composed
 
 # As many scenarios in the large evaluation as in the decisions: then the noise is the same.
@@ -52,7 +53,7 @@ def copied(gaussian: Made, tmp_path: Path) -> Path:
     return Path(shutil.copytree(gaussian[1], tmp_path / "run"))
 
 
-def _judged(config: DictConfig, path: Path, deployed: DeployedRun) -> None:
+def _judged(config: DictConfig, path: Path, deployed: Fitted) -> None:
     """The decisions on the test rows cost what the run's rows.csv says."""
     task = make_task(config)
     rows = task.dataset.test
@@ -108,7 +109,7 @@ def test_a_run_without_interface_file_makes_its_task(copied: Path, gaussian: Mad
 
 
 def _contexts(gaussian: Made, rows: int) -> np.ndarray:
-    contexts = contexts_of_test(gaussian[0], {})
+    contexts = contexts_of_test(gaussian[1], {})
     return np.resize(contexts, (rows, contexts.shape[1]))
 
 
@@ -122,7 +123,7 @@ def test_batches_change_no_bit_of_a_decision(size: int, gaussian: Made) -> None:
     assert max(map(len, parts)) <= 16384 // 200
 
 
-def _same_beginning(deployed: DeployedRun, contexts: np.ndarray) -> None:
+def _same_beginning(deployed: Fitted, contexts: np.ndarray) -> None:
     whole = deployed.decide(contexts)
     for rows in (1, len(contexts) - 1):
         assert np.array_equal(deployed.decide(contexts[:rows]).decision, whole.decision[:rows])
@@ -135,8 +136,8 @@ def test_the_decision_of_a_row_does_not_depend_on_the_rows_after_it(gaussian: Ma
 
 @pytest.mark.slow
 def test_nor_does_it_where_a_chain_of_draws_makes_it(tmp_path: Path) -> None:
-    config, path = _made(tmp_path, "model=diffusion", "grad=two_stage")
-    _same_beginning(load_run(path), contexts_of_test(config, {})[:40])
+    _, path = _made(tmp_path, "model=diffusion", "grad=two_stage")
+    _same_beginning(load_run(path), contexts_of_test(path, {})[:40])
 
 
 def test_a_row_that_is_missing_a_value_is_refused_and_changes_no_other(gaussian: Made) -> None:
@@ -144,7 +145,7 @@ def test_a_row_that_is_missing_a_value_is_refused_and_changes_no_other(gaussian:
     contexts = _contexts(gaussian, 40)
     whole = deployed.decide(contexts)
     contexts[[3, 17], [0, 5]] = np.nan, np.inf
-    made = deployed.decide(contexts)
+    (made,) = deployed.stream([contexts])
     assert np.flatnonzero(made.refused).tolist() == [3, 17]
     assert np.isnan(made.decision[[3, 17]]).all()
     assert made.outcome(3) == ("refused", "refused: a feature is missing or not finite")
@@ -159,7 +160,7 @@ def test_no_rows_get_no_decisions(gaussian: Made) -> None:
 
 
 def test_contexts_of_another_width_are_refused(gaussian: Made) -> None:
-    with pytest.raises(ValueError, match=r"shape \(3, 29\); expected \(N, 30\)"):
+    with pytest.raises(UserError, match=r"shape \(3, 29\); expected \(N, 30\)"):
         load_run(gaussian[1]).decide(np.zeros((3, 29)))
 
 
@@ -208,6 +209,6 @@ def test_a_pooled_task_has_one_decision_for_all(tmp_path: Path) -> None:
     _, path = _made(tmp_path, "task=synthetic", "model=gaussian", "grad=two_stage")
     deployed = load_run(path)
     rows = np.array([[np.nan], [1.0], [1.0]])
-    made = deployed.decide(rows)
+    (made,) = deployed.stream([rows])
     assert made.made.tolist() == [False, True, True]
     assert torch.equal(torch.tensor(made.decision[1]), torch.tensor(made.decision[2]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_dfl.data import DataError
-from diffusion_dfl.suite.runs.execution import make_task
+from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.suite.search.instances import SEEDS, data_digest, instances, without_test
 from tests.configs import composed
 

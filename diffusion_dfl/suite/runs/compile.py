@@ -1,0 +1,158 @@
+"""A configuration compiled to what the library trains: task, predictor, estimator, rule, stages."""
+
+import inspect
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.estimators import Estimator
+from diffusion_dfl.estimators.pairs import check_estimator, check_pair
+from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.suite.config.own import CODE, check_keys, is_own, locate, told
+from diffusion_dfl.suite.config.rules import check_data
+from diffusion_dfl.tasks import Task
+from diffusion_dfl.training.experiment import Experiment, StageName, Stages
+from diffusion_dfl.training.rule import DecisionRule
+from diffusion_dfl.training.settings import TrainingSettings
+from diffusion_dfl.training.streams import numpy_stream
+
+
+def make_task(config: DictConfig) -> Task:
+    """The task its ``_target_`` makes, from its own keys and those of ``data`` it has names for.
+
+    Raises:
+        UserError: keys it does not take, data it has no use for, or whatever it refuses.
+    """
+    name, target = config.task.name, config.task._target_
+    given = _task_arguments(config)
+    keys = {str(key): value for key, value in config.task.items() if key not in ("name", CODE)}
+    try:
+        task = instantiate(keys, rng=numpy_stream(config.seed, "split"), **given, _convert_="all")
+    except InstantiationException as error:
+        reason = error.__cause__ or error
+        if isinstance(reason, UserError):
+            raise reason from None
+        raise UserError(f"task={name}: {told(reason)}") from error
+    if not isinstance(task, Task):
+        raise UserError(
+            f"task={name}: {target} returned {type(task).__name__}; expected a "
+            "diffusion_dfl.tasks.Task, such as task_from_frame makes"
+        )
+    return task
+
+
+def _task_arguments(config: DictConfig) -> dict[str, Any]:
+    """What a task's function takes of ``data``, after its keys were held against its signature."""
+    name, target = config.task.name, config.task._target_
+    names = inspect.signature(locate("task", name, target)).parameters
+    given = {str(key): value for key, value in config.data.items() if key in names}
+    check_keys("task", name, config.task, {"rng", *given})
+    source = config.data.source
+    if "source" not in names and is_own(target) and source not in ("own", "simulated"):
+        raise UserError(
+            f"data={source}: task={name} brings its own data; add\n"
+            "  - override /data@_global_.data: own\n"
+            "to the defaults of its YAML, or write data=own"
+        )
+    if "source" not in names and not is_own(target) and source != "simulated":
+        raise UserError(
+            f"data={source}: task={name} simulates its own data; leave data= "
+            "out, or write data=simulated"
+        )
+    check_data(config, names)
+    return given
+
+
+def check_parts(config: DictConfig) -> None:
+    """Refuse a task, a model or a grad that cannot be made, before anything is on disk."""
+    _task_arguments(config)
+    with torch.random.fork_rng(devices=[]):
+        predictor = make_predictor(config, 2, 2)
+    estimator = make_estimator(config)
+    try:
+        check_pair(predictor, estimator)
+    except TypeError as error:
+        raise UserError(f"model={config.model.name} grad={config.grad.name}: {error}") from error
+
+
+def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> Predictor:
+    """The untrained predictor of ``model=``.
+
+    Raises:
+        UserError: an argument it does not take.
+    """
+    name = config.model.name
+    check_keys("model", name, config.model, {"context_size", "outcome_size"})
+    arguments = {k: v for k, v in config.model.items() if k not in ("name", CODE)}
+    try:
+        predictor = instantiate(arguments, context_size, outcome_size)
+    except Exception as error:
+        raise UserError(f"model={name}: {told(error.__cause__ or error)}") from error
+    if not isinstance(predictor, Predictor):
+        raise UserError(
+            f"model={name}: {config.model._target_} made a {type(predictor).__name__}; expected a "
+            "subclass of diffusion_dfl.predictors.Predictor"
+        )
+    return predictor
+
+
+def make_estimator(config: DictConfig) -> Estimator:
+    """The estimator of ``grad=``; the M of the decision rule is passed to one that takes it.
+
+    Raises:
+        UserError: an argument it does not take.
+    """
+    name, target = config.grad.name, config.grad._target_
+    arguments = {k: v for k, v in config.grad.items() if k not in ("name", CODE)}
+    if "num_scenarios" in inspect.signature(locate("grad", name, target)).parameters:
+        check_keys("grad", name, config.grad, {"num_scenarios"})
+        arguments["num_scenarios"] = config.decision.num_scenarios
+    else:
+        check_keys("grad", name, config.grad, ())
+    try:
+        estimator: Estimator = instantiate(arguments)
+    except Exception as error:
+        raise UserError(f"grad={name}: {told(error.__cause__ or error)}") from error
+    try:
+        check_estimator(estimator)
+    except TypeError as error:
+        raise UserError(f"grad={name}: {error}") from error
+    return estimator
+
+
+def decision_rule(config: DictConfig) -> DecisionRule:
+    """The run's decision rule."""
+    return DecisionRule(**{str(key): value for key, value in config.decision.items()})
+
+
+def stages(config: DictConfig) -> Stages:
+    """The knobs of every stage."""
+    found: dict[str, TrainingSettings] = {}
+    for stage in get_args(StageName):
+        values = OmegaConf.to_container(config[stage])
+        assert isinstance(values, dict)
+        values.pop("refit", None)  # Of the training as a whole.
+        found[stage] = TrainingSettings(**{str(key): value for key, value in values.items()})
+    return Stages(**found, refit=config.fit.refit)
+
+
+def compiled(config: DictConfig, task: Task | None = None) -> Experiment:
+    """The experiment that a configuration describes; below it no configuration is read.
+
+    Args:
+        config: valid.
+        task: the configuration's, where it is made already, or a part of it.
+    """
+    return Experiment(
+        make_task(config) if task is None else task,
+        partial(make_predictor, config),
+        make_estimator(config),
+        decision_rule(config),
+        stages(config),
+        config.seed,
+    )

@@ -1,0 +1,142 @@
+"""What a training is made of: one value, from a script or compiled from a configuration."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.estimators import Estimator, Score, TwoStage
+from diffusion_dfl.estimators.pairs import check_estimator, check_pair, check_weights
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.tasks import Task
+from diffusion_dfl.tasks.problem import check_problem
+from diffusion_dfl.training.rule import DecisionRule
+from diffusion_dfl.training.settings import FIT, TRAIN, TrainingSettings
+
+StageName = Literal["foundation", "fit", "train"]
+
+#: Of a predictor: a class or function of ``(d_x, d_y)``, or one that exists.
+PredictorLike = Predictor | Callable[[int, int], Predictor]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages that a predictor goes through.
+
+    Attributes:
+        foundation: of a residual predictor's base.
+        fit: of the predictor's own loss; None takes a predictor that exists as it is, with the scales
+            it has: it was fitted before.
+        train: of the decision cost.
+        refit: whether all stages are made again, for as many epochs as validated best, on all rows
+            before the test.
+    """
+
+    foundation: TrainingSettings = FIT
+    fit: TrainingSettings | None = FIT
+    train: TrainingSettings = TRAIN
+    refit: bool = False
+
+    def settings(self, name: StageName) -> TrainingSettings:
+        """The knobs of a stage that is made."""
+        found: TrainingSettings | None = getattr(self, name)
+        assert found is not None, name
+        return found
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A problem, a predictor, and how it is trained and judged.
+
+    Attributes:
+        task: program and data.
+        predictor: what makes it from ``(d_x, d_y)``, with weights that come from ``seed``; or one that
+            exists, of which a copy is trained.
+        estimator: of the decision's gradient; a state that it keeps goes on in a refit.
+        rule: how decisions are made.
+        stages: the knobs of its training.
+        seed: of everything random.
+    """
+
+    task: Task
+    predictor: PredictorLike
+    estimator: Estimator = field(default_factory=TwoStage)
+    rule: DecisionRule = field(default_factory=DecisionRule)
+    stages: Stages = field(default_factory=Stages)
+    seed: int = 0
+
+    def layer(self) -> DecisionLayer:
+        """A decision layer of the rule, with statistics of its own."""
+        return self.rule.layer(self.task.program)
+
+    def make(self, context_size: int, outcome_size: int) -> Predictor:
+        """A predictor to begin with: a new one, or a copy of the one there is.
+
+        Raises:
+            UserError: no predictor came of it, or one of other sizes.
+        """
+        if isinstance(self.predictor, Predictor):
+            return self._copy(self.predictor)
+        if self.stages.fit is None:
+            raise UserError(
+                "fit=None takes a predictor that was fitted before; pass one that exists, such as "
+                "fitted.predictor"
+            )
+        if not callable(self.predictor):
+            raise UserError(
+                f"predictor={self.predictor!r}: expected a Predictor, or a class or function that makes "
+                "one from (context_size, outcome_size)"
+            )
+        made = self.predictor(context_size, outcome_size)
+        if not isinstance(made, Predictor):
+            raise UserError(
+                f"predictor={self.predictor!r} made a {type(made).__name__}; expected a subclass of "
+                "Predictor"
+            )
+        return made
+
+    def _copy(self, predictor: Predictor) -> Predictor:
+        data = self.task.dataset
+        policy = isinstance(predictor, PolicyNetwork)
+        size = self.task.program.num_decisions if policy else data.outcomes.shape[1]
+        wanted = (data.contexts.shape[1], size)
+        if (predictor.context_size, predictor.outcome_size) != wanted:
+            raise UserError(
+                f"the {type(predictor).__name__} has context_size={predictor.context_size} and "
+                f"outcome_size={predictor.outcome_size}; task={self.task.name} needs {wanted[0]} and "
+                f"{wanted[1]}"
+            )
+        return copy.deepcopy(predictor)
+
+    def check(self, predictor: Predictor) -> None:
+        """Refuse parts that do not fit each other, before anything is trained.
+
+        Args:
+            predictor: one that :meth:`make` made.
+
+        Raises:
+            UserError: a problem that cannot be trained on, an estimator that has no gradient for the
+                predictor or under the rule, a refit of what was not fitted here, or weights of rows
+                that would be left unread.
+        """
+        check_problem(self.task)
+        if self.stages.refit and self.stages.fit is None:
+            raise UserError(
+                "refit=True with fit=None: the predictor was fitted before, so nothing was chosen here "
+                "that could be repeated on more rows; let the fit be made, or leave refit out"
+            )
+        try:
+            check_estimator(self.estimator)
+            check_pair(predictor, self.estimator)
+            if isinstance(self.estimator, Score) and self.estimator.mixture.decision_weight:
+                self.estimator.check_layer(self.layer())
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
+        every = (self.task.dataset, self.task.fit_dataset)
+        if any(data is not None and data.weights is not None for data in every):
+            try:
+                check_weights(predictor, self.estimator)
+            except TypeError as error:
+                raise UserError(f"task={self.task.name}: {error}") from error

@@ -1,0 +1,253 @@
+"""A trained predictor with its decision rule: decisions for new contexts, scenarios, metrics."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from diffusion_dfl.data.frames import numbers
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.solvers import Status
+from diffusion_dfl.tasks import Evaluation, Task
+from diffusion_dfl.training.decisions import decided, rows_at_once
+from diffusion_dfl.training.experiment import Experiment
+from diffusion_dfl.training.interface import Interface
+from diffusion_dfl.training.loop import Progress
+from diffusion_dfl.training.rule import DecisionRule
+from diffusion_dfl.training.steps import Part, Steps, nowhere
+from diffusion_dfl.training.streams import torch_stream
+
+Array = NDArray[np.float64]
+
+#: Stage -> its epochs, ``(number, values)`` each; validation before the first is epoch 0.
+History = Mapping[str, Sequence[tuple[int, dict[str, float]]]]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions for N contexts.
+
+    Attributes:
+        decision: ``(N, n)`` float64, raw units; NaN in the rows that were not solved.
+        status: ``(N,)`` int64 of :class:`~diffusion_dfl.solvers.Status`; for a policy, whether its
+            decision could be projected on the feasible set.
+        refused: ``(N,)`` bool, contexts that were not finite and went to no solver.
+    """
+
+    decision: Array
+    status: NDArray[np.int64]
+    refused: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def made(self) -> NDArray[np.bool_]:
+        """``(N,)``, whether there is a decision."""
+        return ~self.refused & (self.status == int(Status.SOLVED))
+
+    @property
+    def sentences(self) -> list[str]:
+        """The status of every row in words."""
+        return [self.outcome(row)[1] for row in range(len(self))]
+
+    def outcome(self, row: int) -> tuple[str, str]:
+        """Status of a row in a word, and in a sentence."""
+        if self.refused[row]:
+            return "refused", "refused: a feature is missing or not finite"
+        status = Status(int(self.status[row]))
+        return status.name.lower(), status.sentence
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained predictor with its decision rule: fresh from training, or from a run that was kept.
+
+    Attributes:
+        predictor: in evaluation mode, with the best weights.
+        rule: how decisions are made.
+        interface: names of what goes in and comes out, and the program.
+        seed, device: of the training.
+        task: what it was trained on; None for one that was kept, whose data was not asked for.
+        validation_cost: mean decision cost on the validation rows, by their weights if they have any,
+            of the training that held them out; None where none did (``refit`` with epochs that were all
+            given), and for one that was kept.
+        fit, train: how the stages went; None for one that was not made here.
+        history: of the epochs of every stage that was made here.
+    """
+
+    predictor: Predictor
+    rule: DecisionRule
+    interface: Interface
+    seed: int
+    device: torch.device
+    task: Task | None = None
+    validation_cost: float | None = None
+    fit: Progress | None = None
+    train: Progress | None = None
+    history: History = field(default_factory=dict)
+
+    @property
+    def layer(self) -> DecisionLayer:
+        """A decision layer of the rule."""
+        return self.rule.layer(self.interface.program)
+
+    @property
+    def num_scenarios(self) -> int:
+        """M; 1 for a predictor that is not stochastic."""
+        return self.rule.num_scenarios if self.predictor.stochastic else 1
+
+    def decide(
+        self, contexts: ArrayLike | Tensor | pd.DataFrame, as_judged: bool = False
+    ) -> Decisions:
+        """Decisions for new contexts, by the rule that was trained; the same every time.
+
+        That of a row depends on its place, not on the rows after it. A task that is ``pooled`` has
+        one decision, made for the first row.
+
+        Args:
+            contexts: ``(N, d_x)`` in raw units; of a data frame, the context columns by name.
+            as_judged: whether the last rows, which are fewer than are decided at once, get the noise
+                that an evaluation of exactly these N rows draws for them. It depends on N.
+
+        Raises:
+            UserError: another number of columns, columns that are missing or a value that is no
+                finite number.
+        """
+        values = self._contexts(contexts)
+        parts = list(self.stream([values], as_judged))
+        size = len(self.interface.decisions)
+        return Decisions(
+            np.concatenate([np.empty((0, size)), *(part.decision for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.status for part in parts)]),
+            np.concatenate([np.empty(0, np.bool_), *(part.refused for part in parts)]),
+        )
+
+    def stream(self, batches: Iterable[Array], as_judged: bool = False) -> Iterator[Decisions]:
+        """The decisions of :meth:`decide` for contexts that come in batches, in constant memory.
+
+        How the rows are cut into batches changes nothing; what comes out is cut otherwise. A row that
+        is not finite is refused, and changes no other.
+
+        Raises:
+            UserError: another number of columns.
+        """
+        layer, generator = self.layer, torch_stream(self.seed, "test", self.device)
+        size = len(self.interface.decisions)
+        pooled: tuple[Tensor, Tensor] | None = None
+
+        def made(contexts: Tensor, fill: bool) -> tuple[Tensor, Tensor]:
+            return decided(self.predictor, layer, contexts, self.num_scenarios, generator, fill)
+
+        # So many, whatever batches they come in, that neither noise nor rounding depends on these.
+        for rows in self._regrouped(batches, rows_at_once(self.num_scenarios)):
+            context = torch.tensor(rows, dtype=torch.float64, device=self.device)
+            good = context.isfinite().all(1)
+            # A row in place of a refused one: the noise of the others stays as it is.
+            context[~good] = self.predictor.contexts.mean.double()
+            if not self.interface.pooled:
+                decision, status = made(context, not as_judged)
+            elif good.any() or pooled is not None:
+                pooled = pooled or made(context[good][:1], fill=False)
+                decision, status = (value.expand(len(rows), *value.shape[1:]) for value in pooled)
+            else:
+                decision = torch.full((len(rows), size), torch.nan, device=self.device)
+                status = torch.full((len(rows),), int(Status.INVALID_INPUT), device=self.device)
+            solved = good & (status == int(Status.SOLVED))
+            yield Decisions(
+                torch.where(solved.unsqueeze(1), decision.double(), torch.nan).cpu().numpy(),
+                status.cpu().numpy(),
+                (~good).cpu().numpy(),
+            )
+
+    def sample(
+        self, contexts: ArrayLike | Tensor | pd.DataFrame, num_scenarios: int
+    ) -> NDArray[np.float64]:
+        """Scenarios ``(N, M, d_y)`` of the outcome, raw units; the same every time.
+
+        Raises:
+            UserError: as in :meth:`decide`.
+            TypeError: a policy, which predicts no outcome.
+        """
+        values = torch.as_tensor(self._contexts(contexts)).to(self.device)
+        generator = torch_stream(self.seed, "test", self.device)
+        with torch.no_grad():
+            found = self.predictor.sample(values.float(), num_scenarios, generator)
+        return found.double().cpu().numpy()
+
+    def evaluate(self, part: Part = "test", num_large: int = 500) -> Evaluation:
+        """Metrics on a part of the task's data (:func:`diffusion_dfl.tasks.evaluate`).
+
+        Args:
+            part: ``train``, ``validation`` or ``test``.
+            num_large: scenarios of the large evaluation, of CRPS and coverage.
+
+        Raises:
+            UserError: one that was kept, and has no data.
+        """
+        return self._steps().evaluate(self.predictor, part, max(num_large, self.rule.num_scenarios))
+
+    def baselines(self) -> dict[str, float | None]:
+        """Headline number of the task's plain baselines on the test rows; None for infinity."""
+        return self._steps().baselines()
+
+    def _steps(self) -> Steps:
+        if self.task is None:
+            raise UserError(
+                "this predictor was loaded without its data, which it is judged on; load it with "
+                "data=True"
+            )
+        experiment = Experiment(self.task, self.predictor, rule=self.rule, seed=self.seed)
+        return Steps(experiment, self.device, nowhere)
+
+    def _contexts(self, contexts: ArrayLike | Tensor | pd.DataFrame) -> Array:
+        """``(N, d_x)``, every value finite."""
+        names = self.interface.features
+        if isinstance(contexts, pd.DataFrame):
+            task = "predictor" if self.task is None else self.task.name
+            values = numbers(task, contexts, names, "context")
+        else:
+            if isinstance(contexts, Tensor):
+                contexts = contexts.detach().cpu().numpy()
+            # A copy: pandas hands out memory that is not to be written, which torch warns of.
+            values = np.array(contexts, dtype=np.float64)
+        self._check_columns(values)
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, column = bad[0]
+            raise UserError(
+                f"contexts: {names[column]} is {values[row, column]} in row {row} ({len(bad)} such "
+                "values in all); every value must be a finite number"
+            )
+        return values
+
+    def _check_columns(self, values: Array) -> None:
+        names = self.interface.features
+        if values.ndim != 2 or values.shape[1] != len(names):
+            raise UserError(
+                f"contexts have shape {values.shape}; expected (N, {len(names)}), the columns "
+                f"{', '.join(names)}"
+            )
+
+    def _regrouped(self, batches: Iterable[Array], size: int) -> Iterator[Array]:
+        """The rows of all batches in groups of ``size``, the last one smaller."""
+        held: list[Array] = []
+        count = 0
+        for batch in batches:
+            self._check_columns(batch)
+            held.append(batch)
+            count += len(batch)
+            if count >= size:
+                rows = np.concatenate(held)
+                for start in range(0, count - size + 1, size):
+                    yield rows[start : start + size]
+                held = [rows[count - count % size :]]
+                count %= size
+        if count:
+            yield np.concatenate(held)
