@@ -25,7 +25,8 @@ def check_estimator(estimator: Any) -> None:
 
 
 def check_pair(predictor: Predictor, estimator: Any) -> None:
-    """Raise TypeError where an estimator of this package has no use for a predictor.
+    """Raise TypeError where an estimator of this package has no use for a predictor, ValueError where a
+    knob of the one does not suit the other.
 
     An estimator of the user's own that derives from none of them is left to judge for itself.
     """
@@ -42,6 +43,10 @@ def check_pair(predictor: Predictor, estimator: Any) -> None:
         raise TypeError(
             f"{name} needs a DiffusionPredictor, whose sampler has a path, not a {kind}"
         )
+    if isinstance(estimator, Reparam):
+        predictor.check_backpropagation(estimator.backpropagation)
+    if isinstance(estimator, ScorePath) and isinstance(predictor, DiffusionPredictor):
+        predictor.check_path_density()
     needs_density = getattr(estimator, "needs_density", isinstance(estimator, Score))
     if needs_density and not predictor.has_density:
         raise TypeError(f"{name} needs a log-density, and {kind} says has_density = False")

@@ -133,15 +133,20 @@ class Score:
                 f"num_scenarios={self.num_scenarios}: the weights of one scenario are zero; take at "
                 "least 2, better 100"
             )
-        exact = layer.curvature == "saa" or (
-            layer.curvature == "convolved" and layer.bandwidth_scale == 0
-        )
-        if layer.program.kinked and exact:
+        if layer.solver == "cvxpylayers":
             raise ValueError(
-                "the optimum of an exact program with kinks sits on scenarios and does not move with "
-                "their weights, so its score gradient is zero; give the layer a bandwidth_scale above "
-                "0 and curvature='convolved', or use Reparam"
+                "solver='cvxpylayers' differentiates the exact program in its scenarios only, and so has "
+                "no score gradient; use solver='auto', or Reparam with curvature='saa'"
             )
+        if not layer.program.kinked or layer.curvature == "paper" or layer.smooths:
+            return
+        given, mend = f"curvature={layer.curvature!r}", "curvature='convolved'"
+        if layer.curvature == "convolved":
+            given, mend = "bandwidth_scale=0", "bandwidth_scale above 0 (1.5 is a good start)"
+        raise ValueError(
+            f"{given}: the optimum of an exact program with kinks sits on scenarios and does not move "
+            f"with their weights, so its score gradient is zero; set {mend}, or use Reparam"
+        )
 
     def _surrogate(
         self,

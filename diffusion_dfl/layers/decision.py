@@ -73,6 +73,29 @@ class LayerStatistics:
         return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
 
+def check_knobs(
+    bandwidth_scale: float,
+    curvature: str,
+    solver: str,
+    on_failure: str,
+    max_failure_share: float,
+) -> None:
+    """Raise ValueError for a knob of :class:`DecisionLayer` that suits no program."""
+    for name, value, known in (
+        ("on_failure", on_failure, ON_FAILURE),
+        ("curvature", curvature, CURVATURES),
+        ("solver", solver, LAYER_SOLVERS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
+    if not bandwidth_scale >= 0:
+        raise ValueError(f"bandwidth_scale={bandwidth_scale} must be a number >= 0")
+    if not 0 <= max_failure_share <= 1:
+        raise ValueError(f"max_failure_share={max_failure_share} must be in [0, 1]")
+    if solver == "cvxpylayers" and curvature == "paper":
+        raise ValueError("curvature='paper' is a formula of ours; use solver='auto' with it")
+
+
 class DecisionLayer(nn.Module):
     """Solve the stochastic program on scenarios; differentiable in scenarios and weights.
 
@@ -120,17 +143,7 @@ class DecisionLayer(nn.Module):
         regularise: Regulariser | None = None,
     ) -> None:
         super().__init__()
-        for name, value, known in (
-            ("on_failure", on_failure, ON_FAILURE),
-            ("curvature", curvature, CURVATURES),
-            ("solver", solver, LAYER_SOLVERS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
-        if not bandwidth_scale >= 0:
-            raise ValueError(f"bandwidth_scale={bandwidth_scale} must be a number >= 0")
-        if not 0 <= max_failure_share <= 1:
-            raise ValueError(f"max_failure_share={max_failure_share} must lie in [0, 1]")
+        check_knobs(bandwidth_scale, curvature, solver, on_failure, max_failure_share)
         self.program = program
         self.regularise = regularise
         self._decided = _regularised(program, regularise)
@@ -154,8 +167,6 @@ class DecisionLayer(nn.Module):
                 f"{type(program).__name__} has no conic form; use on_failure='retry' or "
                 "curvature='saa'"
             )
-        if solver == "cvxpylayers" and curvature == "paper":
-            raise ValueError("curvature='paper' is a formula of ours; use solver='auto' with it")
 
     @property
     def smooths(self) -> bool:

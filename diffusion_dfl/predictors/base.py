@@ -116,6 +116,7 @@ class Predictor(nn.Module, ABC):
         pathwise: whether scenarios are differentiable functions of the weights and of noise.
         has_density: whether :meth:`weighted_log_density` exists.
         stochastic: whether more than one scenario makes sense.
+        num_sampling_steps: S, steps of a sampler that takes many; 0 for none.
         closed_form: whether it is fitted by :meth:`fit_rows`, not by steps down :meth:`loss`.
         base: what gives outcomes their location and scale, fitted before everything else and then
             fixed, so that the predictor learns the law of what is left; None for the training days'
@@ -140,6 +141,7 @@ class Predictor(nn.Module, ABC):
     pathwise = True
     has_density = True
     stochastic = True
+    num_sampling_steps = 0
     closed_form = False
 
     def __init__(
@@ -237,8 +239,21 @@ class Predictor(nn.Module, ABC):
     ) -> Tensor:
         """Scenarios ``(B, M, d_y)`` in raw units, with a graph to the weights if asked for.
 
-        Raises TypeError for a ``backpropagation`` other than full where there are no steps.
+        Raises ValueError for what :meth:`check_backpropagation` refuses.
         """
+
+    def check_backpropagation(self, backpropagation: Backpropagation) -> None:
+        """Raise ValueError unless the sampler has the steps it is to skip or to make again."""
+        if backpropagation.kind != "full" and not self.num_sampling_steps:
+            raise ValueError(
+                f"backpropagation={backpropagation.kind} must be full: {type(self).__name__} has no "
+                "sampler of many steps (num_sampling_steps = 0)"
+            )
+        if backpropagation.steps > self.num_sampling_steps:
+            raise ValueError(
+                f"last_steps={backpropagation.steps} must be at most num_sampling_steps="
+                f"{self.num_sampling_steps}"
+            )
 
     @abstractmethod
     def weighted_log_density(
@@ -263,12 +278,3 @@ class Predictor(nn.Module, ABC):
                 standardised error exceeds this multiple of d_y, so that the sum cannot be lowered
                 without bound; 0 for none.
         """
-
-
-def refuse_partial(predictor: Predictor, backpropagation: Backpropagation) -> None:
-    """Raise TypeError unless the gradient is asked for in full: there are no steps to skip."""
-    if backpropagation.kind != "full":
-        raise TypeError(
-            f"backpropagation={backpropagation.kind} is for samplers of many steps, not for "
-            f"{type(predictor).__name__}; use backpropagation=full"
-        )

@@ -16,7 +16,6 @@ from diffusion_dfl.predictors.base import (
     Backpropagation,
     LogDensity,
     Predictor,
-    refuse_partial,
 )
 
 
@@ -126,7 +125,7 @@ class BoostedQuantiles(Predictor):
         backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """The quantiles as the only scenario, ``(B, 1, d_y)``."""
-        refuse_partial(self, backpropagation)
+        self.check_backpropagation(backpropagation)
         if not self._models:
             rows, targets = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
             counts = None if self.known_weights is None else self.known_weights.cpu().numpy()

@@ -19,7 +19,6 @@ from diffusion_dfl.predictors.base import (
     Backpropagation,
     LogDensity,
     Predictor,
-    refuse_partial,
 )
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.gaussian import GaussianPredictor
@@ -124,7 +123,7 @@ class ResidualBootstrap(Predictor):
         backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """Scenarios ``(B, M, d_y)``; no gradient is known."""
-        refuse_partial(self, backpropagation)
+        self.check_backpropagation(backpropagation)
         known, shares = self.residuals, self.shares
         shape = (len(context), num_scenarios)
         if self.law == "empirical" and shares is None:

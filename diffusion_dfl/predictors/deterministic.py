@@ -10,7 +10,6 @@ from diffusion_dfl.predictors.base import (
     LogDensity,
     Predictor,
     Scaling,
-    refuse_partial,
     row_mean,
 )
 
@@ -69,7 +68,7 @@ class DeterministicPredictor(Predictor):
         backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """The prediction as the only scenario, ``(B, 1, d_y)``, whatever ``num_scenarios``."""
-        refuse_partial(self, backpropagation)
+        self.check_backpropagation(backpropagation)
         with torch.set_grad_enabled(differentiable):
             return self.outcomes.inverse(self.network(self.encoded(context))).unsqueeze(1)
 

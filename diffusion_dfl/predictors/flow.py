@@ -19,7 +19,6 @@ from diffusion_dfl.predictors.base import (
     Backpropagation,
     LogDensity,
     Predictor,
-    refuse_partial,
     row_mean,
 )
 from diffusion_dfl.predictors.gaussian import base_of
@@ -171,7 +170,7 @@ class FlowPredictor(Predictor):
         backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """Noise through the inverse transformation, ``(B, M, d_y)``; one pass, like a density."""
-        refuse_partial(self, backpropagation)
+        self.check_backpropagation(backpropagation)
         noise = torch.randn(
             len(context),
             num_scenarios,

@@ -14,7 +14,6 @@ from diffusion_dfl.predictors.base import (
     LogDensity,
     Predictor,
     Scaling,
-    refuse_partial,
     row_mean,
 )
 from diffusion_dfl.predictors.residual import OutcomeScaling, ResidualBase
@@ -120,7 +119,7 @@ class GaussianPredictor(Predictor):
         backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """``mu + sigma * noise``, ``(B, M, d_y)``."""
-        refuse_partial(self, backpropagation)
+        self.check_backpropagation(backpropagation)
         with torch.set_grad_enabled(differentiable):
             mean, log_variance = self.moments(context)
             noise = torch.randn(

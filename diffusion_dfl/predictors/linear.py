@@ -9,7 +9,6 @@ from diffusion_dfl.predictors.base import (
     LogDensity,
     Predictor,
     Scaling,
-    refuse_partial,
     row_mean,
 )
 
@@ -88,7 +87,7 @@ class LinearPredictor(Predictor):
         backpropagation: Backpropagation = FULL,
     ) -> Tensor:
         """The prediction as the only scenario, ``(B, 1, d_y)``."""
-        refuse_partial(self, backpropagation)
+        self.check_backpropagation(backpropagation)
         with torch.set_grad_enabled(differentiable):
             return self.outcomes.inverse(self.network(self.contexts(context))).unsqueeze(1)
 

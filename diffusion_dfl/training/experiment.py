@@ -10,6 +10,7 @@ from diffusion_dfl.estimators import Estimator, Score, TwoStage
 from diffusion_dfl.estimators.pairs import check_estimator, check_pair, check_weights
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.programs import Program
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.training.rule import DecisionRule
@@ -44,6 +45,42 @@ class Stages:
         found: TrainingSettings | None = getattr(self, name)
         assert found is not None, name
         return found
+
+    @staticmethod
+    def names(predictor: Predictor, estimator: Estimator) -> list[StageName]:
+        """The stages that there are for such a predictor and estimator."""
+        found: list[StageName] = []
+        base = predictor.base
+        if base is not None and not all(member.closed_form for member in base.members):
+            found.append("foundation")
+        if not isinstance(predictor, PolicyNetwork) and not predictor.closed_form:
+            found.append("fit")
+        if estimator.decision_focused:
+            found.append("train")
+        return found
+
+    def check(self, predictor: Predictor, estimator: Estimator) -> None:
+        """Raise ValueError for a refit of what was not fitted, or for no epoch."""
+        if not self.refit:
+            return
+        if self.fit is None:
+            raise ValueError(
+                "refit=True with fit=None: the predictor was fitted before, so nothing was chosen here "
+                "that could be repeated on more rows; let the fit be made, or leave refit out"
+            )
+        names = self.names(predictor, estimator)
+        if names and not any(self.settings(name).epochs for name in names):
+            raise ValueError(
+                f"refit=True with {', '.join(f'{name}.epochs=0' for name in names)}: no epoch is "
+                "chosen that could be repeated on more rows; set epochs above 0, or refit=False"
+            )
+
+
+def check_rule(rule: DecisionRule, program: Program, estimator: Estimator) -> None:
+    """Raise ValueError for a rule that cannot decide a program, or under which an estimator is zero."""
+    layer = rule.layer(program)
+    if isinstance(estimator, Score) and estimator.mixture.decision_weight:
+        estimator.check_layer(layer)
 
 
 @dataclass(frozen=True)
@@ -122,16 +159,11 @@ class Experiment:
                 that would be left unread.
         """
         check_problem(self.task)
-        if self.stages.refit and self.stages.fit is None:
-            raise UserError(
-                "refit=True with fit=None: the predictor was fitted before, so nothing was chosen here "
-                "that could be repeated on more rows; let the fit be made, or leave refit out"
-            )
         try:
+            self.stages.check(predictor, self.estimator)
             check_estimator(self.estimator)
             check_pair(predictor, self.estimator)
-            if isinstance(self.estimator, Score) and self.estimator.mixture.decision_weight:
-                self.estimator.check_layer(self.layer())
+            check_rule(self.rule, self.task.program, self.estimator)
         except (TypeError, ValueError) as error:
             raise UserError(str(error)) from error
         every = (self.task.dataset, self.task.fit_dataset)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from diffusion_dfl.estimators import Estimator
 from diffusion_dfl.predictors import PolicyNetwork, Predictor
 from diffusion_dfl.training.experiment import StageName
 from diffusion_dfl.training.loop import Progress
@@ -57,7 +56,7 @@ def learn(
     stages = steps.experiment.stages
     begun = steps.prepare()
     steps.experiment.check(begun)
-    names = _stages(begun, steps.experiment.estimator)
+    names = stages.names(begun, steps.experiment.estimator)
     chosen = {name: stages.settings(name).epochs for name in names} if stages.refit else {}
     cost = None
     if not stages.refit or any(stages.settings(name).keep == "best" for name in names):
@@ -71,19 +70,6 @@ def learn(
     if cost is None:
         fit, train = refitted, retrained
     return Trained(predictor, fit, train, cost, chosen, {**steps.stages, **again.stages})
-
-
-def _stages(predictor: Predictor, estimator: Estimator) -> list[StageName]:
-    """Names of the stages there are for such a predictor and estimator."""
-    names: list[StageName] = []
-    base = predictor.base
-    if base is not None and not all(member.closed_form for member in base.members):
-        names.append("foundation")
-    if not isinstance(predictor, PolicyNetwork) and not predictor.closed_form:
-        names.append("fit")
-    if estimator.decision_focused:
-        names.append("train")
-    return names
 
 
 def _chosen(steps: Steps, names: list[StageName]) -> dict[StageName, int]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.layers.decision import LayerSolver
+from diffusion_dfl.layers.decision import LayerSolver, check_knobs
 from diffusion_dfl.layers.differentiate import Curvature
 from diffusion_dfl.layers.failures import OnFailure
 from diffusion_dfl.programs import Program, Regulariser
@@ -26,6 +26,17 @@ class DecisionRule:
     on_failure: OnFailure = "drop"
     max_failure_share: float = 0.05
     regularise: Regulariser | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_scenarios < 1:
+            raise ValueError(f"num_scenarios={self.num_scenarios} must be an integer >= 1")
+        check_knobs(
+            self.bandwidth_scale,
+            self.curvature,
+            self.solver,
+            self.on_failure,
+            self.max_failure_share,
+        )
 
     def layer(self, program: Program) -> DecisionLayer:
         """A layer of this rule, with statistics of its own."""

@@ -45,16 +45,26 @@ class TrainingSettings:
     keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("batch_size", 1), ("validate_every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} must be in [0, 1)")
-        for name, known in (("decay", ("constant", "cosine")), ("keep", ("best", "last"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {' or '.join(known)}")
+        for names, good, mend in (
+            (("epochs", "patience"), lambda value: value >= 0, "an integer >= 0"),
+            (("batch_size", "validate_every"), lambda value: value >= 1, "an integer >= 1"),
+            (("learning_rate",), lambda value: value > 0, "a number > 0"),
+            (
+                ("weight_decay", "gradient_clip", "context_noise", "divergence_factor"),
+                lambda value: value >= 0,
+                "a number >= 0",
+            ),
+            (("ema_decay",), lambda value: 0 <= value < 1, "in [0, 1)"),
+            (("decay",), lambda value: value in ("constant", "cosine"), "constant or cosine"),
+            (("keep",), lambda value: value in ("best", "last"), "best or last"),
+        ):
+            for name in names:
+                if not good(getattr(self, name)):
+                    raise ValueError(f"{name}={getattr(self, name)} must be {mend}")
+        if self.patience and self.keep == "last":
+            raise ValueError(
+                f"patience={self.patience} must be 0 with keep=last, which waits for no better score"
+            )
 
 
 #: The knobs of ``conf/config.yaml``: of the fit and of a base, and of decision-focused training.

@@ -266,7 +266,7 @@ def test_a_score_that_is_zero_by_construction_is_refused() -> None:
     with pytest.raises(ValueError, match="num_scenarios=1: the weights of one scenario are zero"):
         Score(1)(predictor, _layer(), _batch(), _generator())
     for layer in (_layer(0.0), DecisionLayer(PROGRAM, 1.5, curvature="saa")):
-        with pytest.raises(ValueError, match="its score gradient is zero; give the layer"):
+        with pytest.raises(ValueError, match="its score gradient is zero; set "):
             Score(20)(predictor, layer, _batch(), _generator())
 
 

@@ -185,7 +185,7 @@ def test_whatever_the_weights_samples_and_densities_are_finite_in_single_precisi
 
 
 def test_partial_backpropagation_is_refused() -> None:
-    with pytest.raises(TypeError, match="FlowPredictor"):
+    with pytest.raises(ValueError, match="FlowPredictor"):
         _flow().sample(_context(3), 2, _generator(), True, Backpropagation("last", 1))
 
 

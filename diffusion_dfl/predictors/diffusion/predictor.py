@@ -157,6 +157,7 @@ class DiffusionPredictor(Predictor):
         )
         self.prediction: Prediction = prediction
         steps = sampling_timesteps(self.schedule, num_sampling_steps, spacing)
+        self.num_sampling_steps = len(steps)
         self.sampler = Sampler(sampler, tuple(steps), eta, variance, clip, final_noise)
         self.elbo = Elbo(
             self.schedule,
@@ -227,10 +228,7 @@ class DiffusionPredictor(Predictor):
         features = self.denoiser.context_features(self.encoded(context)).unsqueeze(1)
         times, signal, noise = self._at_steps(self.sampler.timesteps, context.device)
         kind, last = backpropagation.kind, backpropagation.steps
-        if kind == "last" and last > len(self.sampler.timesteps):
-            raise ValueError(
-                f"last_steps={last} must lie in 1..num_sampling_steps={len(self.sampler.timesteps)}"
-            )
+        self.check_backpropagation(backpropagation)
 
         def predict(noisy: Tensor, index: int) -> Tensor:
             if kind == "last" and index >= last:

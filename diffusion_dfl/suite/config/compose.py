@@ -16,11 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.data.portfolio import DAYS
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.layers.decision import CURVATURES, LAYER_SOLVERS
-from diffusion_dfl.layers.failures import ON_FAILURE
 from diffusion_dfl.suite.config import own
 from diffusion_dfl.suite.config.arguments import check_cell
-from diffusion_dfl.suite.config.rules import check_path, check_refit
 from diffusion_dfl.suite.config.schema import register
 from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
@@ -298,7 +295,8 @@ def fit_path(config: DictConfig) -> Path:
 
 
 def validate(config: DictConfig) -> None:
-    """Refuse values no run could work with, before anything starts.
+    """Refuse values of a run's own keys that it could not work with; the rest its parts refuse
+    (:mod:`diffusion_dfl.suite.runs.compile`).
 
     Raises:
         UserError: naming the key, the value and the mend.
@@ -318,62 +316,13 @@ def validate(config: DictConfig) -> None:
             config.device in ("auto", "cpu") or config.device.startswith("cuda"),
             "auto, cpu or cuda",
         ),
-        ("decision.num_scenarios", config.decision.num_scenarios >= 1, "an integer >= 1"),
-        ("decision.bandwidth_scale", config.decision.bandwidth_scale >= 0, "a number >= 0"),
-        *(
-            (f"decision.{name}", config.decision[name] in known, f"one of {', '.join(known)}")
-            for name, known in (
-                ("curvature", CURVATURES),
-                ("solver", LAYER_SOLVERS),
-                ("on_failure", ON_FAILURE),
-            )
-        ),
-        ("decision.max_failure_share", 0 <= config.decision.max_failure_share <= 1, "in 0..1"),
         (
             "evaluation.num_large",
             config.evaluation.num_large >= config.decision.num_scenarios,
             f"at least decision.num_scenarios={config.decision.num_scenarios}",
         ),
     ]
-    if config.task.name == "power":
-        for key in ("task.shortage", "task.excess", "task.ramp"):
-            checks.append((key, OmegaConf.select(config, key) >= 0, "a number >= 0"))
-    for stage in ("foundation", "fit", "train"):
-        settings = config[stage]
-        checks += [
-            (f"{stage}.epochs", settings.epochs >= 0, "an integer >= 0"),
-            (f"{stage}.batch_size", settings.batch_size >= 1, "an integer >= 1"),
-            (f"{stage}.learning_rate", settings.learning_rate > 0, "a number > 0"),
-            (f"{stage}.weight_decay", settings.weight_decay >= 0, "a number >= 0"),
-            (f"{stage}.decay", settings.decay in ("constant", "cosine"), "constant or cosine"),
-            (f"{stage}.gradient_clip", settings.gradient_clip >= 0, "a number >= 0"),
-            (f"{stage}.ema_decay", 0 <= settings.ema_decay < 1, "in [0, 1)"),
-            (f"{stage}.context_noise", settings.context_noise >= 0, "a number >= 0"),
-            (f"{stage}.patience", settings.patience >= 0, "an integer >= 0"),
-            (f"{stage}.validate_every", settings.validate_every >= 1, "an integer >= 1"),
-            (f"{stage}.divergence_factor", settings.divergence_factor >= 0, "a number >= 0"),
-            (f"{stage}.keep", settings.keep in ("best", "last"), "best or last"),
-            (
-                f"{stage}.patience",
-                settings.patience == 0 or settings.keep == "best",
-                f"0 with {stage}.keep=last, which waits for no better score",
-            ),
-        ]
-    if config.grad._target_ == "diffusion_dfl.estimators.Reparam":
-        kind, steps = config.grad.backpropagation, config.model.get("num_sampling_steps")
-        within = f"at most model.num_sampling_steps={steps}"
-        checks += [
-            (
-                "grad.backpropagation",
-                kind == "full" or steps is not None,
-                f"full: model={config.model.name} has no sampler of many steps",
-            ),
-            ("grad.last_steps", steps is None or config.grad.last_steps <= steps, within),
-        ]
     checks += [(key, value != "nan", "a number") for key, value in deciding_values(config).items()]
     for key, good, mend in checks:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
-    check_refit(config)
-    if config.grad.name == "score_path":
-        check_path(config)

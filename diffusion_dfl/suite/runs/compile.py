@@ -1,6 +1,7 @@
 """A configuration compiled to what the library trains: task, predictor, estimator, rule, stages."""
 
 import inspect
+import logging
 from functools import partial
 from typing import Any, get_args
 
@@ -13,13 +14,17 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator
 from diffusion_dfl.estimators.pairs import check_estimator, check_pair
 from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.programs import Program
+from diffusion_dfl.suite.config.keys import keyed, with_keys
 from diffusion_dfl.suite.config.own import CODE, check_keys, is_own, locate, told
 from diffusion_dfl.suite.config.rules import check_data
 from diffusion_dfl.tasks import Task
-from diffusion_dfl.training.experiment import Experiment, StageName, Stages
+from diffusion_dfl.training.experiment import Experiment, StageName, Stages, check_rule
 from diffusion_dfl.training.rule import DecisionRule
 from diffusion_dfl.training.settings import TrainingSettings
 from diffusion_dfl.training.streams import numpy_stream
+
+logger = logging.getLogger(__name__)
 
 
 def make_task(config: DictConfig) -> Task:
@@ -37,7 +42,7 @@ def make_task(config: DictConfig) -> Task:
         reason = error.__cause__ or error
         if isinstance(reason, UserError):
             raise reason from None
-        raise UserError(f"task={name}: {told(reason)}") from error
+        raise UserError(_refused("task", name, config.task, error)) from error
     if not isinstance(task, Task):
         raise UserError(
             f"task={name}: {target} returned {type(task).__name__}; expected a "
@@ -69,15 +74,42 @@ def _task_arguments(config: DictConfig) -> dict[str, Any]:
 
 
 def check_parts(config: DictConfig) -> None:
-    """Refuse a task, a model or a grad that cannot be made, before anything is on disk."""
+    """Refuse parts that cannot be made or do not suit each other, before anything is on disk.
+
+    Raises:
+        UserError: naming the key, the value and the mend.
+    """
     _task_arguments(config)
     with torch.random.fork_rng(devices=[]):
         predictor = make_predictor(config, 2, 2)
-    estimator = make_estimator(config)
-    try:
+    estimator, plan = make_estimator(config), stages(config)
+    decision_rule(config)
+    pair = f"model={config.model.name} grad={config.grad.name}: "
+    with keyed({"grad": config.grad, "model": config.model}, pair):
         check_pair(predictor, estimator)
-    except TypeError as error:
-        raise UserError(f"model={config.model.name} grad={config.grad.name}: {error}") from error
+    with keyed({"fit": ["refit"]}):
+        plan.check(predictor, estimator)
+    names = plan.names(predictor, estimator)
+    last = all(plan.settings(name).keep == "last" for name in names)
+    if plan.refit and not config.evaluation.test and last:
+        raise UserError(
+            f"evaluation.test=false with fit.refit=true and {(names or ['fit'])[-1]}.keep=last: all rows before "
+            "the test are trained on and the test is not looked at, so nothing would be measured; add "
+            "fit.refit=false, which keeps the validation rows out"
+        )
+
+
+def check_rule_of(config: DictConfig, program: Program) -> None:
+    """Refuse a decision rule that cannot decide the program, or under which the estimator is zero.
+
+    Raises:
+        UserError: naming the key, the value and the mend.
+    """
+    estimator = make_estimator(config)
+    with keyed({"decision": config.decision}, f"grad={config.grad.name}: "):
+        check_rule(decision_rule(config), program, estimator)
+    if config.decision.solver == "cvxpy" and estimator.decision_focused:
+        logger.warning("decision.solver=cvxpy solves one instance at a time: expect minutes a step")
 
 
 def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> Predictor:
@@ -92,7 +124,7 @@ def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> 
     try:
         predictor = instantiate(arguments, context_size, outcome_size)
     except Exception as error:
-        raise UserError(f"model={name}: {told(error.__cause__ or error)}") from error
+        raise UserError(_refused("model", name, config.model, error)) from error
     if not isinstance(predictor, Predictor):
         raise UserError(
             f"model={name}: {config.model._target_} made a {type(predictor).__name__}; expected a "
@@ -117,7 +149,7 @@ def make_estimator(config: DictConfig) -> Estimator:
     try:
         estimator: Estimator = instantiate(arguments)
     except Exception as error:
-        raise UserError(f"grad={name}: {told(error.__cause__ or error)}") from error
+        raise UserError(_refused("grad", name, config.grad, error)) from error
     try:
         check_estimator(estimator)
     except TypeError as error:
@@ -125,19 +157,36 @@ def make_estimator(config: DictConfig) -> Estimator:
     return estimator
 
 
+def _refused(group: str, name: str, node: DictConfig, error: Exception) -> str:
+    """What a part refused: its keys in the place of its arguments, its name where it names none."""
+    said = told(error.__cause__ or error)
+    with_names = with_keys(said, {group: [str(key) for key in node]})
+    return with_names if with_names != said else f"{group}={name}: {said}"
+
+
 def decision_rule(config: DictConfig) -> DecisionRule:
-    """The run's decision rule."""
-    return DecisionRule(**{str(key): value for key, value in config.decision.items()})
+    """The run's decision rule.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    with keyed({"decision": config.decision}):
+        return DecisionRule(**{str(key): value for key, value in config.decision.items()})
 
 
 def stages(config: DictConfig) -> Stages:
-    """The knobs of every stage."""
+    """The knobs of every stage.
+
+    Raises:
+        UserError: a value out of range.
+    """
     found: dict[str, TrainingSettings] = {}
     for stage in get_args(StageName):
         values = OmegaConf.to_container(config[stage])
         assert isinstance(values, dict)
         values.pop("refit", None)  # Of the training as a whole.
-        found[stage] = TrainingSettings(**{str(key): value for key, value in values.items()})
+        with keyed({stage: [str(key) for key in values]}):
+            found[stage] = TrainingSettings(**{str(key): value for key, value in values.items()})
     return Stages(**found, refit=config.fit.refit)
 
 

@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.files import write_json
 from diffusion_dfl.suite.config.compose import Identity, digest, fit_path
-from diffusion_dfl.suite.config.rules import check_decision_rule
 from diffusion_dfl.suite.loggers import Mirror, Mirrors, RunFacts
-from diffusion_dfl.suite.runs.compile import compiled
+from diffusion_dfl.suite.runs.compile import check_rule_of, compiled
 from diffusion_dfl.suite.runs.directory import RunDirectory, without_places
 from diffusion_dfl.suite.runs.environment import describe_environment, peak_memory_bytes
 from diffusion_dfl.suite.runs.interface import write_interface
@@ -60,7 +59,7 @@ class Execution:
         experiment = compiled(config)
         self.task = experiment.task
         check_problem(self.task)
-        check_decision_rule(config, self.task.program.kinked)
+        check_rule_of(config, self.task.program)
         self.steps = Steps(experiment, device, self._place)
         place = fit_path(config)
         self.shared = RunDirectory(Path(config.output.root, "runs") / place, place.as_posix())

@@ -10,6 +10,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.programs import PowerProgram, ProductAllocation
 from diffusion_dfl.suite.config.arguments import CELLS
 from diffusion_dfl.suite.config.compose import (
     CONFIG_DIRECTORY,
@@ -18,7 +19,7 @@ from diffusion_dfl.suite.config.compose import (
     identify,
     validate,
 )
-from diffusion_dfl.suite.config.rules import check_decision_rule
+from diffusion_dfl.suite.runs.compile import check_parts, check_rule_of, make_task
 from tests.configs import composed
 
 FILES = sorted(CONFIG_DIRECTORY.rglob("*.yaml"))
@@ -56,7 +57,7 @@ def test_every_cell_composes_at_every_scale(task: str, model: str, scale: str) -
             [f"task={task}", f"model={model}", f"grad={grad}", f"scale={scale}"]
         )
         validate(config)
-        check_decision_rule(config, kinked=True)
+        check_rule_of(config, PowerProgram())
         # That the preset is its own reference, the main task shows.
         identity = identify(config, None if task == "power" else deciding_values(config))
         named = (config.task.name, config.model.name, config.grad.name, config.scale)
@@ -157,7 +158,7 @@ def test_a_wrong_type_is_refused(override: str) -> None:
 
 
 def _changed(key: str, value: object) -> DictConfig:
-    config = composed(["model=gaussian", "grad=score"])
+    config = composed(["model=gaussian", "grad=score", "data=simulated"])
     OmegaConf.update(config, key, value)
     return config
 
@@ -200,7 +201,15 @@ def test_a_value_no_run_can_work_with_is_refused_with_key_value_and_mend(
     key: str, value: object
 ) -> None:
     with pytest.raises(UserError, match=rf"^{re.escape(key)}={value} must be \S+"):
-        validate(_changed(key, value))
+        checked(_changed(key, value))
+
+
+def checked(config: DictConfig) -> None:
+    """What a run refuses before it trains."""
+    validate(config)
+    check_parts(config)
+    if config.task.name == "power" and config.data.source == "simulated":
+        make_task(config)
 
 
 @pytest.mark.parametrize(
@@ -216,55 +225,61 @@ def test_a_value_no_run_can_work_with_is_refused_with_key_value_and_mend(
 )
 def test_not_a_number_is_refused(key: str) -> None:
     with pytest.raises(UserError, match=rf"^{re.escape(key)}=nan must be"):
-        validate(_changed(key, float("nan")))
+        checked(_changed(key, float("nan")))
 
 
 def test_the_score_of_the_exact_rule_is_refused_since_it_is_zero() -> None:
     with pytest.raises(UserError, match=r"decision\.bandwidth_scale=0.*set decision\.bandwidth"):
-        check_decision_rule(_changed("decision.bandwidth_scale", 0.0), kinked=True)
+        check_rule_of(_changed("decision.bandwidth_scale", 0.0), PowerProgram())
     with pytest.raises(UserError, match=r"decision\.curvature=saa.*curvature=convolved"):
-        check_decision_rule(_changed("decision.curvature", "saa"), kinked=True)
+        check_rule_of(_changed("decision.curvature", "saa"), PowerProgram())
     with pytest.raises(UserError, match=r"decision\.num_scenarios=1.*at least 2"):
-        check_decision_rule(_changed("decision.num_scenarios", 1), kinked=True)
+        check_rule_of(_changed("decision.num_scenarios", 1), PowerProgram())
 
 
 def test_a_smooth_program_has_a_score_under_any_rule() -> None:
-    check_decision_rule(_changed("decision.bandwidth_scale", 0.0), kinked=False)
-    check_decision_rule(_changed("decision.curvature", "saa"), kinked=False)
+    check_rule_of(_changed("decision.bandwidth_scale", 0.0), ProductAllocation(24))
+    check_rule_of(_changed("decision.curvature", "saa"), ProductAllocation(24))
 
 
 def test_the_exact_rule_suits_the_other_estimators() -> None:
     for grad in ("two_stage", "reparam"):
         config = composed(["model=gaussian", f"grad={grad}", "decision.bandwidth_scale=0"])
-        validate(config)
-        check_decision_rule(config, kinked=True)
+        checked(config)
+        check_rule_of(config, PowerProgram())
 
 
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["model.final_noise=false"], r"model\.final_noise=False.*model\.final_noise=true"),
-        (["model.sampler=ddim", "model.eta=0"], r"model\.eta=0.*model\.eta=1"),
-        (["model.sampler=dpm_solver"], r"model\.sampler=dpm_solver.*sampler=ancestral"),
+        (["model.final_noise=false"], r"model\.final_noise=false .*model\.final_noise=true"),
+        (
+            ["model.sampler=ddim", "model.eta=0", "model.final_noise=false"],
+            r"model\.eta=0.*model\.eta above",
+        ),
+        (
+            ["model.sampler=dpm_solver", "model.final_noise=false"],
+            r"model\.sampler=dpm_solver.*model\.sampler=ancestral",
+        ),
     ],
 )
 def test_a_path_without_noise_in_every_step_is_refused(overrides: list[str], key: str) -> None:
-    with pytest.raises(UserError, match=rf"grad=score_path with {key}"):
-        validate(composed(["grad=score_path", *overrides]))
+    with pytest.raises(UserError, match=rf"^the path of .*{key}"):
+        checked(composed(["grad=score_path", *overrides]))
 
 
 def test_dropout_in_training_is_no_matter_of_paths() -> None:
     """They are drawn and judged without it by the estimator itself."""
     for dropout in ("true", "false"):
-        validate(composed(["grad=score_path", f"train.dropout={dropout}"]))
+        checked(composed(["grad=score_path", f"train.dropout={dropout}"]))
 
 
 @pytest.mark.parametrize("stage", ["foundation", "fit", "train"])
 def test_a_stage_that_keeps_its_last_weights_has_nothing_to_be_patient_for(stage: str) -> None:
     words = ["model=gaussian", "grad=score", f"{stage}.keep=last"]
     with pytest.raises(UserError, match=rf"^{stage}\.patience=7 must be 0 with {stage}\.keep=last"):
-        validate(composed([*words, f"{stage}.patience=7"]))
-    validate(composed([*words, f"{stage}.patience=0"]))
+        checked(composed([*words, f"{stage}.patience=7"]))
+    checked(composed([*words, f"{stage}.patience=0"]))
 
 
 @pytest.mark.parametrize(
@@ -290,11 +305,11 @@ def test_every_task_has_its_own_data_by_default(task: str, source: str) -> None:
         ),
         (
             ["model=gaussian", "grad.backpropagation=last", "grad.last_steps=1"],
-            r"^grad\.backpropagation=last must be full: model=gaussian has no",
+            r"^grad\.backpropagation=last must be full: GaussianPredictor has no",
         ),
         (
             ["model=deterministic", "grad.backpropagation=checkpoint"],
-            r"^grad\.backpropagation=checkpoint must be full: model=deterministic has no",
+            r"^grad\.backpropagation=checkpoint must be full: DeterministicPredictor has no",
         ),
     ],
 )
@@ -302,7 +317,7 @@ def test_backpropagation_through_steps_that_do_not_exist_is_refused(
     overrides: list[str], refusal: str
 ) -> None:
     with pytest.raises(UserError, match=refusal):
-        validate(composed(["grad=reparam", *overrides]))
+        checked(composed(["grad=reparam", *overrides]))
 
 
 @pytest.mark.parametrize(
@@ -314,12 +329,12 @@ def test_backpropagation_through_steps_that_do_not_exist_is_refused(
     ],
 )
 def test_backpropagation_through_steps_that_exist_is_accepted(overrides: list[str]) -> None:
-    validate(composed(["grad=reparam", *overrides]))
+    checked(composed(["grad=reparam", *overrides]))
 
 
 @pytest.mark.parametrize("rule", ["decision.curvature=paper", "decision.bandwidth_scale=0.1"])
 def test_the_printed_formula_and_any_bandwidth_have_a_score(rule: str) -> None:
-    check_decision_rule(composed(["grad=score", rule]), kinked=True)
+    check_rule_of(composed(["grad=score", rule]), PowerProgram())
 
 
 @pytest.mark.parametrize(
@@ -335,11 +350,11 @@ def test_what_solves_exact_programs_only_is_refused_where_the_program_is_convolv
 ) -> None:
     config = composed(overrides)
     with pytest.raises(UserError, match=rf"^{re.escape(overrides[1])}.*{re.escape(refusal)}"):
-        check_decision_rule(config, kinked=True)
-    check_decision_rule(config, kinked=False)  # a smooth program is never convolved
+        check_rule_of(config, PowerProgram())
+    check_rule_of(config, ProductAllocation(24))  # a smooth program is never convolved
 
 
 def test_cvxpylayers_has_no_score() -> None:
     config = composed(["grad=score", "decision.solver=cvxpylayers"])
-    with pytest.raises(UserError, match=r"cvxpylayers.*grad=reparam"):
-        check_decision_rule(config, kinked=False)
+    with pytest.raises(UserError, match=r"decision\.solver=cvxpylayers .*Reparam"):
+        check_rule_of(config, ProductAllocation(24))

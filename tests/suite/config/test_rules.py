@@ -3,7 +3,6 @@
 import pytest
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.suite.config.compose import validate
 from diffusion_dfl.suite.config.options import read_group
 from diffusion_dfl.suite.config.rules import READS
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
@@ -36,9 +35,9 @@ def test_a_refit_without_a_choice_or_a_measure_is_refused(
 ) -> None:
     config = composed(list(words))
     with pytest.raises(UserError, match=told):
-        validate(config)
+        check_parts(config)
     config.fit.refit = False
-    validate(config)
+    check_parts(config)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_a_refit_without_a_choice_or_a_measure_is_refused(
     ],
 )
 def test_a_refit_of_something_is_not(words: tuple[str, ...]) -> None:
-    validate(composed(list(words)))
+    check_parts(composed(list(words)))
 
 
 CHEAP = ("model=gaussian", "grad=two_stage")
