@@ -385,7 +385,7 @@ def test_a_failed_run_keeps_its_reason_and_is_tried_again(
 def test_a_value_the_predictor_refuses_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model\.dropout=1\.5 must be in"):
         _run(tmp_path, "model.dropout=1.5")
-    with pytest.raises(UserError, match=r"grad=score: decision_weight=0\.0.*fit_weight=0\.0"):
+    with pytest.raises(UserError, match=r"^grad\.decision_weight=0\.0.*grad\.fit_weight=0\.0"):
         _run(tmp_path, "grad.decision_weight=0", "grad.fit_weight=0")
 
 
