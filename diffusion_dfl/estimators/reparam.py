@@ -13,11 +13,12 @@ class Reparam:
 
     Args:
         num_scenarios: M a context (a deterministic predictor has one).
-        decision_weight, fit_weight, balance: of the decision cost and the predictor's own loss
-            (:class:`~diffusion_dfl.estimators.Mixture`).
-        backpropagation: through a sampler of many steps: ``full``, ``checkpoint`` (the same
-            gradient, activations recomputed) or ``last`` (``last_steps`` steps only, biased).
-        last_steps: K of ``last``.
+        decision_weight: weight of the decision cost; 0 is the twin that only fits on.
+        fit_weight: weight of the predictor's own loss, which keeps the density what it was fitted
+            to.
+        balance: weights are of: gradient_norms (the two gradients' norms), none (the losses).
+        backpropagation: through the sampler: full, checkpoint (recompute), last (last_steps only).
+        last_steps: sampler steps that backpropagation=last differentiates.
 
     Raises:
         TypeError: at the first call, a predictor that has no pathwise gradient.

@@ -28,11 +28,11 @@ class BoostedQuantiles(Predictor):
     Args:
         context_size: d_x.
         outcome_size: d_y; a model each.
-        level: of the quantile.
-        rounds: trees of a model.
+        level: of the quantile: b / (b + h) of the cost, b a unit short and h a unit too many.
+        rounds: trees an outcome.
         learning_rate: of each tree.
-        leaves: at most, of a tree.
-        leaf_rows: at least, of a leaf.
+        leaves: leaves of a tree, at most.
+        leaf_rows: rows of a leaf, at least.
 
     Raises:
         ValueError: a value out of range.

@@ -35,11 +35,15 @@ class ResidualBootstrap(Predictor):
     Args:
         context_size: d_x.
         outcome_size: d_y.
-        base: ``linear`` (ridge), ``deterministic`` (a network of squared errors) or ``gaussian``; the
-            first two have the outcome's own standard deviation as scale.
-        law: of r: ``empirical`` or ``normal``.
-        base_folds, base_width, base_layers, base_dropout, base_activation: of the base; a linear one
-            has folds only.
+        base: linear (ridge), deterministic (squared errors), gaussian. The first two have the
+            outcome's own standard deviation as scale.
+        law: of the residuals: empirical (whole vectors), normal (independent).
+        base_folds: K models of the base, each fitted without one fold of training blocks; 1 sees
+            all.
+        base_width: units a hidden layer of each.
+        base_layers: hidden layers of each.
+        base_dropout: share of their hidden units dropped in training.
+        base_activation: of their hidden layers: silu, relu, gelu.
 
     Raises:
         ValueError: an unknown name or a value out of range.

@@ -44,18 +44,23 @@ class FlowPredictor(Predictor):
     Args:
         context_size: d_x.
         outcome_size: d_y.
-        width: units a hidden layer of the network of mu and sigma.
+        width: units a hidden layer of the network of location and scale.
         layers: hidden layers of every network.
-        dropout: share of hidden units dropped in training, in every network.
-        couplings: layers of T.
+        dropout: share of hidden units dropped in training.
+        couplings: coupling layers.
         coupling_width: units a hidden layer of a coupling's network.
-        bins: pieces of a spline.
-        activation: of every network, ``silu``, ``relu`` or ``gelu``.
-        outcome_scaling: ``global``, or ``residual`` for a flow of the standardised residuals of a base
-            (:mod:`.residual`).
-        base_folds, base_width, base_layers, base_dropout, base_activation: of the base
-            (:func:`~diffusion_dfl.predictors.gaussian.gaussian_base`).
-        context_rank: see :class:`Predictor`.
+        bins: pieces of a coupling's splines.
+        activation: of hidden layers: silu, relu, gelu.
+        outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
+            first).
+        base_folds: K Gaussians of the base, each fitted without one fold of training blocks; 1 sees
+            all.
+        base_width: units a hidden layer of each.
+        base_layers: hidden layers of each.
+        base_dropout: share of their hidden units dropped in training.
+        base_activation: of their hidden layers: silu, relu, gelu.
+        context_rank: numbers the network knows a context by, a learned linear map; 0 for its
+            features.
 
     Raises:
         UserError: zuko is not installed.

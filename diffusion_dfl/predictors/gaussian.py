@@ -33,11 +33,17 @@ class GaussianPredictor(Predictor):
         dropout: share of hidden units dropped in training.
         min_log_variance: lower bound of log sigma^2, standardised units.
         max_log_variance: upper bound.
-        activation: ``silu``, ``relu`` or ``gelu``.
-        outcome_scaling: ``global`` or ``residual``.
-        base_folds, base_width, base_layers, base_dropout, base_activation: of the Gaussians of
-            ``residual`` (:func:`gaussian_base`).
-        context_rank: see :class:`Predictor`.
+        activation: of hidden layers: silu, relu, gelu.
+        outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
+            first).
+        base_folds: K Gaussians of the base, each fitted without one fold of training blocks; 1 sees
+            all.
+        base_width: units a hidden layer of each.
+        base_layers: hidden layers of each.
+        base_dropout: share of their hidden units dropped in training.
+        base_activation: of their hidden layers: silu, relu, gelu.
+        context_rank: numbers the network knows a context by, a learned linear map; 0 for its
+            features.
 
     Raises:
         ValueError: an unknown name or a value out of range; the message names both.

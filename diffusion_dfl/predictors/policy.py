@@ -17,8 +17,9 @@ class PolicyNetwork(Predictor):
         width: units a hidden layer.
         layers: hidden layers.
         dropout: share of hidden units dropped in training.
-        activation: ``silu``, ``relu`` or ``gelu``.
-        context_rank: see :class:`Predictor`.
+        activation: of hidden layers: silu, relu, gelu.
+        context_rank: numbers the network knows a context by, a learned linear map; 0 for its
+            features.
     """
 
     pathwise = False

@@ -57,11 +57,22 @@ def inventory_task(
 
     Args:
         rng: stream of the data set, of the dependence on the context too.
-        c0, q0, cb, rb, ch, rh, z_max: costs and limit of
-            :class:`~diffusion_dfl.programs.Newsvendor`.
-        num_components, weights, demand_max, deviation, context_size, logit_scale: of the demand,
-            see :meth:`~diffusion_dfl.data.demand.DemandMixture.draw`.
-        num_train, num_validation, num_test: rows of each part.
+        c0: cost of a unit ordered.
+        q0: curvature of the ordering cost.
+        cb: cost of a unit of unmet demand.
+        rb: weight of the cubed unmet demand.
+        ch: cost of a unit left over.
+        rh: weight of the cubed left over.
+        z_max: largest order.
+        num_components: K, modes of the demand.
+        weights: their K weights where the context is 0, with sum 1; null: equal.
+        demand_max: the modes are the middles of K equal parts of [0, demand_max].
+        deviation: standard deviation of a mode: apart for K up to 5.
+        context_size: standard Gaussian features.
+        logit_scale: dependence of the weights on the context; 0 for none.
+        num_train: rows to train on.
+        num_validation: rows to choose with.
+        num_test: rows to report.
 
     Raises:
         DataError: a value out of range, naming the key.

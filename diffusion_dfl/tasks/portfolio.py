@@ -49,11 +49,15 @@ def portfolio_task(
         source: ``sp500`` (``real`` is its other name), ``skfolio``, ``csv``, ``quandl``,
             ``simulated``.
         rng: stream that draws the assets.
-        num_assets: n.
-        risk_aversion: alpha of the program.
-        first_day, last_day, validation_start, test_start: see
-            :func:`diffusion_dfl.data.portfolio.portfolio_dataset`.
-        strict, exclude, root, url, directory, file, num_days: see there.
+        num_assets: n, assets drawn by the seed; the same for every phase and method.
+        risk_aversion: alpha of the mean-variance objective, in units of 1/return.
+        first_day: first day of the prices used; null: 2004-01-01, or a file's first.
+        last_day: last day of the prices used; null: 2017-12-29, or a file's last.
+        validation_start: training ends before it; null: 2013-07-01, or 70 % into a file.
+        test_start: first day of the test; null: 2015-01-01, or 80 % into a file.
+        root, url, directory, file, num_days: see there.
+        strict: sp500 only: draw from the tickers that agree with a second vendor.
+        exclude: tickers never drawn, e.g. [AIG,HIG].
 
     Raises:
         DataError: see there.

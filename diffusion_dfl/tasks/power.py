@@ -28,23 +28,27 @@ def power_task(
     directory: str,
     file: str | None = None,
     num_days: int,
-    validation_fraction: float,
-    block_weeks: int,
-    gap_days: int,
+    validation_fraction: float = 0.2,
+    block_weeks: int = 2,
+    gap_days: int = 1,
 ) -> "PowerTask":
     """Program and data of ``task=power``; see :func:`diffusion_dfl.data.power_dataset`.
 
     Args:
         source: ``real``, ``csv`` or ``simulated``.
         rng: stream of the train/validation split.
-        features: ``compact`` or ``full``.
-        shortage, excess, ramp: gamma_s, gamma_e, c_r of the program.
+        features: compact (the day before and the calendar) or full (lags, rolling statistics too).
+        shortage: gamma_s, cost of a unit of unmet load.
+        excess: gamma_e, cost of a unit of surplus generation.
+        ramp: c_r, largest change between consecutive hours.
         root: folder with the two load files, or None for the environment variable or a download.
         url: where the files are downloaded from; None for their pinned address.
         directory: where downloads are kept.
         file: the user's file of hourly loads, for ``csv``.
         num_days: days of the simulated source.
-        validation_fraction, block_weeks, gap_days: the split.
+        validation_fraction: share of the days before the test period used for validation.
+        block_weeks: length of a validation block.
+        gap_days: days left out of training on either side of a block.
     """
     dataset = power_dataset(
         source,
@@ -80,8 +84,14 @@ def weather_task(
 
     Args:
         source: ``real``.
-        rng, shortage, excess, ramp, validation_fraction: see :func:`power_task`.
-        block_weeks, gap_days, root, url, directory: see there.
+        rng: see :func:`power_task`.
+        shortage: gamma_s, cost of a unit of unmet load.
+        excess: gamma_e, cost of a unit of surplus generation.
+        ramp: c_r, largest change between consecutive hours.
+        validation_fraction: share of the days of 2008-2010 used for validation.
+        root, url, directory: see there.
+        block_weeks: length of a validation block.
+        gap_days: days left out of training on either side of a block.
     """
     dataset = weather_dataset(
         source,

@@ -41,11 +41,18 @@ def synthetic_task(
 
     Args:
         rng: stream of the data set.
-        mixture: ``released`` or ``paper``.
-        p, a, b, sigma, outcome_scale: numbers of the mixture; None takes those of ``mixture``.
-        num_products: d.
+        mixture: released (p 0.9, margins halved) or paper (p 0.8), both a 1, b 3, sigma 0.15.
+        p: probability of a gain; null: the mixture's, as are the four below.
+        a: mean gain.
+        b: mean loss.
+        sigma: standard deviation around either.
+        outcome_scale: factor of all margins (released 0.5, paper 1).
+        num_products: d; 1 for Figure 1.
         capacity: C, the most that can be made of a product.
-        context_size, num_train, num_validation, num_test: of the data set.
+        context_size: 0: no context, one pooled decision; 20: noise features, as the release.
+        num_train: rows to train on.
+        num_validation: rows to choose with.
+        num_test: rows of the realised cost; the expected cost needs none.
 
     Raises:
         DataError: a value out of range, naming the key.

@@ -27,12 +27,12 @@ class Stages:
     """The stages that a predictor goes through.
 
     Attributes:
-        foundation: of a residual predictor's base.
-        fit: of the predictor's own loss; None takes a predictor that exists as it is, with the scales
-            it has: it was fitted before.
-        train: of the decision cost.
-        refit: whether all stages are made again, for as many epochs as validated best, on all rows
-            before the test.
+        foundation: first of all, of a residual predictor's base.
+        fit: first stage, of the predictor's own loss. None takes a predictor that exists as it is, with
+            the scales it has: it was fitted before.
+        train: second stage, decision-focused.
+        refit: train all stages again, for as many epochs as validated best, on all rows before the
+            test.
     """
 
     foundation: TrainingSettings = FIT

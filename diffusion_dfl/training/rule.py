@@ -14,9 +14,17 @@ class DecisionRule:
     """How decisions are made from scenarios, the same in training and at test.
 
     Attributes:
-        num_scenarios: M, scenarios a context; a predictor that is not stochastic has one.
-        bandwidth_scale, curvature, solver, on_failure, max_failure_share, regularise: of
-            :class:`~diffusion_dfl.layers.DecisionLayer`.
+        num_scenarios: M, scenarios a context. A predictor that is not stochastic has one.
+        bandwidth_scale: c of the smoothing bandwidth c * std * M^(-1/5); 0 is the exact rule.
+        curvature: convolved, saa (the exact sample program) or paper (the printed formula).
+        solver: auto, structured, interior_point, cvxpy or cvxpylayers (both exact only).
+        on_failure: unsolved instances: retry, reference, drop (leave out, count) or raise.
+        max_failure_share: share of unsolved instances of a batch that stops the run.
+        regularise: curvature added to what is minimised, for programs that have none of their own
+            (:class:`~diffusion_dfl.Regulariser`).
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     num_scenarios: int = 100

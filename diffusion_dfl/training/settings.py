@@ -6,28 +6,27 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Knobs of one stage of training; see ``conf/`` for the values in use.
+    """Knobs of one stage of training.
 
     Attributes:
         epochs: passes over the training rows.
         batch_size: contexts a step.
-        learning_rate: of Adam.
+        learning_rate: of AdamW.
         weight_decay: of AdamW.
-        decay: ``constant`` or ``cosine`` learning rate over the epochs.
+        decay: learning rate over the epochs: constant, cosine.
         gradient_clip: largest gradient norm; 0 for none.
         ema_decay: of the averaged weights that are validated and kept; 0 for none.
         patience: epochs without a better validation score before stopping; 0 for none.
         validate_every: epochs between validations.
         dropout: whether the stage trains with the predictor's dropout. A decision-focused stage that
             samples with dropout trains a wider distribution than the one it is judged by.
-        context_noise: standard deviation of the noise added to the contexts the network sees in
-            training, in standard deviations of each feature; it keeps the network from memorising
-            days. Its base, if it has one, and constraints see the true ones.
+        context_noise: noise added to the contexts networks see, in standard deviations of each
+            feature. It keeps a network from memorising days; its base, if it has one, and
+            constraints see the true ones.
         divergence_factor: a validation score above this multiple of the first one stops the stage;
             0 for none.
-        keep: which weights the stage ends with, those with the ``best`` validation score or the
-            ``last``. Where the cost is heavy-tailed, a validation part without a rare loss scores
-            rash decisions best.
+        keep: weights a stage ends with: best (validation score) or last. Where the cost is
+            heavy-tailed, a validation part without a rare loss scores rash decisions best.
     """
 
     epochs: int
@@ -67,7 +66,7 @@ class TrainingSettings:
             )
 
 
-#: The knobs of ``conf/config.yaml``: of the fit and of a base, and of decision-focused training.
+#: What stages have unless told otherwise: a fit and a base, and decision-focused training.
 FIT = TrainingSettings(
     epochs=200, batch_size=64, learning_rate=1e-3, ema_decay=0.99, patience=40, dropout=True
 )

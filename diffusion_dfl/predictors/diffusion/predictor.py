@@ -67,28 +67,37 @@ class DiffusionPredictor(Predictor):
         dropout: share of hidden units dropped in training.
         num_diffusion_steps: T, length of the noise schedule.
         num_sampling_steps: S <= T, steps the sampler takes.
-        schedule: ``linear`` or ``cosine``.
-        spacing: of the sampler's timesteps, ``uniform``, ``quadratic`` or ``log_snr``.
-        prediction: what the network outputs, ``epsilon``, ``x0`` or ``v``.
-        sampler: ``ddim``, ``ancestral`` or ``dpm_solver``.
-        eta: noise of ``ddim``, 0 to 1.
-        variance: of ``ancestral``, ``posterior`` or ``beta``.
-        clip: largest standardised outcome of the sampler; 0 for none.
-        final_noise: whether the sampler's last step adds noise.
-        num_elbo_timesteps: k, evaluations a scenario in :meth:`weighted_log_density`.
-        elbo_steps: ``schedule`` or ``sampler``; this and the next four: :class:`Elbo`.
-        elbo_weighting: ``simple`` or ``vlb``.
-        elbo_timesteps: ``uniform``, ``stratified``, ``importance`` or ``stratified_importance``.
-        elbo_mixing: share of the uniform distribution in the importance distribution.
-        antithetic: whether evaluations come in pairs with noise of opposite sign.
-        common_noise: whether the scenarios of an instance share timesteps and noise.
-        chunk_rows: rows of the denoiser whose activations a surrogate holds at once.
-        outcome_scaling: ``global`` or ``residual``.
-        activation: of the denoiser, ``silu``, ``relu`` or ``gelu``.
-        base_folds, base_width, base_layers, base_dropout, base_activation: of the Gaussians of
-            ``residual`` (:func:`~diffusion_dfl.predictors.gaussian.gaussian_base`).
-        context_rank: see :class:`~diffusion_dfl.predictors.Predictor`.
-        outcome_frequencies: of the denoiser (:class:`Denoiser`).
+        schedule: noise schedule: linear, cosine.
+        spacing: of the sampler's timesteps: uniform, quadratic (denser near the data), log_snr.
+        prediction: what the network predicts: epsilon, x0, v.
+        sampler: ddim, ancestral or dpm_solver (DPM-Solver++(2M), no noise).
+        eta: noise of ddim: 0 deterministic, 1 posterior variance.
+        variance: of ancestral: posterior, beta (keeps unit variance in few steps).
+        clip: largest standardised outcome inside the sampler; 0 for none.
+        final_noise: whether the last step adds noise too; false for dpm_solver and eta=0.
+        num_elbo_timesteps: k, timesteps a scenario in the score surrogate.
+        elbo_steps: the steps they are drawn from: schedule (all T; with simple) or sampler (its own
+            S; with vlb). This and the next four: :class:`Elbo`.
+        elbo_weighting: of the squared errors: simple (cosine .97, length .14 of the true gradient)
+            or vlb (the bound itself; .80, .98 with sampler).
+        elbo_timesteps: how they are drawn: uniform, stratified, importance, stratified_importance.
+        elbo_mixing: share of the uniform distribution mixed into the importance distribution.
+        antithetic: timesteps in pairs that share noise of opposite sign.
+        common_noise: whether all scenarios of a context share timesteps and noise.
+        chunk_rows: rows of the denoiser whose activations the score surrogate holds at once.
+        outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
+            first).
+        activation: of hidden layers: silu, relu, gelu.
+        base_folds: K Gaussians of the base, each fitted without one fold of training blocks; 1 sees
+            all.
+        base_width: units a hidden layer of each.
+        base_layers: hidden layers of each.
+        base_dropout: share of their hidden units dropped in training.
+        base_activation: of their hidden layers: silu, relu, gelu.
+        context_rank: numbers the network knows a context by, a learned linear map; 0 for its
+            features.
+        outcome_frequencies: F, waves sin(f y), cos(f y) beside every noisy outcome; for densities
+            with sharp modes.
 
     Raises:
         ValueError: an unknown name or a value out of range; the message names both.

@@ -1,15 +1,20 @@
-"""What the files of ``conf/`` say: every option of a group with its keys, values and comments.
+"""What the options of ``conf/`` are: every one of a group with its keys, values and meanings.
 
-Read as text, not composed: a value stands here as it is written, beside the comment of its line.
+Read as text, not composed: a value stands here as it is written, beside the comment of its line; what a
+file leaves out is as the constructor has it, with what its docstring says.
 :mod:`diffusion_dfl.suite.config.reference` makes docs/config.md of it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from diffusion_dfl.suite.config.schema import SUPPLIED, target_of
+from diffusion_dfl.suite.config.signature import REQUIRED, knobs
 
 _GLOBAL = "# @package _global_"
 
@@ -90,12 +95,39 @@ def read_option(folder: Path, group: str, name: str) -> Option:
         entries.update(inherited.entries)
         chooses = {**inherited.chooses, **chooses}
         schema = schema or inherited.schema
+    own = {**made_of(group, text), **own}
     for path, entry in own.items():
-        known = entries.get(path)
+        known = entries.get(path) or made_of(group, text).get(path)
         entries[path] = Entry(entry.value, entry.meaning or (known.meaning if known else ""))
     return Option(
         group, name, _summary(text), own, entries, sections, tuple(bases), chooses, schema
     )
+
+
+def made_of(group: str, text: str) -> dict[str, Entry]:
+    """The keys of what an option makes, as its signature and docstring have them, by path."""
+    target = target_of(text)
+    if target is None or group not in SUPPLIED:
+        return {}
+    return knob_entries(target, f"{group}.", SUPPLIED[group])
+
+
+def knob_entries(target: str, prefix: str, without: Collection[str] = ()) -> dict[str, Entry]:
+    """What a target takes, by path."""
+    return {
+        f"{prefix}{knob.name}": Entry(written_default(knob.default), knob.meaning)
+        for knob in knobs(target).values()
+        if knob.name not in without
+    }
+
+
+def written_default(value: Any) -> str:
+    """A default as YAML has it."""
+    if value is REQUIRED:
+        return "???"
+    if isinstance(value, float):
+        return repr(value)
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
 def read_entries(text: str, prefix: str = "") -> tuple[dict[str, Entry], dict[str, str]]:

@@ -1,7 +1,8 @@
 """docs/config.md: every key of the configuration with type, default and meaning.
 
-Types are those of the schemas, values and meanings those of ``conf/``. ``make config-docs`` writes the
-page; a test holds the committed one against it and asks a meaning of every key.
+Names, types, defaults and meanings are those of constructors and their docstrings, but for what ``conf/``
+chooses otherwise. ``make config-docs`` writes the page; a test holds the committed one against it and
+asks a meaning of every key.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +18,14 @@ from diffusion_dfl.suite.config.options import (
     Entry,
     Option,
     groups,
+    knob_entries,
     read_choices,
     read_entries,
     read_group,
+    written_default,
 )
 from diffusion_dfl.suite.config.schema import RunConfig, register
+from diffusion_dfl.suite.config.signature import constant, knobs
 
 #: Where the page is, from the repository's root.
 PAGE = Path("docs") / "config.md"
@@ -45,7 +49,7 @@ def render(folder: Path) -> str:
         folder: ``conf/``, beside ``docs/``, whose templates have the page's own text.
     """
     text = (folder / "config.yaml").read_text(encoding="utf-8")
-    entries, sections = read_entries(text)
+    entries, sections = _run_entries(text)
     choices = read_choices(text)
     every = {group: read_group(folder, group) for group in groups(folder)}
     head = (folder.parent / TEMPLATE).read_text(encoding="utf-8")
@@ -66,7 +70,7 @@ def render(folder: Path) -> str:
 def without_meaning(folder: Path) -> list[str]:
     """Keys of the schemas that no comment explains: ``task=power: task.ramp``."""
     text = (folder / "config.yaml").read_text(encoding="utf-8")
-    entries, _ = read_entries(text)
+    entries, _ = _run_entries(text)
     choices = read_choices(text)
     missing = [f"the defaults list: {name}" for name, entry in choices.items() if not entry.meaning]
     for path, _ in _leaves(RunConfig):
@@ -81,6 +85,25 @@ def without_meaning(folder: Path) -> list[str]:
                 if not _meaning(option.entries, path):
                     missing.append(f"{group}={option.name}: {path}")
     return missing
+
+
+def _run_entries(text: str) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Keys of config.yaml, those of the rule and the stages among them, and what its sections are."""
+    entries = knob_entries("diffusion_dfl.training.rule.DecisionRule", "decision.", {"regularise"})
+    settings, constants = "diffusion_dfl.training.settings", {"train": "TRAIN"}
+    for stage in ("foundation", "fit", "train"):
+        made = knob_entries(f"{settings}.TrainingSettings", f"{stage}.")
+        given = constant(settings, constants.get(stage, "FIT"))
+        for name, value in given.items():
+            path = f"{stage}.{name}"
+            made[path] = Entry(written_default(value), made[path].meaning)
+        entries.update(made)
+    own, sections = read_entries(text)
+    stages = knobs("diffusion_dfl.training.experiment.Stages")
+    sections = {name: knob.meaning for name, knob in stages.items()} | {
+        name: said for name, said in sections.items() if said
+    }
+    return {**entries, **own}, sections
 
 
 def _meaning(entries: dict[str, Entry], path: str) -> str:
@@ -145,22 +168,27 @@ def _settings(
     plain = [path for path in kinds if "." not in path and path not in choices]
     parts = ["## The run\n", _entry_table(plain, entries, kinds)]
     hints = get_type_hints(RunConfig)
-    alike: dict[Any, list[str]] = {}
+    alike: dict[frozenset[str], list[str]] = {}
     for item in fields(RunConfig):
         if is_dataclass(hints[item.name]) and item.name not in choices:
-            alike.setdefault(hints[item.name], []).append(item.name)
-    for schema, names in alike.items():
+            keys = {path for path, _ in _leaves(hints[item.name])} - {"refit"}
+            alike.setdefault(frozenset(keys), []).append(item.name)
+    for names in alike.values():
         parts.append(f"## {', '.join(names)}\n")
         said = [f"`{name}`: {sections[name]}." for name in names if sections.get(name)]
         parts += [" ".join(said) + "\n"] if said else []
-        inner = [path for path, _ in _leaves(schema)]
+        inner = list(dict.fromkeys(key for one in names for key, _ in _leaves(hints[one])))
         if len(names) == 1:
             parts.append(_entry_table([f"{names[0]}.{key}" for key in inner], entries, kinds))
             continue
         rows = []
         for key in inner:
-            values = [_code(entries[f"{name}.{key}"].value) for name in names]
-            first = f"{names[0]}.{key}"
+            there = [f"{name}.{key}" for name in names if f"{name}.{key}" in kinds]
+            values = [
+                _code(entries[f"{name}.{key}"].value) if f"{name}.{key}" in there else "–"
+                for name in names
+            ]
+            first = there[0]
             rows.append([f"`{key}`", _type(kinds[first]), *values, entries[first].meaning])
         parts.append(_table(["key", "type", *names, "meaning"], rows))
     return parts

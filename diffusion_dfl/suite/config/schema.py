@@ -1,15 +1,24 @@
-"""Dataclass schemas of the configuration: every key and type is checked when it is composed.
+"""Schemas of the configuration: every key and type is checked when it is composed.
 
-Values live in ``conf/``, where each key has a one-line comment; the defaults here are placeholders
-(``MISSING``), so that a value has one home.
+Those of parts (tasks, models, grads, the decision rule, the stages) are the signatures of what they
+make: a constructor owns a knob's name, type, default and check, ``conf/`` holds what is chosen
+otherwise. Only the run's own keys are declared here.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+from diffusion_dfl.suite.config.signature import REQUIRED, constant, knobs
+from diffusion_dfl.suite.places import CONFIG_DIRECTORY
+
+#: The groups whose options make something, by their ``_target_``.
+MADE = ("task", "model", "grad")
 
 
 @dataclass
@@ -22,36 +31,55 @@ class DataConfig:
     num_days: int = MISSING
 
 
-@dataclass
-class DecisionConfig:
-    num_scenarios: int = MISSING
-    bandwidth_scale: float = MISSING
-    curvature: str = MISSING
-    solver: str = MISSING
-    on_failure: str = MISSING
-    max_failure_share: float = MISSING
+#: What a run passes to what an option makes, beside the option's keys.
+SUPPLIED: dict[str, Collection[str]] = {
+    "task": {"rng", *DataConfig.__annotations__},
+    "model": {"context_size", "outcome_size"},
+    "grad": {"num_scenarios"},
+}
 
 
-@dataclass
-class TrainingConfig:
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    learning_rate: float = MISSING
-    weight_decay: float = MISSING
-    decay: str = MISSING
-    gradient_clip: float = MISSING
-    ema_decay: float = MISSING
-    patience: int = MISSING
-    validate_every: int = MISSING
-    dropout: bool = MISSING
-    context_noise: float = MISSING
-    divergence_factor: float = MISSING
-    keep: str = MISSING
+def _schema(
+    name: str,
+    target: str,
+    *,
+    without: Collection[str] = (),
+    values: Mapping[str, Any] | None = None,
+    named: bool = False,
+) -> Any:
+    """A dataclass of what a target takes.
+
+    Args:
+        name: of the dataclass.
+        target: class or function.
+        without: arguments that are no keys.
+        values: defaults other than the signature's.
+        named: whether it has ``name`` and ``_target_``, as an option has.
+    """
+    fields: list[Any] = [("name", str, MISSING), ("_target_", str, MISSING)] if named else []
+    for knob in knobs(target).values():
+        if knob.name in without:
+            continue
+        value = (values or {}).get(knob.name, knob.default)
+        if value is REQUIRED:
+            value = MISSING
+        if isinstance(value, list):
+            fields.append((knob.name, knob.kind, field(default_factory=value.copy)))
+        else:
+            fields.append((knob.name, knob.kind, value))
+    return make_dataclass(name, fields)
 
 
-@dataclass
-class FitConfig(TrainingConfig):
-    refit: bool = MISSING
+_TRAINING = "diffusion_dfl.training.settings"
+
+DecisionConfig = _schema(
+    "DecisionConfig", "diffusion_dfl.training.rule.DecisionRule", without={"regularise"}
+)
+FitConfig = _schema("FitConfig", f"{_TRAINING}.TrainingSettings", values=constant(_TRAINING, "FIT"))
+TrainConfig = _schema(
+    "TrainConfig", f"{_TRAINING}.TrainingSettings", values=constant(_TRAINING, "TRAIN")
+)
+RefittedConfig = make_dataclass("RefittedConfig", [("refit", bool, MISSING)], bases=(FitConfig,))
 
 
 @dataclass
@@ -89,242 +117,19 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: Any = MISSING
     grad: Any = MISSING
-    decision: DecisionConfig = field(default_factory=DecisionConfig)
-    foundation: TrainingConfig = field(default_factory=TrainingConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
-    train: TrainingConfig = field(default_factory=TrainingConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)  # type: ignore[valid-type]
+    foundation: FitConfig = field(default_factory=FitConfig)  # type: ignore[valid-type]
+    fit: RefittedConfig = field(default_factory=RefittedConfig)  # type: ignore[valid-type]
+    train: TrainConfig = field(default_factory=TrainConfig)  # type: ignore[valid-type]
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
 
-@dataclass
-class PlainTask:
-    """Keys of every task; ``_target_`` makes it (:class:`diffusion_dfl.tasks.Task`)."""
-
-    name: str = MISSING
-    _target_: str = MISSING
-
-
-@dataclass
-class WeatherTask(PlainTask):
-    """power_weather; power adds a choice of features."""
-
-    shortage: float = MISSING
-    excess: float = MISSING
-    ramp: float = MISSING
-    validation_fraction: float = MISSING
-    block_weeks: int = MISSING
-    gap_days: int = MISSING
-
-
-@dataclass
-class PowerTask(WeatherTask):
-    features: str = MISSING
-
-
-@dataclass
-class ReleasedPowerTask(PlainTask):
-    """Switches of the released protocol (docs/released.md), here and in the two below."""
-
-    temperatures: bool = MISSING
-    last_flat_day: bool = MISSING
-    statistics_of_test_days: bool = MISSING
-    random_validation_days: bool = MISSING
-    kink_mask: bool = MISSING
-    shortage: float = MISSING
-    excess: float = MISSING
-    ramp: float = MISSING
-    validation_fraction: float = MISSING
-
-
-@dataclass
-class ReleasedSyntheticTask(PlainTask):
-    fixed_data: bool = MISSING
-    fixed_test_points: bool = MISSING
-    p: float = MISSING
-    outcome_scale: float = MISSING
-    context_size: int = MISSING
-    capacity: float = MISSING
-
-
-@dataclass
-class ReleasedPortfolioTask(PlainTask):
-    num_assets: int = MISSING
-    risk_aversion: float = MISSING
-    symbol_major: bool = MISSING
-    subset_mismatch: bool = MISSING
-    statistics_of_test_days: bool = MISSING
-    first_day: str = MISSING
-    last_day: str = MISSING
-    longest_window: int = MISSING
-
-
-@dataclass
-class SyntheticTask(PlainTask):
-    mixture: str = MISSING
-    p: float | None = None
-    a: float | None = None
-    b: float | None = None
-    sigma: float | None = None
-    outcome_scale: float | None = None
-    num_products: int = MISSING
-    capacity: float = MISSING
-    context_size: int = MISSING
-    num_train: int = MISSING
-    num_validation: int = MISSING
-    num_test: int = MISSING
-
-
-@dataclass
-class InventoryTask(PlainTask):
-    c0: float = MISSING
-    q0: float = MISSING
-    cb: float = MISSING
-    rb: float = MISSING
-    ch: float = MISSING
-    rh: float = MISSING
-    z_max: float = MISSING
-    num_components: int = MISSING
-    weights: list[float] | None = None
-    demand_max: float = MISSING
-    deviation: float = MISSING
-    context_size: int = MISSING
-    logit_scale: float = MISSING
-    num_train: int = MISSING
-    num_validation: int = MISSING
-    num_test: int = MISSING
-
-
-@dataclass
-class PortfolioTask(PlainTask):
-    num_assets: int = MISSING
-    risk_aversion: float = MISSING
-    first_day: str | None = None
-    last_day: str | None = None
-    validation_start: str | None = None
-    test_start: str | None = None
-    strict: bool = MISSING
-    exclude: list[str] = MISSING
-
-
-@dataclass
-class NetworkModel:
-    """Keys of a perceptron, shared by deterministic, policy and (extended) gaussian."""
-
-    name: str = MISSING
-    _target_: str = MISSING
-    width: int = MISSING
-    layers: int = MISSING
-    dropout: float = MISSING
-    activation: str = MISSING
-    context_rank: int = MISSING
-
-
-@dataclass
-class ResidualModel(NetworkModel):
-    """Keys of a predictor that may stand on a base."""
-
-    outcome_scaling: str = MISSING
-    base_folds: int = MISSING
-    base_width: int = MISSING
-    base_layers: int = MISSING
-    base_dropout: float = MISSING
-    base_activation: str = MISSING
-
-
-@dataclass
-class GaussianModel(ResidualModel):
-    min_log_variance: float = MISSING
-    max_log_variance: float = MISSING
-
-
-@dataclass
-class FlowModel(ResidualModel):
-    couplings: int = MISSING
-    coupling_width: int = MISSING
-    bins: int = MISSING
-
-
-@dataclass
-class BootstrapModel:
-    """Keys of the residual laws without a network of their own."""
-
-    name: str = MISSING
-    _target_: str = MISSING
-    base: str = MISSING
-    law: str = MISSING
-    base_folds: int = MISSING
-    base_width: int = MISSING
-    base_layers: int = MISSING
-    base_dropout: float = MISSING
-    base_activation: str = MISSING
-
-
-@dataclass
-class BoostingModel:
-    """Keys of boosted quantiles."""
-
-    name: str = MISSING
-    _target_: str = MISSING
-    level: float = MISSING
-    rounds: int = MISSING
-    learning_rate: float = MISSING
-    leaves: int = MISSING
-    leaf_rows: int = MISSING
-
-
-@dataclass
-class DiffusionModel(ResidualModel):
-    outcome_frequencies: int = MISSING
-    num_diffusion_steps: int = MISSING
-    num_sampling_steps: int = MISSING
-    schedule: str = MISSING
-    spacing: str = MISSING
-    prediction: str = MISSING
-    sampler: str = MISSING
-    eta: float = MISSING
-    variance: str = MISSING
-    clip: float = MISSING
-    final_noise: bool = MISSING
-    num_elbo_timesteps: int = MISSING
-    elbo_steps: str = MISSING
-    elbo_weighting: str = MISSING
-    elbo_timesteps: str = MISSING
-    elbo_mixing: float = MISSING
-    antithetic: bool = MISSING
-    common_noise: bool = MISSING
-    chunk_rows: int = MISSING
-
-
-@dataclass
-class PlainGrad:
-    """grad=two_stage and grad=policy have no knobs of their own."""
-
-    name: str = MISSING
-    _target_: str = MISSING
-
-
-@dataclass
-class MixedGrad(PlainGrad):
-    """Keys of every decision-focused estimator."""
-
-    decision_weight: float = MISSING
-    fit_weight: float = MISSING
-    balance: str = MISSING
-
-
-@dataclass
-class ReparamGrad(MixedGrad):
-    backpropagation: str = MISSING
-    last_steps: int = MISSING
-
-
-@dataclass
-class ScoreGrad(MixedGrad):
-    num_gradient_scenarios: int = MISSING
-    weight_clip: float = MISSING
-    trust_region: float = MISSING
+def target_of(text: str) -> str | None:
+    """The ``_target_`` that the text of an option names, if it is of this package."""
+    found = re.search(r"^\s*_target_:\s*(diffusion_dfl\.[\w.]+)", text, re.MULTILINE)
+    return found.group(1) if found else None
 
 
 @cache
@@ -332,26 +137,9 @@ def register() -> None:
     """Make the schemas known to Hydra, once in a process."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
-    for name, task in (
-        ("plain", PlainTask),
-        ("power", PowerTask),
-        ("power_weather", WeatherTask),
-        ("power_released", ReleasedPowerTask),
-        ("synthetic", SyntheticTask),
-        ("synthetic_released", ReleasedSyntheticTask),
-        ("inventory", InventoryTask),
-        ("portfolio", PortfolioTask),
-        ("portfolio_released", ReleasedPortfolioTask),
-    ):
-        store.store(group="schema/task", name=name, node=task)
-    for name, model in (
-        ("network", NetworkModel),
-        ("gaussian", GaussianModel),
-        ("diffusion", DiffusionModel),
-        ("flow", FlowModel),
-        ("bootstrap", BootstrapModel),
-        ("boosting", BoostingModel),
-    ):
-        store.store(group="schema/model", name=name, node=model)
-    for name, grad in (("plain", PlainGrad), ("reparam", ReparamGrad), ("score", ScoreGrad)):
-        store.store(group="schema/grad", name=name, node=grad)
+    for group in MADE:
+        for path in (CONFIG_DIRECTORY / group).glob("*.yaml"):
+            target = target_of(path.read_text(encoding="utf-8"))
+            if target is not None:
+                node = _schema(path.stem, target, without=SUPPLIED[group], named=True)
+                store.store(group=f"schema/{group}", name=path.stem, node=node)

@@ -48,13 +48,16 @@ def released_portfolio_task(
     Args:
         source: ``sp500`` (``real`` is its other name) or ``simulated``.
         rng: stream that draws the assets, first those of the task, then those of the fit.
-        num_assets: n.
-        risk_aversion: alpha of the program.
-        symbol_major: the leaking layout.
+        num_assets: n, assets drawn by the seed.
+        risk_aversion: alpha: the program is a linear one.
+        symbol_major: the layout that leaks; false: day by day.
         subset_mismatch: the two-stage fit has other assets than everything after it.
         statistics_of_test_days: features are standardised with all rows.
-        first_day, last_day, longest_window, root, url, directory, num_days: see
+        root, url, directory, num_days: see
             :func:`diffusion_dfl.data.released_portfolio.released_prices`.
+        first_day: first day of the prices used.
+        last_day: last day of the prices used.
+        longest_window: rows of the longest feature; lower it for short histories.
 
     Raises:
         DataError: see there.

@@ -55,12 +55,16 @@ def released_power_task(
     Args:
         source: ``real``, or ``simulated`` with ``temperatures=False``.
         rng: stream of the validation days.
-        temperatures, last_flat_day, statistics_of_test_days, random_validation_days: see
-            :func:`diffusion_dfl.data.released_power.released_power_dataset`.
-        validation_fraction, num_days: see there.
-        kink_mask: score weights from the mask ``1{y > z}``; False: from subgradients that satisfy
-            stationarity. Read by ``decision.curvature=paper`` alone.
-        shortage, excess, ramp: gamma_s, gamma_e, c_r of the program.
+        temperatures: 120 features of temperatures that were not measured after 2011.
+        last_flat_day: 2016-09-28, of which one hour is known, is a test day.
+        statistics_of_test_days: features are standardised with all days.
+        random_validation_days: validation is single days, not blocks.
+        num_days: see there.
+        validation_fraction: share of the days before the test used for validation.
+        kink_mask: score weights from the mask 1{y > z}; false: stationary subgradients.
+        shortage: gamma_s, cost of a unit of unmet load.
+        excess: gamma_e, cost of a unit of surplus generation.
+        ramp: c_r, largest change between consecutive hours.
         root, url, directory: see :func:`diffusion_dfl.tasks.power_task`.
 
     Raises:

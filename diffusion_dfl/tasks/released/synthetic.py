@@ -41,12 +41,11 @@ def released_synthetic_task(
 
     Args:
         rng: stream of the split of the first 800 rows, and of the data where they are not fixed.
-        fixed_data: the release's one data set, bit by bit; False: a new one for every seed.
-        fixed_test_points: the headline number is the mean cost on the 200 test rows; False: the
-            expected cost in closed form.
+        fixed_data: one data set for all seeds; false: the seed draws its own.
+        fixed_test_points: judged by its 200 test points; false: by the expected cost.
         p: probability of a gain; the paper has 0.8.
-        outcome_scale: factor of all margins; 0.5 halves them, the paper has 1.
-        context_size: independent features that say nothing, at most the release's 20; 0 for none.
+        outcome_scale: factor of all margins; the paper has 1.
+        context_size: noise features, at most 20; 0: none, and one decision for all rows.
         capacity: C, the most that can be made of a product.
 
     Raises:
