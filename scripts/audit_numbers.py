@@ -1,5 +1,6 @@
 """Numbers of the audit that are no run's: what the released protocol alone does, on the same data."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -107,10 +108,10 @@ def _portfolio() -> dict[str, float]:
     return found
 
 
-_made: dict[int, dict[str, np.ndarray]] = {}
+_made: dict[int, Mapping[str, np.ndarray]] = {}
 
 
-def _baselines(task: Task) -> dict[str, np.ndarray]:
+def _baselines(task: Task) -> Mapping[str, np.ndarray]:
     if id(task) not in _made:
         _made[id(task)] = task.baselines()
     return _made[id(task)]

@@ -280,8 +280,8 @@ def _break(fault: str, folder: Path, start: float) -> Callable[[], None] | None:
     if fault == "nan":
         whole = TwoStage.__call__
 
-        def poisoned(self: TwoStage, *arguments: Any) -> Loss:
-            loss = whole(self, *arguments)
+        def poisoned(self: TwoStage, *arguments: Any, **named: Any) -> Loss:
+            loss = whole(self, *arguments, **named)
             return Loss(loss.value * torch.nan, loss.metrics)
 
         TwoStage.__call__ = poisoned  # type: ignore[method-assign]

@@ -29,9 +29,9 @@ def main() -> int:
             return finished.returncode
     print(flush=True)
     table = ["scripts/make_tables.py", "--task", "power", "--scale", "smoke", "--data", "simulated"]
-    finished = subprocess.run([sys.executable, *table], cwd=ROOT, check=False)
+    printed = subprocess.run([sys.executable, *table], cwd=ROOT, check=False)
     print("runs are under results/runs/smoke/power/; smoke runs show that all works, not who wins")
-    return finished.returncode
+    return printed.returncode
 
 
 if __name__ == "__main__":

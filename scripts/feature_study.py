@@ -122,6 +122,7 @@ def main() -> int:
         blocks, later = [], []
         for seed in range(arguments.seeds):
             data = power_dataset("real", numpy_stream(seed, "split"))
+            assert data.dates is not None
             x = subsets(data)[name]
             year = data.dates.astype("datetime64[Y]").astype(int) + 1970
             before = data.dates < data.dates[data.test[0]]

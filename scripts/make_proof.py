@@ -72,7 +72,7 @@ def render(runs: pd.DataFrame, task: str) -> str:
         _line(["---"] * (len(head) + 1)),
     ]
     groups = {
-        (model, grad, differs): found.set_index("seed").sort_index()
+        (str(model), str(grad), str(differs)): found.set_index("seed").sort_index()
         for (model, grad, differs), found in runs.groupby(["model", "grad", "differs"], sort=True)
     }
     for (model, grad, differs), found in groups.items():

@@ -53,6 +53,8 @@ def main() -> int:
         from diffusion_dfl.suite.reporting.dashboard import dashboard
 
         entity = arguments.entity or wandb.Api().default_entity
+        if not entity:
+            return fail("W&B knows no user or team of this key; name one with --entity")
         view = dashboard(entity, arguments.project)
         view.save()
         print(view.url)

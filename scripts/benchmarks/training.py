@@ -230,12 +230,12 @@ def _instance(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
 def _fit(predictor: DiffusionPredictor, contexts: Tensor, outcomes: Tensor) -> None:
     """A few hundred steps of the two-stage fit, of the base first."""
     generator = torch.Generator().manual_seed(1)
-    members = [] if predictor.base is None else list(predictor.base.members)
-    for member in members:
+    members: list[Predictor] = []
+    for member in () if predictor.base is None else predictor.base.members:
         assert isinstance(member, Predictor)
         member.fit_scaling(contexts, outcomes)
-    stages = [*members, predictor]
-    for stage in stages:
+        members.append(member)
+    for stage in (*members, predictor):
         if stage is not predictor:
             stage.requires_grad_(True)
         optimizer = torch.optim.AdamW(

@@ -25,7 +25,7 @@ from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.programs import Hinge, Recourse, TorchProgram, TwoStageProgram
 from diffusion_dfl.solvers import solve
 
-D = {"dtype": torch.float64}
+D: dict[str, Any] = {"dtype": torch.float64}
 #: How many times faster than cvxpylayers with Clarabel each problem is to be, forward and backward.
 GOALS = {
     "cvar": 5,

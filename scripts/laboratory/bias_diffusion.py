@@ -152,7 +152,8 @@ class Bench:
         """
         context, predictor = self.batch.context, self.predictor
         surrogates = [self.elbo(setting) for setting in settings]
-        gradients, shares = [], []
+        gradients: list[Tensor] = []
+        shares: list[Tensor] = []
         for seed in (*range(-_WARM_UP, 0), *seeds):
             generator = torch.Generator().manual_seed(_SCENARIOS + seed)
             path = predictor.sample_path(context, self.scenarios, generator)
@@ -255,7 +256,9 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """A row a setting; ``ratio``: of its seconds to those of the first."""
     true = bench.pathwise(range(_TRUTH, _TRUTH + truth))
-    rows = [{"surrogate": "reparam"} | compare(bench.pathwise(range(number)), true)]
+    rows: list[dict[str, Any]] = [
+        {"surrogate": "reparam"} | compare(bench.pathwise(range(number)), true)
+    ]
     found, shares = bench.scores(settings, range(number))
     for setting, gradients, share in zip(settings, found, shares.mean(1).tolist(), strict=True):
         head = {"surrogate": setting.surrogate, **setting.__dict__}
