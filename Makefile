@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 task ?= power
 model ?= diffusion
 
-.PHONY: help setup search demo table1 readme ablations figures audit report status missing publish check-records chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs
+.PHONY: help setup search demo table1 readme ablations figures audit report status missing publish check-records chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs architecture
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ format: setup ## rewrite files in the project's style
 
 config-docs: setup ## docs/config.md from conf/ and the schemas
 	$(BIN)/python scripts/make_config_docs.py
+
+architecture: setup ## docs/architecture.md and its picture from the imports of the source
+	$(BIN)/python scripts/make_architecture.py
 
 docs: setup ## the documentation as a site, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,1 +1,1 @@
-"""Training: the loop, checkpoints, run directories, random streams."""
+"""Training: the stages and their loop, checkpoints, random streams."""

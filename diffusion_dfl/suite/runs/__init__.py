@@ -1,0 +1,1 @@
+"""A run in its directory: from a configuration to a record, and back to its trained predictor."""
