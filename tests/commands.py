@@ -1,4 +1,4 @@
-"""The commands that README.md and the pages of docs/ print, and how the tests run each of them.
+"""The commands that README.md, its neighbours and the pages of docs/ print, and how the tests run each of them.
 
 Another page, another command: `python train.py ...` and `make ...` need nothing here, every other
 command needs a line in :data:`SMALL` (or, if no test can run it, in :data:`NOT_RUN`).
@@ -165,6 +165,7 @@ NOT_RUN: dict[str, str] = {
     "make fetch": "tests/data/test_download.py",
     "make docs": "tests/test_docs_site.py",
     "make chaos": "tests/end_to_end/test_chaos.py",
+    "make search": _SEARCH,
     "make search task=power model=diffusion": _SEARCH,
     "python scripts/search.py task=inventory model=gaussian grad=two_stage --trials 2 "
     "--root build/search --preset-folder build/presets": _SEARCH,
@@ -191,9 +192,10 @@ NOT_RUN: dict[str, str] = {
 
 
 def pages() -> list[str]:
-    """README.md and the pages of docs/, from the repository's root."""
+    """README.md, its neighbours and the pages of docs/, from the repository's root."""
     found = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
-    return ["README.md", *(path.as_posix() for path in found if "templates" not in path.parts)]
+    top = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+    return [*top, *(path.as_posix() for path in found if "templates" not in path.parts)]
 
 
 def is_of_files(page: str) -> bool:
