@@ -181,9 +181,12 @@ def test_the_first_run_of_a_training_command_trains_in_small(
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout in which commands may write."""
-    away = shutil.ignore_patterns(
-        ".git", ".venv", "__pycache__", "*.egg-info", "runs", "sweeps", "demo", "site", "wandb"
-    )
+    made = {ROOT / "site", *(ROOT / "results" / name for name in ("runs", "sweeps", "demo"))}
+    patterns = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", "wandb")
+
+    def away(folder: str, names: list[str]) -> set[str]:
+        return patterns(folder, names) | {name for name in names if Path(folder, name) in made}
+
     copy = Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("docs") / "checkout", ignore=away))
     (copy / "results" / "runs").mkdir()
     return copy

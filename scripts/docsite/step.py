@@ -42,7 +42,9 @@ def way() -> list[Call]:
     """The functions of this project on the way, outermost first."""
     with tempfile.TemporaryDirectory() as root:
         words = [sys.executable, __file__, *RUN, f"output.root={root}"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     return [Call(*one) for one in json.loads(done.stdout.splitlines()[-1])]
 
 
