@@ -6,11 +6,11 @@
     fitted = ddfl.train(task, ddfl.GaussianPredictor, ddfl.Score(100, fit_weight=1.0))
 
 Names of ``__all__`` are imported when they are first used; what is promised of them is in
-docs/library.md. They need neither hydra nor wandb, which the command line does.
+docs/library.md. They need neither hydra nor wandb, which the suite does.
 
 The packages point one way: ``programs`` <- ``solvers`` <- ``layers`` <- ``estimators`` <-
-``training``; ``predictors`` know nothing of programs, ``tasks`` tie a program to data, and
-``reporting`` reads files only.
+``training``; ``predictors`` know nothing of programs, ``tasks`` tie a program to data, and none of
+them knows the ``suite`` (docs/architecture.md).
 """
 
 from importlib import import_module

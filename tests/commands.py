@@ -18,8 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: What a line of a code block begins with if it is a command of the shell.
 VERBS = (
-    "python", "make", "pip", "source", "git", "cd", "sbatch", "tensorboard", "eval", "for", "export",
+    "python", "make", "pip", "diffusion-dfl", "source", "git", "cd", "sbatch", "tensorboard", "eval", "for", "export",
 )  # fmt: skip
+
+# How the training command is called, in a clone and installed.
+_TRAIN = r"python train\.py|diffusion-dfl train"
 
 #: Languages of fenced blocks that hold commands.
 SHELLS = ("", "sh", "bash", "shell", "console")
@@ -42,12 +45,12 @@ class Command:
 
     @property
     def is_training(self) -> bool:
-        return re.search(r"\bpython train\.py\b(?! -sc)", self.text) is not None
+        return re.search(rf"\b(?:{_TRAIN})\b(?! -sc)", self.text) is not None
 
     @property
     def words(self) -> list[str]:
-        """Words behind ``train.py``, also where a loop of the shell stands around it."""
-        inner = re.sub(r"seed=\$\w+", "seed=0", self.text.split("train.py", 1)[1])
+        """Words behind the training command, also where a loop of the shell stands around it."""
+        inner = re.sub(r"seed=\$\w+", "seed=0", re.split(_TRAIN, self.text, maxsplit=1)[1])
         # Not within quotes, in which commands of the docs have none of these.
         return shlex.split(re.split(r"[&|;>]", inner, maxsplit=1)[0])
 
@@ -133,6 +136,8 @@ SMALL: dict[str, Small] = {
     f"python scripts/predict.py {_REPARAM_RUN} contexts.csv --output decisions.csv": Small(
         before="run"
     ),
+    "diffusion-dfl table": Small(),
+    f"diffusion-dfl predict {_REPARAM_RUN} --columns": Small(before="run"),
     'eval "$(python train.py -sc install=bash)"': Small(),
     "python train.py -sc install=fish | source": Small(instead="python train.py -sc install=fish"),
     "python scripts/make_tables.py --released": Small(),
@@ -248,7 +253,7 @@ def commands(page: str) -> list[Command]:
         found.update(dict.fromkeys(line for line, is_one in zip(lines, are, strict=True) if is_one))
     text = (ROOT / page).read_text(encoding="utf-8")
     found.update(
-        dict.fromkeys(re.findall(rf"`((?:{'|'.join(VERBS[:3])}|tensorboard) [^`]+)`", text))
+        dict.fromkeys(re.findall(rf"`((?:{'|'.join(VERBS[:4])}|tensorboard) [^`]+)`", text))
     )
     return [Command(page, re.sub(r"\s+", " ", command)) for command in found]
 

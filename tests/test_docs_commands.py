@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 
 from diffusion_dfl.files import write_text
+from diffusion_dfl.suite.commands import VERBS
 from diffusion_dfl.suite.config.compose import compose_config, identify, validate
 from tests.commands import (
     NOT_RUN,
@@ -133,6 +134,17 @@ def test_no_line_is_kept_for_a_command_that_no_page_prints() -> None:
 @pytest.mark.parametrize("place", [place for place in NOT_RUN.values() if " " not in place])
 def test_what_runs_a_command_elsewhere_is_there(place: str) -> None:
     assert (ROOT / place).is_file()
+
+
+def test_the_page_has_every_verb_of_the_command_and_what_does_the_same_in_a_clone() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", page, re.MULTILINE))
+    assert list(rows) == list(VERBS)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for verb, same in rows.items():
+        if same.startswith("make "):
+            same = re.findall(rf"^{same[5:]}:.*\n\t\$\(BIN\)/python (\S+)", makefile, re.M)[0]
+        assert f'run("{verb}")' in (ROOT / same).read_text(encoding="utf-8")
 
 
 def test_every_target_of_make_is_there() -> None:

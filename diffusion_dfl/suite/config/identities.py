@@ -1,8 +1,9 @@
 """Identities of configurations by their overrides, remembered between processes.
 
 Composing a configuration takes a tenth of a second, and a plan asks for a hundred of them. What is
-remembered lies in the cache folder (:func:`.places.cache`), under a hash of everything composition reads, so a
-changed preset, schema or Hydra is never answered from what was before.
+remembered lies in the cache folder (:func:`diffusion_dfl.suite.places.cache`), under a hash of
+everything composition reads, so a changed preset, schema or Hydra is never answered from what was
+before.
 """
 
 import hashlib
