@@ -37,9 +37,9 @@ def collect(results: Path) -> list[Path]:
 def figure1(results: Path) -> dict[str, Any]:
     """True and learned outcomes of one product."""
     found = _finished(results, ONE_PRODUCT)
+    assert isinstance(found.task, SyntheticTask)
     program = found.task.program
     assert isinstance(program, ProductAllocation)
-    assert isinstance(found.task, SyntheticTask)
     true = found.task.margins.sample(np.random.default_rng(1), (_SAMPLES, 1))[:, 0]
     learned = _samples(found, found.task.dataset.contexts[:1])[0, :, 0]
     spread = np.quantile(true, [0.02, 0.5, 0.98])
