@@ -39,7 +39,7 @@ def check_pair(predictor: Predictor, estimator: Any) -> None:
             f"{name} needs scenarios that are differentiable in the weights, and {kind} says "
             "pathwise = False"
         )
-    if isinstance(estimator, ScorePath) and not isinstance(predictor, DiffusionPredictor):
+    if isinstance(estimator, ScorePath) and not predictor.has_path:
         raise TypeError(
             f"{name} needs a DiffusionPredictor, whose sampler has a path, not a {kind}"
         )

@@ -116,6 +116,8 @@ class Predictor(nn.Module, ABC):
         pathwise: whether scenarios are differentiable functions of the weights and of noise.
         has_density: whether :meth:`weighted_log_density` exists.
         stochastic: whether more than one scenario makes sense.
+        has_path: whether its sampler has a path with a density of its own.
+        decides: whether it maps contexts to decisions and predicts no outcome, as a policy does.
         num_sampling_steps: S, steps of a sampler that takes many; 0 for none.
         closed_form: whether it is fitted by :meth:`fit_rows`, not by steps down :meth:`loss`.
         base: what gives outcomes their location and scale, fitted before everything else and then
@@ -141,6 +143,8 @@ class Predictor(nn.Module, ABC):
     pathwise = True
     has_density = True
     stochastic = True
+    has_path = False
+    decides = False
     num_sampling_steps = 0
     closed_form = False
 

@@ -22,6 +22,7 @@ class PolicyNetwork(Predictor):
             features.
     """
 
+    decides = True
     pathwise = False
     has_density = False
     stochastic = False

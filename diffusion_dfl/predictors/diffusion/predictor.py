@@ -103,6 +103,8 @@ class DiffusionPredictor(Predictor):
         ValueError: an unknown name or a value out of range; the message names both.
     """
 
+    has_path = True
+
     def __init__(
         self,
         context_size: int,

@@ -7,9 +7,10 @@ bare call, and refuses model and grad pairs that make no sense before any run of
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product, takewhile
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
@@ -17,26 +18,46 @@ from hydra.errors import HydraException
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.own import refuse_hidden
+from diffusion_dfl.suite.config.schema import target_of
+from diffusion_dfl.suite.config.signature import attributes
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 #: What ``python train.py`` without arguments runs.
 BARE = ("task=power", "data=simulated", "model=diffusion", "grad=score", "scale=smoke")
 
-#: The grads that make sense for a model.
-CELLS: dict[str, tuple[str, ...]] = {
-    "deterministic": ("two_stage", "reparam"),
-    "gaussian": ("two_stage", "reparam", "score"),
-    "diffusion": ("two_stage", "reparam", "score", "score_path"),
-    "flow": ("two_stage", "reparam", "score"),
-    "policy": ("policy",),
-    "bootstrap": ("two_stage",),
-    "boosting": ("two_stage",),
-}
+
+def _grads(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """The grads that make sense for a predictor that says this of itself."""
+    if told["decides"]:
+        return ("policy",)
+    grads = [
+        ("two_stage", True),
+        ("reparam", told["pathwise"] and not told["closed_form"]),
+        ("score", told["has_density"]),
+        ("score_path", told["has_path"]),
+    ]
+    return tuple(name for name, suits in grads if suits)
+
+
+def _cells(closed_form: Collection[bool]) -> dict[str, tuple[str, ...]]:
+    """Model -> its grads, of models that are fitted by steps or in closed form; the plain ones first."""
+    found = {}
+    for path in (CONFIG_DIRECTORY / "model").glob("*.yaml"):
+        target = target_of(path.read_text(encoding="utf-8"))
+        if target is not None:
+            told = attributes(target)
+            if told["closed_form"] in closed_form:
+                grads = _grads(told)
+                place = (told["closed_form"], told["decides"], len(grads), path.stem)
+                found[place] = grads
+    return {place[-1]: found[place] for place in sorted(found)}
+
+
+#: The grads that make sense for a model, by what its class says of itself.
+CELLS = _cells((False, True))
 
 #: The rows of every task's table; the other models are baselines for tasks they suit.
-TABLE_CELLS = {
-    model: grads for model, grads in CELLS.items() if model not in ("bootstrap", "boosting")
-}
+TABLE_CELLS = _cells((False,))
 
 _GRADS = {name for grads in CELLS.values() for name in grads}
 

@@ -7,6 +7,7 @@ imported, so neither help nor an error waits for torch.
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,6 +53,25 @@ def knobs(target: str) -> dict[str, Knob]:
     if isinstance(node, ast.FunctionDef):
         return _of_function(node, ast.get_docstring(node) or "", where)
     return _of_class(node, where)
+
+
+def attributes(target: str) -> dict[str, Any]:
+    """Plain values of a class's attributes, those of its bases in this package among them."""
+    module, _, name = target.rpartition(".")
+    node, where = _definition(module, name)
+    found: dict[str, Any] = {}
+    if not isinstance(node, ast.ClassDef):
+        return found
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            with suppress(LookupError):
+                parent_module = _definition(where, base.id)[1]
+                found.update(attributes(f"{parent_module}.{base.id}"))
+    for part in node.body:
+        if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
+            with suppress(ValueError):
+                found[part.targets[0].id] = ast.literal_eval(part.value)
+    return found
 
 
 def constant(module: str, name: str) -> dict[str, Any]:
