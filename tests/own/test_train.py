@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 import diffusion_dfl as ddfl
 from diffusion_dfl.suite.config.compose import compose_config
-from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.training import api
 
@@ -330,8 +329,9 @@ def test_a_pooled_task_has_one_decision_which_is_the_one_that_is_evaluated() -> 
 
 
 def test_the_defaults_are_those_of_the_configuration() -> None:
-    # A preset may move the others; the file itself is meant.
-    plain = yaml.safe_load((CONFIG_DIRECTORY / "config.yaml").read_text(encoding="utf-8"))
+    # A cell without a preset.
+    config = compose_config(["task=power_weather", "model=gaussian", "grad=reparam"])
+    plain: Any = OmegaConf.to_container(config)
     assert ddfl.TrainingSettings(**plain["train"]) == api.TRAIN
     # A run is trained again on all rows before the test; a call of the library is what it says.
     assert plain["fit"].pop("refit") is True

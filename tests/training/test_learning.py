@@ -20,7 +20,7 @@ from tests.training.problems import RULE, WHOLE, task
 torch.set_num_threads(1)
 SMALL = partial(ddfl.GaussianPredictor, width=8, layers=1, dropout=0.2)
 RESIDUAL = partial(SMALL, outcome_scaling="residual", base_folds=2, base_width=8, base_layers=1)
-LAST = dataclasses.replace(WHOLE, keep="last")
+LAST = dataclasses.replace(WHOLE, keep="last", patience=0)
 
 
 def _train(predictor: Any = SMALL, estimator: Any = None, **options: Any) -> ddfl.Fitted:
@@ -132,7 +132,7 @@ def test_a_refit_is_the_training_those_rows_would_have_had(ema_decay: float) -> 
     )
     given = {
         stage: dataclasses.replace(
-            settings, epochs=len(refitted.history[f"refit-{stage}"]) - 1, keep="last"
+            settings, epochs=len(refitted.history[f"refit-{stage}"]) - 1, keep="last", patience=0
         )
         for stage in ("fit", "train")
     }
@@ -189,9 +189,7 @@ def test_where_every_stage_keeps_its_last_weights_there_is_one_pass_that_validat
 ) -> None:
     for name in ("_own_loss", "_scores"):
         monkeypatch.setattr(Steps, name, lambda *_: pytest.fail("validated"))
-    # The patience of a search is of no use here.
-    patient = dataclasses.replace(LAST, patience=1)
-    found = _train(RESIDUAL, fit=patient, train=LAST, foundation=LAST, refit=True)
+    found = _train(RESIDUAL, fit=LAST, train=LAST, foundation=LAST, refit=True)
     stages = ["refit-foundation-0", "refit-foundation-1", "refit-fit", "refit-train"]
     assert list(seen.steps) == stages
     assert all(len(seen.steps[stage]) == 3 for stage in stages)
@@ -206,9 +204,9 @@ def test_a_fit_that_keeps_its_last_weights_is_refitted_alike_with_a_first_pass_a
     estimator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of two stages make none, those of decisions one, and both share the fit's files."""
-    scores: Iterator[float] = iter(range(100))  # patience ends the first pass' fit after one epoch
+    scores: Iterator[float] = iter(range(100))  # the first pass would choose its first epoch
     monkeypatch.setattr(Steps, "_fit_score", lambda *_: float(next(scores)))
-    found = _train(SMALL, estimator, fit=dataclasses.replace(LAST, patience=1), refit=True)
+    found = _train(SMALL, estimator, fit=LAST, refit=True)
     assert ("fit" in found.history) == estimator.decision_focused
     assert len(found.history["refit-fit"]) - 1 == LAST.epochs
 

@@ -113,8 +113,8 @@ def test_every_key_of_the_main_files_says_what_it_is(path: Path) -> None:
 
 def test_the_walk_over_the_files_sees_their_keys() -> None:
     main = [line for line, _ in _settings(CONFIG_DIRECTORY / "config.yaml")]
-    assert any(line.startswith("learning_rate:") for line in main)
-    assert len(main) > 30
+    assert any(line.startswith("num_large:") for line in main)
+    assert len(main) >= 10
     assert len(FILES) >= 14
 
 
