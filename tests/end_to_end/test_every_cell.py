@@ -215,12 +215,12 @@ def test_more_folds_than_blocks_of_training_days_are_refused_by_key_and_value(
         (
             ("power", "diffusion", "score_path"),
             ["model.final_noise=false"],
-            ["model.final_noise=False", "model.final_noise=true"],
+            ["model.final_noise=false", "model.final_noise=true"],
         ),
         (
             ("power", "diffusion", "score_path"),
             ["model.sampler=ddim", "model.eta=0"],
-            ["model.eta=0", "model.eta=1"],
+            ["model.eta=0", "set model.final_noise=false"],
         ),
         (
             ("power", "diffusion", "reparam"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 
@@ -49,17 +47,6 @@ def by_quadrature(made: InventoryTask, row: int, z: float) -> float:
         epsabs=1e-9,
         epsrel=1e-11,
     )[0]
-
-
-def test_keys_of_the_configuration_are_the_arguments_with_the_same_values() -> None:
-    config = OmegaConf.load(CONFIG)
-    arguments = inspect.signature(inventory_task).parameters
-    defaults = {name: p.default for name, p in arguments.items() if name != "rng"}
-    keys = OmegaConf.to_container(config)
-    assert isinstance(keys, dict)
-    for wiring in ("name", "_target_", "defaults"):
-        del keys[wiring]
-    assert keys == defaults
 
 
 def test_program_and_data_fit_together() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from functools import cache
 from math import comb
@@ -62,17 +61,6 @@ def table(outcomes: np.ndarray, contexts: np.ndarray | None = None, test: int = 
 
 
 class TestConfiguration:
-    def test_yaml_keys_are_the_arguments_and_hold_their_defaults(self) -> None:
-        task = OmegaConf.to_container(OmegaConf.load(CONF / "task/portfolio.yaml"))
-        data = OmegaConf.to_container(OmegaConf.load(CONF / "data/sp500.yaml"))
-        assert isinstance(task, dict) and isinstance(data, dict)
-        assert (task.pop("name"), data.pop("source")) == ("portfolio", "sp500")
-        task = {key: task[key] for key in task if key not in ("_target_", "defaults")}
-        parameters = inspect.signature(portfolio_task).parameters
-        keywords = {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-        assert task.keys() | data.keys() == keywords.keys()
-        assert {**task, "exclude": tuple(task["exclude"])} == {k: keywords[k] for k in task}
-
     def test_the_configured_address_is_the_built_in_one(self) -> None:
         from diffusion_dfl.data.prices.quandl import QUANDL_URL
 

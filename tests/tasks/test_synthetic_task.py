@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from diffusion_dfl.data.mixture import MIXTURES, released_margins
 from diffusion_dfl.errors import UserError
@@ -22,17 +20,6 @@ CONFIG = Path(__file__).parents[2] / "conf/task/synthetic.yaml"
 
 def task(seed: int = 0, **values: Any) -> SyntheticTask:
     return synthetic_task(np.random.default_rng(seed), **values)
-
-
-def test_keys_of_the_configuration_are_the_arguments_with_the_same_values() -> None:
-    config = OmegaConf.load(CONFIG)
-    arguments = inspect.signature(synthetic_task).parameters
-    defaults = {name: p.default for name, p in arguments.items() if name != "rng"}
-    keys = OmegaConf.to_container(config.task)
-    assert isinstance(keys, dict)
-    for wiring in ("name", "_target_"):
-        del keys[wiring]
-    assert keys == defaults
 
 
 def test_program_and_data_fit_together() -> None:

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 
 from diffusion_dfl.errors import UserError
 
+# What a component names after its class, and the command line by a choice.
+_CHOICES = {"Reparam": "grad=reparam"}
+
 
 @contextmanager
 def keyed(groups: Mapping[str, Collection[str]], before: str = "") -> Iterator[None]:
@@ -50,4 +53,7 @@ def with_keys(message: str, groups: Mapping[str, Collection[str]]) -> str:
 
     # A name alone is a word of the sentence, but for `set NAME above`.
     pattern = rf"(?<![\w.])({known})(?:=('[^']*'|[^\s;:,)]+)|(?= above))"
-    return re.sub(pattern, keyed_word, message)
+    said = re.sub(pattern, keyed_word, message)
+    if said == message:
+        return message
+    return re.sub("|".join(_CHOICES), lambda found: _CHOICES[found.group()], said)

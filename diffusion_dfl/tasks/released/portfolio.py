@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from diffusion_dfl.data.portfolio import PortfolioDataset
 from diffusion_dfl.data.released_portfolio import (
-    LONGEST_WINDOW,
     draw_assets,
     released_portfolio_dataset,
     released_prices,
@@ -37,7 +36,7 @@ def released_portfolio_task(
     statistics_of_test_days: bool = True,
     first_day: str = "2004-01-01",
     last_day: str = "2016-12-30",
-    longest_window: int = LONGEST_WINDOW,
+    longest_window: int = 365,
     root: str | None = None,
     url: str | None = None,
     directory: str = "data",

@@ -356,5 +356,5 @@ def test_what_solves_exact_programs_only_is_refused_where_the_program_is_convolv
 
 def test_cvxpylayers_has_no_score() -> None:
     config = composed(["grad=score", "decision.solver=cvxpylayers"])
-    with pytest.raises(UserError, match=r"decision\.solver=cvxpylayers .*Reparam"):
+    with pytest.raises(UserError, match=r"decision\.solver=cvxpylayers .*grad=reparam"):
         check_rule_of(config, ProductAllocation(24))

@@ -73,8 +73,8 @@ def test_every_option_has_its_heading(page: str, group: str) -> None:
 def test_every_preset_of_a_cell_has_a_row_with_what_it_shares(page: str) -> None:
     lines = page.splitlines()
     row = next(line for line in lines if line.startswith("| `synthetic-diffusion-score` |"))
-    assert "`train.epochs=60`" in row  # its own
-    assert "`model.width=256`" in row  # of the file it shares with the other cells
+    assert "`grad.decision_weight=" in row  # its own
+    assert "`model.width=" in row  # of the file it shares with the other cells
     assert "| `synthetic-diffusion` |" not in page
     rows = [line for line in lines if line.startswith("| `synthetic-diffusion-")]
     assert len(rows) == len(list((CONFIG_DIRECTORY / "preset").glob("synthetic-diffusion-*.yaml")))
