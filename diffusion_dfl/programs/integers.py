@@ -6,6 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C", bound=type)
 
 _KEYWORDS = ("integer", "boolean", "binary")
 _MEND = (
@@ -26,6 +27,12 @@ def continuous(state: Callable[P, R]) -> Callable[P, R]:
         return state(*arguments, **options)
 
     return checked
+
+
+def continuous_class(stated: C) -> C:
+    """:func:`continuous` for a dataclass, whose ``__init__`` is written by its decorator."""
+    stated.__init__ = continuous(stated.__init__)  # type: ignore[misc]
+    return stated
 
 
 def refuse_integers(problem: Any) -> None:

@@ -8,13 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.programs.integers import continuous_class
+from diffusion_dfl.programs.numbers import Numbers, as_size, as_tensor
 
 #: Of one scenario and its recourse: ``(y (d_y,), z (n,), u (r,))``, and the context ``x (d_x,)`` if it
 #: takes four arguments.
 ScenarioFunction = Callable[..., Tensor]
 
+# The bound that is none.
+_NONE = {"lower": "-inf", "upper": "inf"}
 
+
+@continuous_class
 @dataclass(frozen=True, eq=False)
 class Recourse:
     """What is decided once an outcome is known, in every scenario anew.
@@ -30,7 +35,8 @@ class Recourse:
     All functions may take the context x as a fourth argument.
 
     Raises:
-        TypeError, ValueError: parts that do not fit each other.
+        TypeError, ValueError: parts that do not fit each other; ``integer``, ``boolean`` or ``binary``:
+            recourse is continuous too.
     """
 
     num_decisions: int
@@ -41,8 +47,12 @@ class Recourse:
     upper: Numbers | None = None
 
     def __post_init__(self) -> None:
-        if self.num_decisions < 1:
-            raise ValueError(f"recourse: num_decisions={self.num_decisions} must be at least 1")
+        size = as_size("recourse: num_decisions", self.num_decisions)
+        object.__setattr__(self, "num_decisions", size)
+        for name in ("smooth", "inequality", "equality"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise TypeError(f"recourse: {name}={value!r} is no function of (y, z, u)")
         for name in ("lower", "upper"):
             value = getattr(self, name)
             if value is None:
@@ -53,15 +63,24 @@ class Recourse:
                     "on the scenario or the context in inequality="
                 )
             bound = as_tensor(f"recourse: {name}", value)
-            if bound.shape not in ((), (1,), (self.num_decisions,)) or bool(bound.isnan().any()):
+            if bound.shape not in ((), (1,), (self.num_decisions,)):
                 raise ValueError(
-                    f"recourse: {name} has shape {tuple(bound.shape)}; expected numbers "
-                    f"({self.num_decisions},) or one"
+                    f"recourse: {name} has shape {tuple(bound.shape)}; expected "
+                    f"({self.num_decisions},) or one number for all"
+                )
+            if bool(bound.isnan().any()):
+                row = int(torch.atleast_1d(bound).isnan().nonzero()[0])
+                raise ValueError(
+                    f"recourse: {name} is NaN at entry {row}; pass a number, {_NONE[name]} for no bound"
                 )
             object.__setattr__(self, name, bound)
         low, high = self.bounds(torch.zeros((), dtype=torch.float64))
         if bool((low > high).any()):
-            raise ValueError("recourse: lower is above upper, so that no decision is possible")
+            row = int((low > high).nonzero()[0])
+            raise ValueError(
+                f"recourse: lower is above upper at entry {row}, {float(low[row]):g} > "
+                f"{float(high[row]):g}, so that no decision is possible"
+            )
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper, ``(r,)`` each, infinite where there is none."""

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from diffusion_dfl.programs.general import Hinge, TorchProgram
 from diffusion_dfl.programs.general.feasible_set import Limit
+from diffusion_dfl.programs.general.hinge_terms import as_hinges
 from diffusion_dfl.programs.general.program import takes_context
 from diffusion_dfl.programs.integers import continuous
-from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.programs.numbers import Numbers, as_number, as_size, as_tensor
 from diffusion_dfl.programs.two_stage import Recourse, TwoStageProgram
 
 
@@ -70,18 +71,18 @@ def conditional_value_at_risk(
         ValueError: level or risk_weight out of range, or parts that do not fit each other.
         TypeError: ``integer``, ``boolean`` or ``binary``, as for a :class:`TorchProgram`.
     """
-    if not 0 < level < 1:
+    num_decisions = as_size("num_decisions", num_decisions)
+    if not 0 < as_number("level", level) < 1:
         # At level 0 any t below all losses is optimal, and none is where the hinge is smoothed.
         raise ValueError(
             f"level={level} must be in (0, 1); for the mean of the loss pass it as smooth"
         )
-    if not 0 < risk_weight < float("inf"):
+    if not 0 < as_number("risk_weight", risk_weight) < float("inf"):
         raise ValueError(f"risk_weight={risk_weight} must be a positive number")
 
-    hinges = (loss_hinges,) if isinstance(loss_hinges, Hinge) else tuple(loss_hinges)
-    for hinge in hinges:
-        if not isinstance(hinge, Hinge):
-            raise TypeError(f"loss_hinges hold {hinge!r}; make it Hinge(coefficient, argument)")
+    hinges = as_hinges("loss_hinges", loss_hinges)
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss={loss!r} is no function of (y, z)")
     if loss is None and not hinges:
         raise ValueError("a tail needs a loss: pass loss, loss_hinges or both")
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from diffusion_dfl.programs.arguments import fit_batch
 from diffusion_dfl.programs.batching import is_differentiated, over_batch
 from diffusion_dfl.programs.general.feasible_set import Limit
 from diffusion_dfl.programs.general.hinge_terms import Hinge
@@ -97,8 +98,8 @@ class TwoStageProgram(TorchProgram):
         if not isinstance(recourse, Recourse):
             raise TypeError(f"recourse={recourse!r} is no Recourse; make it Recourse(...)")
         super().__init__(
-            int(num_decisions),
-            int(num_outcomes),
+            num_decisions,
+            num_outcomes,
             _nothing if smooth is None else smooth,
             hinges,
             matrix,
@@ -143,6 +144,9 @@ class TwoStageProgram(TorchProgram):
 
         Differentiable once in outcomes, decisions and learned parts, by the multipliers of the second
         stage (envelope theorem).
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, by name.
         """
         if self.cost_context:
             return super().cost(outcome, decision, context)
@@ -155,9 +159,7 @@ class TwoStageProgram(TorchProgram):
                 "TwoStageProgram.cost decides a second stage, which torch.func does not follow; pass all "
                 "outcomes and decisions at once, and differentiate by backward()"
             )
-        lead = torch.broadcast_shapes(outcome.shape[:-1], decision.shape[:-1])
-        y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
-        z = decision.expand(*lead, -1).reshape(-1, self.num_decisions)
+        y, z, lead = self._rows(outcome, decision)
         both = OnceDifferentiable.apply(torch.cat([y, z], dim=1))
         self.problem(z)
         given = self._made(z, None).given(self.num_outcomes)
@@ -167,10 +169,18 @@ class TwoStageProgram(TorchProgram):
         )
         return torch.where(found.known, value, found.value).reshape(lead)
 
+    def _context_taker(self) -> str:
+        for name in ("smooth", "inequality", "equality"):
+            function = getattr(self.recourse, name)
+            if function is not None and takes_context(function, 4):
+                return f"recourse: {name}(y, z, u, x)"
+        return super()._context_taker()
+
     def gradients(
         self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
     ) -> Tensor:
         """Gradient in z of each scenario's cost, recourse included: ``(B, M, n)``."""
+        fit_batch(self.num_outcomes, self.num_decisions, scenarios, weights, z)
         with torch.enable_grad():
             every = z.detach().unsqueeze(1).expand(-1, scenarios.shape[1], -1).contiguous()
             every.requires_grad_()
@@ -181,6 +191,7 @@ class TwoStageProgram(TorchProgram):
 
     def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """``sum_m omega_m (f + Q)(y_m, z)``: ``(B,)``."""
+        fit_batch(self.num_outcomes, self.num_decisions, scenarios, weights, z)
         value = (weights * self.cost(scenarios, z.unsqueeze(1))).sum(1)
         return value if self._regulariser is None else value + self._regulariser.value(z)
 

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.programs import Hinge, TorchProgram, conditional_value_at_risk
+from diffusion_dfl.programs import (
+    Hinge,
+    Recourse,
+    TorchProgram,
+    TwoStageProgram,
+    conditional_value_at_risk,
+)
 from tests.programs.general_cases import D
 
 
@@ -108,14 +114,23 @@ def test_without_a_reference_there_is_no_cvxpy_statement() -> None:
 
 
 @pytest.mark.parametrize("part", [{"integer": True}, {"boolean": [0, 1]}, {"binary": True}])
-@pytest.mark.parametrize("state", [TorchProgram, partial(conditional_value_at_risk, value, 0.9)])
+@pytest.mark.parametrize(
+    "state",
+    [
+        partial(TorchProgram, 2, 2),
+        partial(conditional_value_at_risk, value, 0.9, 2, 2),
+        partial(TwoStageProgram, 2, 2, Recourse(1)),
+        partial(Recourse, 2),
+    ],
+    ids=["one stage", "tail", "two stages", "recourse"],
+)
 def test_integers_are_refused_by_name_with_the_ways_there_are(
     state: Any, part: dict[str, Any]
 ) -> None:
     (name, given), *_ = part.items()
     told = f"{name}={given}: integer programs are not solved here"
     with pytest.raises(TypeError, match=rf"{re.escape(told)}.*lower=0\. and upper=1\..*PyEPO"):
-        state(2, 2, smooth=value, lower=0.0, upper=1.0, **part)
+        state(smooth=value, lower=0.0, upper=1.0, **part)
 
 
 def test_another_argument_that_is_none_is_pythons_to_refuse() -> None:

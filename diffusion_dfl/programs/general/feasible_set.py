@@ -16,7 +16,7 @@ from diffusion_dfl.programs.general.trial import (
     try_function,
     try_kinks,
 )
-from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.programs.numbers import Numbers, as_size, as_tensor
 
 #: Numbers shared by all instances, or a function of an instance's context x ``(d_x,)``.
 Limit = Numbers | Callable[[Tensor], Tensor]
@@ -65,6 +65,10 @@ class FeasibleSet:
                     f"{name} has shape {tuple(value.shape)}; expected {tuple(self._shape(name))}, "
                     "or one number for all"
                 )
+        count = as_size("num_inequalities", self.num_inequalities, least=0)
+        object.__setattr__(self, "num_inequalities", count)
+        if self.inequality is not None and not callable(self.inequality):
+            raise TypeError(f"inequality={self.inequality!r} is no function of (x, z)")
         if (self.inequality is None) != (self.num_inequalities == 0):
             raise ValueError(
                 f"num_inequalities={self.num_inequalities} must be the number of values that "

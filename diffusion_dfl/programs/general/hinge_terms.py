@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import jacrev, vjp, vmap
 
 from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.numbers import as_tensor
 from diffusion_dfl.programs.program import Hinges
 from diffusion_dfl.programs.smoothing import (
     hinge,
@@ -59,7 +60,7 @@ class Hinge:
             raise TypeError(f"a hinge's argument is a function (y, z) -> a; got {self.argument!r}")
         if self.power not in (1, 2, 3):
             raise ValueError(f"hinge {self.name}: power={self.power} must be 1, 2 or 3")
-        values = torch.as_tensor(self.coefficient, dtype=torch.float64)
+        values = as_tensor(f"hinge {self.name}: coefficient", self.coefficient)
         if values.dim() > 1 or not bool((values.isfinite() & (values >= 0)).all()):
             raise ValueError(
                 f"hinge {self.name}: coefficient={self.coefficient} must be numbers >= 0; a "
@@ -155,6 +156,15 @@ def _ladder(argument: Tensor, width: Tensor, level: int) -> Tensor:
         return density
     safe = torch.where(width > 0, width, torch.ones_like(width))
     return -(argument / safe) / safe * density
+
+
+def as_hinges(name: str, given: Hinge | Sequence[Hinge]) -> tuple[Hinge, ...]:
+    """One hinge or several as a tuple; TypeError, by the name of the argument, if it holds others."""
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+    for term in several:
+        if not isinstance(term, Hinge):
+            raise TypeError(f"{name} hold {term!r}; make it Hinge(coefficient, argument)")
+    return tuple(several)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from diffusion_dfl.programs.arguments import fit_batch, vectors
 from diffusion_dfl.programs.batching import is_differentiated, over_batch
 from diffusion_dfl.programs.constraints import Constraints, transpose_apply
 from diffusion_dfl.programs.general.feasible_set import FeasibleSet, Limit
-from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge
+from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge, as_hinges
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
 from diffusion_dfl.programs.general.trial import (
@@ -38,7 +39,7 @@ from diffusion_dfl.programs.general.trial import (
 )
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.integers import continuous, refuse_integers
-from diffusion_dfl.programs.numbers import Numbers
+from diffusion_dfl.programs.numbers import Numbers, as_size
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 
 _CURVED_HINGE = (
@@ -120,16 +121,13 @@ class TorchProgram(Program):
         num_inequalities: int = 0,
         reference: Callable[[Any, Any], tuple[Any, Any, list[Any]]] | None = None,
     ) -> None:
-        if num_decisions < 1 or num_outcomes < 1:
-            raise ValueError(
-                f"num_decisions={num_decisions} and num_outcomes={num_outcomes} must be at least 1"
-            )
-        hinges = (hinges,) if isinstance(hinges, Hinge) else tuple(hinges)
+        num_decisions = as_size("num_decisions", num_decisions)
+        num_outcomes = as_size("num_outcomes", num_outcomes)
+        hinges = as_hinges("hinges", hinges)
         if smooth is None and not hinges:
             raise ValueError("a program needs a cost: pass smooth, hinges or both")
-        for term in hinges:
-            if not isinstance(term, Hinge):
-                raise TypeError(f"hinges hold {term!r}; make it Hinge(coefficient, argument)")
+        if smooth is not None and not callable(smooth):
+            raise TypeError(f"smooth={smooth!r} is no function of (y, z)")
         self.num_decisions = num_decisions
         self.num_outcomes = num_outcomes
         self.smooth = smooth
@@ -160,18 +158,35 @@ class TorchProgram(Program):
         self._joints: dict[int, TorchProgram] = {}
 
     def cost(self, outcome: Tensor, decision: Tensor, context: Tensor | None = None) -> Tensor:
-        """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``; of a context ``(..., d_x)`` if it takes one."""
+        """f(y, z), exact: ``(..., d_y), (..., n) -> (...)``; of a context ``(..., d_x)`` if it takes one.
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, by name.
+        """
         if self.cost_context:
-            context = self._needed(context).to(outcome)
-            lead = torch.broadcast_shapes(outcome.shape[:-1], context.shape[:-1])
-            both = [part.expand(*lead, -1) for part in (outcome, context)]
-            return self._joint(context.shape[-1]).cost(torch.cat(both, dim=-1), decision)
-        self._closed_forms(decision)
-        lead = torch.broadcast_shapes(outcome.shape[:-1], decision.shape[:-1])
-        y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
-        z = decision.expand(*lead, -1).reshape(-1, self.num_decisions)
+            return self._cost_in_context(outcome, decision, context)
+        y, z, lead = self._rows(outcome, decision)
+        self._closed_forms(z)
         every = tuple((term, slice(0)) for term in self.terms)
         return ScenarioCost(self.smooth, every, alike=self._alike).exact(y, z).reshape(lead)
+
+    def _rows(self, outcome: Tensor, decision: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+        """``(N, d_y)`` and ``(N, n)`` of a cost's arguments, and the shape of its values."""
+        (outcome, decision), lead = vectors(
+            outcome=(outcome, self.num_outcomes), decision=(decision, self.num_decisions)
+        )
+        y = outcome.expand(*lead, -1).reshape(-1, self.num_outcomes)
+        return y, decision.expand(*lead, -1).reshape(-1, self.num_decisions), lead
+
+    def _cost_in_context(self, outcome: Tensor, decision: Tensor, context: Tensor | None) -> Tensor:
+        (outcome, decision, context), _ = vectors(
+            outcome=(outcome, self.num_outcomes),
+            decision=(decision, self.num_decisions),
+            context=(self._needed(context), None),
+        )
+        lead = torch.broadcast_shapes(outcome.shape[:-1], context.shape[:-1])
+        both = [part.expand(*lead, -1) for part in (outcome, context.to(outcome.dtype))]
+        return self._joint(context.shape[-1]).cost(torch.cat(both, dim=-1), decision)
 
     def cost_given(self, outcome: Tensor, decision: Tensor, context: Tensor | None) -> Tensor:
         """:meth:`cost`, the context passed on if it takes one."""
@@ -197,10 +212,17 @@ class TorchProgram(Program):
     def _needed(self, context: Tensor | None) -> Tensor:
         if context is None:
             raise ValueError(
-                "the cost takes three arguments, (y, z, x), and so depends on the context; pass "
+                f"{self._context_taker()} takes the context, and so the cost depends on it; pass "
                 "context=(B, d_x)"
             )
         return context
+
+    def _context_taker(self) -> str:
+        """The first function of the cost that takes the context, for messages."""
+        named = [] if self.smooth is None else [("smooth", self.smooth)]
+        named += [(f"hinges[{index}]", term.argument) for index, term in enumerate(self.terms)]
+        takers = (name for name, function in named if takes_context(function))
+        return f"{next(takers, 'a function')}(y, z, x)"
 
     def _joint(self, width: int) -> "TorchProgram":
         """The program whose outcomes are ``(y, x)``, with x of a width d_x."""
@@ -230,6 +252,7 @@ class TorchProgram(Program):
 
     def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
         """``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
+        fit_batch(self.num_outcomes, self.num_decisions, scenarios, weights, z)
         width = self._width(bandwidth)
         return _sum(part.objective(scenarios, weights, width, z) for part in self._parts(z, width))
 
@@ -460,8 +483,12 @@ class TorchProgram(Program):
             values = try_function(name, term.argument, points)
             try_affine_in_decision(name, term.values, points, _CURVED_HINGE)
             counts.append(1 if values.dim() == 1 else values.shape[1])
-            if term.coefficients(values).dim() and len(term.coefficients(values)) != counts[-1]:
-                raise ValueError(f"{name} has {counts[-1]} values, but other coefficients")
+            coefficients = term.coefficients(values)
+            if coefficients.dim() and len(coefficients) != counts[-1]:
+                raise ValueError(
+                    f"{name} has {counts[-1]} values, but {len(coefficients)} coefficients; give one "
+                    "number for all, or one a value"
+                )
             forms.append(AffineHinge.of(term, points.outcome, points.decision))
         self._num_arguments = counts
         self._forms[like.device] = forms
