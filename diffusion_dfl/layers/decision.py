@@ -234,7 +234,7 @@ class DecisionLayer(nn.Module):
         self.statistics.retried += record.recovery.retried
         self.statistics.by_retry += record.recovery.by_retry
         self.statistics.by_reference += record.recovery.by_reference
-        self._judge(solution.status, time.perf_counter() - begin, solution.proof)
+        self._judge(solution.status, time.perf_counter() - begin, solution)
         return decision
 
     @torch.no_grad()
@@ -281,14 +281,15 @@ class DecisionLayer(nn.Module):
         self._judge(status, time.perf_counter() - begin)
         return decision
 
-    def _judge(self, status: Tensor, seconds: float, proof: Tensor | None = None) -> None:
+    def _judge(self, status: Tensor, seconds: float, solution: Solution | None = None) -> None:
         failures = int((status != int(Status.SOLVED)).sum())
         self.statistics.instances += len(status)
         self.statistics.failures += failures
         self.statistics.seconds += seconds
         allowed = 0.0 if self.on_failure == "raise" else self.max_failure_share
         if failures > allowed * len(status):
-            failure = SolverFailure(f"the decision layer failed on {report(status, proof)}")
+            told = report(status) if solution is None else solution.report()
+            failure = SolverFailure(f"the decision layer failed on {told}")
             failure.invalid = bool((status == int(Status.INVALID_INPUT)).any())
             raise failure
 

@@ -128,15 +128,18 @@ class TwoStageProgram(TorchProgram):
         return made
 
     def problem(self, like: Tensor) -> ScenarioProblem:
-        """The problem of one scenario, on the device of ``like``; functions are tried once a device.
+        """The problem of one scenario; functions are tried once a device, at outcomes ``like (..., d_y)``.
 
         Raises:
             TypeError, ValueError: functions that cannot be used, by name.
         """
         if like.device not in self._known:
             self._closed_forms(like)
-            self._try_recourse(like)
-            self._known.add(like.device)
+            outcomes = like.detach().reshape(-1, self.num_outcomes)
+            outcomes = outcomes[outcomes.isfinite().all(1)]
+            self._try_recourse(outcomes)
+            if len(outcomes):
+                self._known.add(like.device)
         return self._made(like, self._regulariser)
 
     def cost(self, outcome: Tensor, decision: Tensor, context: Tensor | None = None) -> Tensor:
@@ -161,7 +164,7 @@ class TwoStageProgram(TorchProgram):
             )
         y, z, lead = self._rows(outcome, decision)
         both = OnceDifferentiable.apply(torch.cat([y, z], dim=1))
-        self.problem(z)
+        self.problem(y)
         given = self._made(z, None).given(self.num_outcomes)
         found = solve_second_stage(given, both.detach())
         value = over_batch(
@@ -342,15 +345,24 @@ class TwoStageProgram(TorchProgram):
         )
 
     @without_saved_tensor_hooks()
-    def _try_recourse(self, like: Tensor) -> None:
+    def _try_recourse(self, outcomes: Tensor) -> None:
+        """Raise ``TypeError`` or ``ValueError`` for functions of no use at outcomes ``(R, d_y)``.
+
+        A cost may be convex at the outcomes that there are and at no others, as a price times a square.
+        """
         n, r, recourse = self.num_decisions, self.recourse.num_decisions, self.recourse
-        free = like.new_full((n,), torch.inf)
         low, high = (
-            torch.cat([sign * free, bound])
-            for sign, bound in zip((-1, 1), recourse.bounds(like), strict=True)
+            torch.cat([torch.full_like(of_u[:1], none).expand(n) if of_z is None else of_z, of_u])
+            for none, of_z, of_u in zip(
+                (-torch.inf, torch.inf),
+                self.feasible_set.bounds(outcomes, None),
+                recourse.bounds(outcomes),
+                strict=True,
+            )
         )
-        points = TrialPoints.of(like, self.num_outcomes, n + r, low, high)
-        segments = Segments.of(points.outcome[:2], n + r, low, high)
+        points = TrialPoints.of(outcomes, self.num_outcomes, n + r, low, high)
+        known = points.at(outcomes) if len(outcomes) else points
+        segments = Segments.of(known.outcome[:2], n + r, low, high)
 
         def joined(function: ScenarioFunction) -> Callable[[Tensor, Tensor], Tensor]:
             return lambda y, v: function(y, v[:n], v[n:])
@@ -372,9 +384,35 @@ class TwoStageProgram(TorchProgram):
 
                 try_affine_in_decision(label, values, points, mend)
                 continue
-            try_convex(label, of_both, points)
+            if len(outcomes):
+                _try_convex_recourse(label, of_both, known, n, scalar)
             mend = "give it a decision of its own and an inequality for each piece"
             try_kinks(label, of_both, segments, mend)
+
+
+def _try_convex_recourse(
+    label: str,
+    function: Callable[[Tensor, Tensor], Tensor],
+    points: TrialPoints,
+    num_decisions: int,
+    is_cost: bool,
+) -> None:
+    """Raise ``ValueError`` for a cost or inequality that is not convex in u, or not in (z, u)."""
+    if is_cost:
+        alone = (
+            "u: the recourse's cost must be convex in the recourse variables, or its least value is "
+            "not found. State a convex cost that bounds it"
+        )
+        together = (
+            "(z, u) together, though it is in u: the recourse's cost must be, or its expectation may not "
+            "be convex in z. Move terms of z alone to the program's smooth=; a product of z and u is not "
+            "convex"
+        )
+    else:
+        alone = f"u, so that {label} <= 0 may not be a convex set; state it by convex functions"
+        together = alone.replace("u,", "(z, u) together,", 1)
+    try_convex(label, function, points, alone, fixed=num_decisions)
+    try_convex(label, function, points, together)
 
 
 def _nothing(y: Tensor, z: Tensor) -> Tensor:

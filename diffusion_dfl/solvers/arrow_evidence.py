@@ -10,11 +10,14 @@ from diffusion_dfl.solvers.arrow import (
     pull_both,
     size_of,
 )
+from diffusion_dfl.solvers.newton_system import has_negative_curvature
 from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.solution import Status
 
 # How far beyond the data a direction is followed that is to prove something.
 _FAR = 1e8
+# Share of the largest curvature in w below which there is none, and that of z which is rounding's.
+_FLAT, _INDEFINITE = 1e-12, 1e-6
 
 
 def without_optimum(arrow: Arrow, point: Point, before: Point) -> tuple[Tensor, Tensor]:
@@ -26,6 +29,36 @@ def without_optimum(arrow: Arrow, point: Point, before: Point) -> tuple[Tensor, 
     status = torch.where(empty.isfinite(), int(Status.INFEASIBLE), status)
     proof = torch.where(empty.isfinite(), empty, falls)
     return status, torch.where(proof.isfinite(), proof, torch.nan)
+
+
+def not_convex(arrow: Arrow, point: Point) -> Tensor:
+    """Whether a cost has negative curvature at a point: in w of a scenario, or in z with its w: ``(B,)``.
+
+    With H the Hessian of a scenario's cost, convexity of all needs ``H_ww`` and the weighted sum of
+    ``H_zz - H_zw H_ww^{-1} H_wz`` to be positive semidefinite.
+    """
+    scenarios, n = arrow.scenarios, point.z.shape[1]
+    lead = point.w.shape[:2]
+    v = arrow.joined(point.z, point.w)
+    hessian = scenarios.hessian(v, v.new_zeros(*lead, scenarios.num_rows))
+    hessian = 0.5 * (hessian + hessian.transpose(2, 3))
+    rounding = 1e-13 * arrow.slope / arrow.length
+    in_w = hessian[..., n:, n:]
+    noise = rounding.unsqueeze(1).expand(lead)
+    if in_w.shape[:2] == (1, 1):
+        noise = noise.amin().view(1, 1)
+    own = has_negative_curvature(in_w.flatten(0, 1), noise.flatten())
+    own = own.view(in_w.shape[:2]).any(1).expand_as(rounding)
+    if not n:
+        return own
+    ridge = _FLAT * largest(in_w.flatten(0, 1)).view(*in_w.shape[:2], 1, 1) + 1e-300
+    eye = torch.eye(in_w.shape[2], dtype=v.dtype, device=v.device)
+    factor = torch.linalg.cholesky_ex(in_w + ridge * eye)[0]
+    half = torch.linalg.solve_triangular(factor, hessian[..., n:, :n], upper=False)
+    weights = arrow.weights.view(*lead, 1, 1)
+    schur = (weights * (hessian[..., :n, :n] - half.transpose(2, 3) @ half)).sum(1)
+    size = largest((weights * hessian.abs()).sum(1))
+    return own | has_negative_curvature(schur, rounding + _INDEFINITE * size)
 
 
 def _reach(arrow: Arrow, point: Point) -> Tensor:

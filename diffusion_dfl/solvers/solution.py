@@ -37,6 +37,12 @@ _SENTENCES = {
 }
 
 
+_OF_RECOURSE = {
+    Status.NON_CONVEX: "not convex: the recourse's cost has negative curvature in the recourse variables "
+    "u, or with that of the first stage in (z, u) together, at a decision",
+}
+
+
 _PROVED = {
     Status.INFEASIBLE: "multipliers add up the constraints to a contradiction",
     Status.UNBOUNDED: "a direction proves it",
@@ -166,20 +172,24 @@ class Solution:
 
     def report(self) -> str:
         """One line for the instances that failed, naming them and the reason; '' if none did."""
-        return report(self.status, self.proof)
+        return report(self.status, self.proof, self.recourse is not None)
 
 
-def report(statuses: Tensor, proof: Tensor | None = None) -> str:
+def report(statuses: Tensor, proof: Tensor | None = None, recourse: bool = False) -> str:
     """The instances of ``statuses (B,)`` that failed, by number, and why; '' if none did.
 
-    With the largest residual ``proof (B,)`` of what proves it, where it is known.
+    With the largest residual ``proof (B,)`` of what proves it, where it is known; ``recourse`` says
+    whether the program has a second stage.
     """
     lines = []
     for status in Status:
         rows = torch.nonzero(statuses == status).flatten().tolist()
         if status is not Status.SOLVED and rows:
             shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-            line = f"instances {shown} ({len(rows)} of {len(statuses)}): {status.sentence}"
+            sentence = status.sentence
+            if recourse:
+                sentence = _OF_RECOURSE.get(status, sentence)
+            line = f"instances {shown} ({len(rows)} of {len(statuses)}): {sentence}"
             shares = [] if proof is None else proof[rows][~proof[rows].isnan()].tolist()
             if shares and status in _PROVED:
                 line += f" ({_PROVED[status]}, residual {max(shares):.1e})"

@@ -23,7 +23,7 @@ from diffusion_dfl.solvers.arrow import (
     residual,
     size_of,
 )
-from diffusion_dfl.solvers.arrow_evidence import without_optimum
+from diffusion_dfl.solvers.arrow_evidence import not_convex, without_optimum
 from diffusion_dfl.solvers.arrow_steps import ROUNDING, Direction, error, newton_step
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution, Status
@@ -58,7 +58,8 @@ def solve_two_stage(
 
     Returns:
         The :class:`Solution`, with ``recourse`` and ``second_stage``. SOLVED is certified by the KKT
-        residuals, INFEASIBLE by multipliers and UNBOUNDED by a direction; ``Solution.proof``.
+        residuals, INFEASIBLE by multipliers and UNBOUNDED by a direction; ``Solution.proof``. NON_CONVEX
+        are costs with negative curvature where the iteration ended.
     """
     if not len(scenarios):
         one = scenarios.new_zeros(1, *scenarios.shape[1:])
@@ -294,6 +295,10 @@ def _iterated(arrow: Arrow, start: Tensor | None) -> _Outcome:
         before = point
         point = newton_step(part, point)
         iterations[rows] += 1
+    # A stationary point of a cost that is not convex is no optimum.
+    concave = not_convex(arrow, best_point)
+    proof = torch.where(concave, torch.nan, proof)
+    status = torch.where(concave, int(Status.NON_CONVEX), status)
     return _Outcome(best_point, status, iterations, proof)
 
 

@@ -1,11 +1,15 @@
 """Two-stage programs against Clarabel, closed forms and their own certificates."""
 
+import re
+from typing import Any
+
 import cvxpy as cp
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from diffusion_dfl.layers import DecisionLayer, SolverFailure
 from diffusion_dfl.programs import Hinge, Recourse, TorchProgram, TwoStageProgram
 from diffusion_dfl.solvers import Solution, Status, solve
 from tests.solvers.two_stage_cases import CASES, Case, D, uniform
@@ -179,7 +183,24 @@ def test_units_do_not_matter() -> None:
         (lambda: Recourse(2, lower=lambda x: x), "lower is a function"),
         (lambda: Recourse(1, smooth=lambda y, z, u: u), "returned shape"),
         (lambda: Recourse(1, smooth=lambda y, z, u: u.abs().sum()), "recourse: smooth.*kink"),
-        (lambda: Recourse(1, inequality=lambda y, z, u: -(u**2) - z), "recourse: ineq.*not convex"),
+        (
+            lambda: Recourse(1, inequality=lambda y, z, u: z - u**2),
+            r"recourse: inequality.*not convex in u, so that recourse: inequality",
+        ),
+        (
+            lambda: Recourse(1, inequality=lambda y, z, u: u**2 - z**2),
+            r"recourse: inequality.*not convex in \(z, u\) together, so that",
+        ),
+        (
+            lambda: Recourse(1, smooth=lambda y, z, u: -(u**2).sum()),
+            "recourse: smooth.*not convex in u: the recourse's cost must be convex in the recourse "
+            "variables.*State a convex cost",
+        ),
+        (
+            lambda: Recourse(1, smooth=lambda y, z, u: (z * u).sum() + 0.1 * (u**2).sum()),
+            r"recourse: smooth.*not convex in \(z, u\) together.*Move terms of z alone to the "
+            "program's smooth=",
+        ),
         (lambda: Recourse(1, equality=lambda y, z, u: u**2 - z), "recourse: equality.*not affine"),
         (lambda: Recourse(1, smooth=lambda y, z, u: (u @ z).item()), "recourse: smooth"),
     ],
@@ -190,6 +211,58 @@ def test_parts_that_do_not_fit_are_named(recourse: object, message: str) -> None
 
     with pytest.raises((TypeError, ValueError), match=message):
         attempt()
+
+
+BOX = {"lower": -1.0, "upper": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("smooth", "recourse"),
+    [
+        (None, Recourse(1, lambda y, z, u: (y * u**2).sum(), **BOX)),
+        (None, Recourse(1, lambda y, z, u: (y * u**2 + 0.01 * u**4).sum(), **BOX)),
+        (None, Recourse(1, inequality=lambda y, z, u: y * u**2 - 2.0, **BOX)),
+        (lambda y, z: (y * z**2).sum(), Recourse(1, lambda y, z, u: (u**2).sum())),
+    ],
+    ids=["price of a square", "not quadratic", "in a limit", "of the first stage"],
+)
+def test_a_cost_that_is_convex_at_the_outcomes_there_are_is_taken(
+    smooth: Any, recourse: Recourse
+) -> None:
+    prices = 1.0 + uniform(3, 5, 1)
+    solution = solve(one(recourse, smooth=smooth, lower=0.0, upper=1.0), prices)
+    assert bool(solution.solved.all()), solution.report()
+
+
+@pytest.mark.parametrize(
+    ("smooth", "recourse"),
+    [
+        (None, Recourse(1, lambda y, z, u: (y * u**2).sum(), **BOX)),
+        (None, Recourse(1, lambda y, z, u: (y * u**2 + 0.01 * u**4).sum(), **BOX)),
+        (lambda y, z: (z**2).sum(), Recourse(1, lambda y, z, u: (u**2 + (y - 2) * z * u).sum())),
+        (lambda y, z: (y * z**2).sum(), Recourse(1, lambda y, z, u: (u**2).sum())),
+    ],
+    ids=["in u", "in u, not quadratic", "in z and u", "of the first stage"],
+)
+def test_negative_curvature_of_an_instance_is_its_verdict(smooth: Any, recourse: Recourse) -> None:
+    program = one(recourse, smooth=smooth, lower=0.0, upper=1.0)
+    prices = torch.full((3, 5, 1), 2.0, **D)
+    assert bool(solve(program, prices).solved.all())
+    prices[1] = -8.0
+    solution = solve(program, prices)
+    assert solution.status.tolist() == [0, int(Status.NON_CONVEX), 0]
+    told = (
+        r"instances 1 \(1 of 3\): not convex: the recourse's cost has negative curvature in the "
+        "recourse variables u"
+    )
+    assert re.search(told, solution.report())
+    with pytest.raises(SolverFailure, match=told):
+        DecisionLayer(program)(prices)
+
+
+def test_a_kink_outside_of_the_bounds_of_z_is_none() -> None:
+    recourse = Recourse(1, lambda y, z, u: (z.abs() + u**2).sum())
+    assert bool(solve(one(recourse, lower=0.5), torch.ones(1, 2, 1, **D)).solved.all())
 
 
 def test_something_else_as_recourse_is_refused() -> None:

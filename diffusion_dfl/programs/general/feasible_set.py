@@ -160,7 +160,10 @@ class FeasibleSet:
                 f"inequality(x, z) returned {number} values; num_inequalities="
                 f"{self.num_inequalities}"
             )
-        try_convex("inequality(x, z)", function, points)
+        mend = (
+            "z, so that inequality(x, z) <= 0 may not be a convex set; state it by convex functions"
+        )
+        try_convex("inequality(x, z)", function, points, mend)
         segments = Segments.of(first[:2], self.size, *bounds)
         try_kinks("inequality(x, z)", function, segments, "state each piece as a value of its own")
 

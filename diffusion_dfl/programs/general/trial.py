@@ -58,6 +58,12 @@ class TrialPoints:
             decision = torch.where(inside.isfinite(), inside, decision)
         return TrialPoints(outcome, decision)
 
+    def at(self, outcomes: Tensor) -> "TrialPoints":
+        """The same decisions at given outcomes ``(R, d_y)``, ``R >= 1``, spread over their rows."""
+        count = len(self.decision)
+        rows = torch.linspace(0, len(outcomes) - 1, count, device=outcomes.device).round().long()
+        return TrialPoints(outcomes[rows], self.decision)
+
 
 def try_function(
     name: str,
@@ -195,18 +201,20 @@ def try_affine_in_decision(
 
 
 def try_convex(
-    name: str, function: Callable[[Tensor, Tensor], Tensor], points: TrialPoints
+    name: str,
+    function: Callable[[Tensor, Tensor], Tensor],
+    points: TrialPoints,
+    mend: str,
+    fixed: int = 0,
 ) -> None:
-    """Raise ``ValueError`` if a constraint ``c(x, z)`` lies above a chord in z."""
+    """Raise ``ValueError`` if a function lies above a chord in z, its first ``fixed`` entries held."""
     left, right = points.decision, points.decision.roll(1, 0)
+    right = torch.cat([left[:, :fixed], right[:, fixed:]], dim=1)
     ends = [vmap(function)(points.outcome, z) for z in (left, right)]
     middle = vmap(function)(points.outcome, 0.5 * (left + right))
     chord = 0.5 * (ends[0] + ends[1])
     if bool((middle - chord > _AFFINE * (ends[0].abs() + ends[1].abs())).any()):
-        raise ValueError(
-            f"{name} is not convex in z, so that {name} <= 0 may not be a convex set; state the "
-            "set by convex functions"
-        )
+        raise ValueError(f"{name} is not convex in {mend}")
 
 
 @dataclass(frozen=True)
