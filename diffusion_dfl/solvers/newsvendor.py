@@ -153,30 +153,44 @@ def _exact_orders(items: _Items) -> Tensor:
     on_kink = has_after & (_take(left, after) <= 0)
     near = [torch.where(has_before, _take(part, before), 0.0) for part in below]
     far = [torch.where(has_after, _take(part, after), 0.0) for part in above]
+    base = floor.clamp(0, program.z_max)
+    top = torch.maximum(base, ceiling.clamp_max(program.z_max))
+    width = top - base
+    # From the ends of the piece to the scenarios next to it.
+    margins = torch.where(has_before, base - floor, 0.0), torch.where(has_after, ceiling - top, 0.0)
 
-    def piece(at: Tensor) -> tuple[Tensor, Tensor]:
-        # Slope and curvature between the two, from distances to both: sums of like signs only.
-        down = torch.where(has_before, (at - floor).clamp_min(0), 0.0)
-        up = torch.where(has_after, (ceiling - at).clamp_min(0), 0.0)
+    def piece(step: Tensor, upwards: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and curvature a step above the base or, where not ``upwards``, below the top."""
+        # Distances to both scenarios, of which the nearer loses no digits: sums of like signs only.
+        other = width - step
+        down = (margins[0] + torch.where(upwards, step, other)).clamp_min(0)
+        up = (margins[1] + torch.where(upwards, other, step)).clamp_min(0)
+        at = torch.where(upwards, base + step, top - step)
         pull = jump * far[0] + program.rb * (far[2] + up * (2 * far[1] + far[0] * up))
         push = program.rh * (near[2] + down * (2 * near[1] + near[0] * down))
         pulling, pushing = program.rb * (far[1] + far[0] * up), near[1] + near[0] * down
         curvature = total * program.q0 + 2 * (pulling + program.rh * pushing)
         return total * (fixed + program.q0 * at) - pull + push, curvature
 
-    base = floor.clamp(0, program.z_max)
-    top = torch.maximum(base, ceiling.clamp_max(program.z_max))
-    value, slope = piece(base)
-    missing, bend = (-value).clamp_min(0), program.rh * near[0] - program.rb * far[0]
-    # The root of  slope t + bend t^2 = missing, in the form that subtracts nothing.
-    denominator = slope + torch.sqrt((slope**2 + 4 * bend * missing).clamp_min(0))
+    # The slope is convex where what is left over weighs more, else concave: from the end where it is
+    # flatter the root of  slope t + |bend| t^2 = missing  subtracts nothing.
+    bend = program.rh * near[0] - program.rb * far[0]
+    upwards = bend >= 0
+    value, slope = piece(torch.zeros_like(base), upwards)
+    missing = torch.where(upwards, -value, value).clamp_min(0)
+    denominator = slope + torch.sqrt(slope**2 + 4 * bend.abs() * missing)
     step = torch.where(missing > 0, 2 * missing / denominator, 0.0)
-    root = torch.minimum(base + step, top)
-    # The value at the base may be far larger than those near the root, and so its rounding.
-    value, slope = piece(root)
-    refined = torch.minimum(torch.maximum(root - value / slope, base), top)
-    better = piece(refined)[0].abs() < value.abs()
-    z = torch.where(on_kink, ceiling, torch.where(better, refined, root))
+    step = torch.minimum(step, width)
+    # From the nearer end: what rounding left of the terms at the other one may be all there is.
+    nearer = step <= 0.5 * width
+    step, upwards = torch.where(nearer, step, width - step), upwards == nearer
+    value, slope = piece(step, upwards)
+    change = torch.where(upwards, -value, value) / slope
+    refined = torch.minimum((step + change).clamp_min(0), width)
+    better = piece(refined, upwards)[0].abs() < value.abs()
+    step = torch.where(better, refined, step)
+    root = torch.where(upwards, base + step, top - step)
+    z = torch.where(on_kink, ceiling, torch.minimum(torch.maximum(root, base), top))
     return z.clamp(0, program.z_max)
 
 
@@ -267,7 +281,7 @@ def certify(
     above, below = parts.linear
     bend = 2 * program.rb * above + 2 * program.rh * below + jump * parts.density
     curvature = program.q0 * total + _mean(weights, bend)
-    resolution = 10 * _ROUNDING * curvature * z.clamp_min(_NEAR_ZERO * program.z_max)
+    resolution = _ROUNDING * curvature * z.clamp_min(_NEAR_ZERO * program.z_max)
     length = torch.full_like(z, program.z_max)
     allowed = [_TOLERANCE * slope + resolution, _TOLERANCE * length, _TOLERANCE * slope * length]
     good = (residuals <= torch.stack(allowed, dim=2)).flatten(1).all(1)

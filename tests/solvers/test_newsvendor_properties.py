@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -66,18 +66,47 @@ def _check_kkt(case: tuple[Newsvendor, Tensor, Tensor, Tensor]) -> None:
     curvature = program.hessian(scenarios, weights, width, solution.decision)
     steep = 1e-300 + abs(program.c0) + program.cb + program.ch
     rounding = (
-        float((1e-14 * curvature * solution.decision.clamp_min(1e-9 * program.z_max)).max()) / steep
+        float((1e-15 * curvature * solution.decision.clamp_min(1e-9 * program.z_max)).max()) / steep
     )
     residual = kkt_residual(program, scenarios, weights, width, solution)
     assert residual.max() <= 1e-11 + rounding
 
 
+def _alone(outcome: float, **costs: float) -> tuple[Newsvendor, Tensor, Tensor, Tensor]:
+    """One scenario far from 0, short of which the cubic penalty meets the other slopes."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    given = {"c0": 0.0, "q0": 1e-6, "cb": 0.0, "rb": 14.0, "ch": 10.0, "rh": 2.0, "z_max": 2e6}
+    program = Newsvendor(**{**given, **costs})  # type: ignore[arg-type]
+    return program, outcome * one.unsqueeze(2), one, 0 * one
+
+
 @settings(deadline=None, max_examples=150, derandomize=True)
 @given(_programs())
+@example(_alone(1000000.0113))
+@example(_alone(1000000.0113, c0=10.0))
+@example(_alone(100000.0011))
+@example(_alone(70000000.3, c0=10.0, cb=30.0, z_max=1e8))
+@example(_alone(70000000.3, c0=10.0, cb=30.0, z_max=6.9e7))
+@example(_alone(1000000.0113, c0=-1.5, ch=0.0, rb=0.0))
+@example(_alone(-1000000.0113, c0=-1e13, ch=0.0, rb=0.0))
 def test_every_instance_is_solved_to_rounding(
     case: tuple[Newsvendor, Tensor, Tensor, Tensor],
 ) -> None:
     _check_kkt(case)
+
+
+@pytest.mark.parametrize("outcome", [1e2, 1e4, 1000000.0113, 7e7, 1e9])
+@pytest.mark.parametrize("costs", [{}, {"c0": 10.0}, {"c0": 500.0, "cb": 30.0}, {"q0": 1e-3}])
+def test_a_decision_far_from_zero_is_known_to_the_last_digit(
+    outcome: float, costs: dict[str, float]
+) -> None:
+    # c0 + q0 z - cb - rb (y - z)^2 = 0 with a = y - z > 0: rb a^2 + q0 a = c0 + q0 y - cb.
+    program, scenarios, weights, _ = _alone(outcome, z_max=2 * outcome, **costs)
+    slope = program.c0 + program.q0 * outcome - program.cb
+    short = 2 * slope / (program.q0 + math.sqrt(program.q0**2 + 4 * program.rb * slope))
+    solution = solve(program, scenarios, weights)
+    assert bool(solution.solved.all())
+    assert abs(float(solution.decision) - (outcome - short)) <= 2 * math.ulp(outcome)
 
 
 @pytest.mark.slow
