@@ -376,11 +376,28 @@ def test_a_solution_that_vanishes_with_its_input_is_solved(name: str, value: flo
         assert torch.allclose(q.grad[0], torch.full_like(q.grad[0], factor), rtol=1e-5)
 
 
+def hinged(scenarios: int) -> tuple:
+    y, z = cp.Parameter(scenarios), cp.Variable(1)
+    return cp.Problem(cp.Minimize(cp.sum(cp.pos(y - z)) + cp.sum_squares(z))), [y], [z]
+
+
+@pytest.mark.parametrize("scenarios", [30, 400])
 def test_a_problem_too_large_for_dense_cones_is_told_so_when_it_is_built(
+    scenarios: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    CvxpyLayer(*hinged(scenarios), solver=BatchedConeSolver())
+    assert "BatchedConeSolver is for many small problems, of up to about 64" in caplog.text
+    # z and an epigraph variable of every hinge, with two rows each.
+    assert f"this one has {scenarios + 1} variables and {2 * scenarios} rows" in caplog.text
+    assert "CvxpyLayer(..., solver_args={'solve_method': 'Clarabel'})" in caplog.text
+
+
+def test_a_small_problem_is_told_of_small_batches_alone_and_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    y, z = cp.Parameter(400), cp.Variable(1)
-    problem = cp.Problem(cp.Minimize(cp.sum(cp.pos(y - z)) + cp.sum_squares(z)))
-    CvxpyLayer(problem, [y], [z], solver=BatchedConeSolver())
-    assert "BatchedConeSolver is for many small problems" in caplog.text
-    assert "variables and" in caplog.text
+    layer = CvxpyLayer(*hinged(10), solver=BatchedConeSolver())
+    layer(torch.rand(64, 10, dtype=F64))
+    assert not caplog.text
+    for _ in range(2):
+        layer(torch.rand(3, 10, dtype=F64))
+    assert caplog.text.count("BatchedConeSolver is for batches: this call has 3 instances") == 1
