@@ -43,6 +43,11 @@ _OF_RECOURSE = {
 }
 
 
+# Of the solvers of programs that users state.
+_OFTEN = (
+    "; often the cost has no slope at its optimum, as a norm at its tip: write |v| as "
+    "(v @ v + eps**2).sqrt(), and abs, relu and maximum as hinges"
+)
 _PROVED = {
     Status.INFEASIBLE: "multipliers add up the constraints to a contradiction",
     Status.UNBOUNDED: "a direction proves it",
@@ -190,6 +195,8 @@ def report(statuses: Tensor, proof: Tensor | None = None, recourse: bool = False
             if recourse:
                 sentence = _OF_RECOURSE.get(status, sentence)
             line = f"instances {shown} ({len(rows)} of {len(statuses)}): {sentence}"
+            if status is Status.NOT_CONVERGED and proof is not None:
+                line += _OFTEN
             shares = [] if proof is None else proof[rows][~proof[rows].isnan()].tolist()
             if shares and status in _PROVED:
                 line += f" ({_PROVED[status]}, residual {max(shares):.1e})"

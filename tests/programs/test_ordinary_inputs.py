@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.layers import DecisionLayer, SolverFailure
 from diffusion_dfl.programs import Hinge, TorchProgram, conditional_value_at_risk
 from diffusion_dfl.solvers import Status, solve
 
@@ -239,6 +239,25 @@ def test_a_norm_is_a_cost_and_a_constraint() -> None:
         num_inequalities=1,
     )
     assert torch.allclose(solve(ball, y).decision, 2 * mean / size, atol=1e-8)
+
+
+def test_an_optimum_at_the_tip_of_a_norm_is_told_of_and_a_smoothed_norm_is_solved() -> None:
+    y, held = uniform(4, 5, 3), torch.tensor([0.3, 0.7, 0.1], **D)
+
+    def program(eps: float) -> TorchProgram:
+        def moved(y: Tensor, z: Tensor) -> Tensor:
+            return 3 * ((z - held) @ (z - held) + eps**2).sqrt() + 0.1 * ((z - y) ** 2).sum()
+
+        return TorchProgram(3, 3, smooth=moved)
+
+    report = solve(program(0.0), y).report()
+    assert "not converged" in report and "a norm at its tip" in report
+    with pytest.raises(SolverFailure, match=r"write \|v\| as \(v @ v \+ eps\*\*2\)\.sqrt\(\)"):
+        DecisionLayer(program(0.0))(y)
+    for eps in (1e-3, 1e-6):
+        solution = solve(program(eps), y)
+        assert bool(solution.solved.all())
+        torch.testing.assert_close(solution.decision, held.expand(4, -1), atol=eps, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.06])
