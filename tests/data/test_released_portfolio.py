@@ -21,6 +21,9 @@ from diffusion_dfl.data.released_portfolio import (
     released_prices,
 )
 
+# The golden numbers of the release start from its raw files.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def prices() -> ReleasedPrices:

@@ -20,6 +20,7 @@ print("cvxpy" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_training_with_ramp_5_percent_never_loads_the_reference_solver(tmp_path: Path) -> None:
     overrides = [
         "data=simulated",

@@ -118,6 +118,7 @@ def test_more_scenarios_bring_the_path_score_nearer_to_reparam() -> None:
     assert cosines[1] > cosines[0] + 0.2
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_cell_as_data_text_and_figures(tmp_path: Path) -> None:
     from laboratory import synthetic
 

@@ -26,6 +26,7 @@ def test_the_ratio_of_spreads_is_that_of_the_variances_within_its_error() -> Non
     assert 0.01 < error < 0.3
 
 
+@pytest.mark.slow
 def test_every_scheme_of_the_table_is_unbiased_on_a_small_network() -> None:
     torch.manual_seed(0)
     predictor = DiffusionPredictor(

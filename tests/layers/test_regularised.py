@@ -129,6 +129,7 @@ def test_a_layer_whose_decisions_never_move_says_so_once(caplog: pytest.LogCaptu
     assert not [record for record in caplog.records if "vertices" in record.getMessage()]
 
 
+@pytest.mark.slow
 def test_training_on_a_linear_program_warns_and_with_the_remedy_it_gains(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

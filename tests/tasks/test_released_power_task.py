@@ -15,6 +15,9 @@ from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.tasks import PowerTask, ReleasedPowerTask
 from tests.configs import composed
 
+# The golden numbers of the release start from its raw files.
+pytestmark = pytest.mark.slow
+
 on_real_data = pytest.mark.skipif(
     "DIFFUSION_DFL_DATA" not in os.environ, reason="no real data to test on"
 )

@@ -286,6 +286,7 @@ run(compose_config(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_crash_of_wandb_itself_stops_nothing(tmp_path: Path) -> None:
     """Its service process killed while the run trains."""
     words = [*TINY, f"output.root={tmp_path}", "logger=wandb"]

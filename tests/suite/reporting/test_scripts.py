@@ -151,6 +151,7 @@ def test_publishing_one_task_leaves_the_others(script: Script, tmp_path: Path) -
     assert published(tmp_path) == {kept.as_posix()}
 
 
+@pytest.mark.slow
 def test_records_are_checked_and_a_damaged_file_is_one_sentence(
     script: Script, tmp_path: Path
 ) -> None:
