@@ -389,7 +389,7 @@ def _peer(
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
     from cvxpylayers.torch import CvxpyLayer
 
-    from diffusion_dfl.layers.cvxpylayers_interface import BatchedConeSolver
+    from diffusion_dfl.cones.cvxpylayers import BatchedConeSolver
 
     outcomes = cp.Parameter(problem.outcomes.shape[1:])
     context = None if problem.context is None else cp.Parameter(problem.context.shape[1])

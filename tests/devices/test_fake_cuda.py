@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion_dfl.cones.adjoint import differentiate_cone
+from diffusion_dfl.cones.algebra import Cones
+from diffusion_dfl.cones.problem import ConeProblem
+from diffusion_dfl.cones.solver import solve_cone
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.layers.cone_adjoint import differentiate_cone
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.solvers import report, solve
-from diffusion_dfl.solvers.cone import solve_cone
-from diffusion_dfl.solvers.cone_algebra import Cones
-from diffusion_dfl.solvers.cone_problem import ConeProblem
 from tests.devices.cases import CASES, fresh
 from tests.devices.fake_cuda import DEVICE, DeviceMistakeError, fake_cuda
 

@@ -8,9 +8,9 @@ pytest.importorskip("cvxpylayers")
 
 from cvxpylayers.torch import CvxpyLayer
 
+from diffusion_dfl.cones.cvxpylayers import BatchedConeSolver
 from diffusion_dfl.layers import DecisionLayer, SolverFailure
 from diffusion_dfl.layers.cvxpylayers_backend import CvxpyDecision
-from diffusion_dfl.layers.cvxpylayers_interface import BatchedConeSolver
 from diffusion_dfl.programs import (
     MeanVariancePortfolio,
     Newsvendor,

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.cone_algebra import ConeAlgebra, Cones, times, transpose_times
+from diffusion_dfl.cones.algebra import ConeAlgebra, Cones, times, transpose_times
 from diffusion_dfl.solvers.solution import Status
 
 _EQUILIBRATIONS = 4

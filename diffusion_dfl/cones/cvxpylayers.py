@@ -2,8 +2,8 @@
 
     layer = CvxpyLayer(problem, parameters, variables, solver=BatchedConeSolver())
 
-solves the whole batch at once with :func:`~diffusion_dfl.solvers.cone.solve_cone` instead of
-one instance at a time, and differentiates with :func:`~diffusion_dfl.layers.cone_adjoint`'s
+solves the whole batch at once with :func:`~diffusion_dfl.cones.solver.solve_cone` instead of
+one instance at a time, and differentiates with :func:`~diffusion_dfl.cones.adjoint`'s
 single adjoint solve. Problems whose cones are linear and second-order are served: linear and
 quadratic objectives, affine constraints, norms. Exponential, power and semidefinite cones are
 refused when the layer is built, integer variables by cvxpy itself. Needs the extra
@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffusion_dfl.layers.cone_adjoint import ConeAdjoint, differentiate_cone
+from diffusion_dfl.cones.adjoint import ConeAdjoint, differentiate_cone
+from diffusion_dfl.cones.algebra import Cones
+from diffusion_dfl.cones.problem import ConeProblem, ConeSolution
+from diffusion_dfl.cones.solver import solve_cone
 from diffusion_dfl.layers.decision import SolverFailure
-from diffusion_dfl.solvers.cone import solve_cone
-from diffusion_dfl.solvers.cone_algebra import Cones
-from diffusion_dfl.solvers.cone_problem import ConeProblem, ConeSolution
 from diffusion_dfl.solvers.solution import Status
 
 try:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.cone_algebra import ConeAlgebra, SpectralOperator, times, transpose_times
-from diffusion_dfl.solvers.cone_kkt import KKTFactor, KKTSystem, solve_projected
-from diffusion_dfl.solvers.cone_problem import ConeProblem, ConeSolution, largest
+from diffusion_dfl.cones.algebra import ConeAlgebra, SpectralOperator, times, transpose_times
+from diffusion_dfl.cones.kkt import KKTFactor, KKTSystem, solve_projected
+from diffusion_dfl.cones.problem import ConeProblem, ConeSolution, largest
 from diffusion_dfl.solvers.solution import Status
 
 #: Largest relative residual of a solved instance.

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion_dfl.solvers.cone import TOLERANCE, solve_cone
-from diffusion_dfl.solvers.cone_algebra import ConeAlgebra, Cones
-from diffusion_dfl.solvers.cone_problem import ConeProblem
+from diffusion_dfl.cones.algebra import ConeAlgebra, Cones
+from diffusion_dfl.cones.problem import ConeProblem
+from diffusion_dfl.cones.solver import TOLERANCE, solve_cone
 from diffusion_dfl.solvers.solution import Status
 
 F64 = torch.float64

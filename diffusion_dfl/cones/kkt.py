@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.cone_algebra import SpectralOperator, times, transpose_times
-from diffusion_dfl.solvers.cone_problem import ConeProblem, largest
+from diffusion_dfl.cones.algebra import SpectralOperator, times, transpose_times
+from diffusion_dfl.cones.problem import ConeProblem, largest
 
 # Keeps rank-deficient systems solvable; data are equilibrated, and refinement removes its effect.
 _REGULARISATION = 1e-11

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.cone_kkt import KKTSystem, solve_projected
-from diffusion_dfl.solvers.cone_problem import ConeProblem, ConeSolution
+from diffusion_dfl.cones.kkt import KKTSystem, solve_projected
+from diffusion_dfl.cones.problem import ConeProblem, ConeSolution
 
 # A multiplier this far below the equilibrated data is rounding.
 _WEAK = 1e-9
@@ -37,7 +37,7 @@ class ConeAdjoint(NamedTuple):
 def differentiate_cone(
     problem: ConeProblem, solution: ConeSolution, grad_x: Tensor, grad_dual: Tensor | None = None
 ) -> ConeAdjoint:
-    """The adjoint of :func:`~diffusion_dfl.solvers.cone.solve_cone`.
+    """The adjoint of :func:`~diffusion_dfl.cones.solver.solve_cone`.
 
     Args:
         problem: what was solved.
