@@ -145,7 +145,7 @@ def _adjoint(
     none = torch.zeros_like
     z, first_nu, w, duals, nu = equations.solve(
         grad_decision,
-        none(point.first_nu),
+        grad_decision.new_zeros(len(grad_decision), arrow.constraints.equality_matrix.shape[1]),
         none(point.w),
         none(point.dual[..., :count]),
         none(point.nu),

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.constraints import apply
 from diffusion_dfl.solvers.arrow import (
     Arrow,
     Point,
@@ -12,18 +13,23 @@ from diffusion_dfl.solvers.arrow import (
 )
 from diffusion_dfl.solvers.newton_system import has_negative_curvature
 from diffusion_dfl.solvers.rows import largest
+from diffusion_dfl.solvers.scenarios import push
 from diffusion_dfl.solvers.solution import Status
 
 # How far beyond the data a direction is followed that is to prove something.
 _FAR = 1e8
 # Share of the largest curvature in w below which there is none, and that of z which is rounding's.
 _FLAT, _INDEFINITE = 1e-12, 1e-6
+# Violation of a constraint beside its own terms, and beside the largest coordinate.
+_OWN, _NOISE = 1e-8, 1e-13
 
 
 def without_optimum(arrow: Arrow, point: Point, before: Point) -> tuple[Tensor, Tensor]:
     """Status of instances that do not converge, after a look for the reason, and its proof."""
     status = torch.full_like(arrow.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
     falls = _cost_falls_for_ever(arrow, point, before)
+    # For ever from where constraints hold.
+    falls = torch.where(violated(arrow, point), torch.inf, falls)
     status = torch.where(falls.isfinite(), int(Status.UNBOUNDED), status)
     empty = _no_decision_satisfies(arrow, point)
     status = torch.where(empty.isfinite(), int(Status.INFEASIBLE), status)
@@ -59,6 +65,44 @@ def not_convex(arrow: Arrow, point: Point) -> Tensor:
     schur = (weights * (hessian[..., :n, :n] - half.transpose(2, 3) @ half)).sum(1)
     size = largest((weights * hessian.abs()).sum(1))
     return own | has_negative_curvature(schur, rounding + _INDEFINITE * size)
+
+
+def violated(arrow: Arrow, point: Point) -> Tensor:
+    """Whether a constraint is violated by more than a share of the terms it is the sum of: ``(B,)``.
+
+    Residuals measure all of them by the largest decision, which in a program without a feasible
+    one may be a recourse that grows for ever.
+    """
+    scenarios, z, w = arrow.scenarios, point.z, point.w
+    v, rows = arrow.joined(z, w), arrow.constraints
+    slopes = arrow.first_slopes(z)
+    own = [apply(rows.matrix.abs(), z.abs())]
+    own += [z.abs() for bound in (rows.lower, rows.upper) if bound is not None]
+    own += [] if slopes is None else [apply(slopes.abs(), z.abs())]
+    equal = rows.equality_value.abs() + apply(rows.equality_matrix.abs(), z.abs())
+    first = arrow.first_values(z).clamp_min(0)
+    low, high = scenarios.problem.bounded
+    lower, upper = scenarios.problem.lower[low], scenarios.problem.upper[high]
+    of_rows = push(scenarios.row_slopes(v).abs(), v.abs())
+    if scenarios.rows is not None:
+        of_rows = of_rows + scenarios.rows.offset.abs()
+    else:
+        of_rows = of_rows + scenarios.row_values(v).abs()
+    of_rows = torch.cat(
+        [of_rows, lower.abs() + w[..., low].abs(), upper.abs() + w[..., high].abs()], dim=2
+    )
+    values = torch.cat([scenarios.row_values(v), scenarios.bounds(w)], dim=2).clamp_min(0)
+    of_equalities = scenarios.equalities.offset.abs()
+    of_equalities = of_equalities + push(scenarios.equalities.slope.abs(), v.abs())
+    noise = _NOISE * largest(z).unsqueeze(1)
+    every = _NOISE * v.abs().amax(2, keepdim=True)
+    parts = (
+        first > _OWN * (arrow.first.sizes + torch.cat(own, dim=1)) + noise,
+        arrow.constraints.equality_residual(z).abs() > _OWN * equal + noise,
+        values > _OWN * of_rows + every,
+        scenarios.equalities.at(v).abs() > _OWN * of_equalities + every,
+    )
+    return torch.stack([part.flatten(1).any(1) for part in parts]).any(0)
 
 
 def _reach(arrow: Arrow, point: Point) -> Tensor:

@@ -23,7 +23,7 @@ from diffusion_dfl.solvers.arrow import (
     residual,
     size_of,
 )
-from diffusion_dfl.solvers.arrow_evidence import not_convex, without_optimum
+from diffusion_dfl.solvers.arrow_evidence import not_convex, violated, without_optimum
 from diffusion_dfl.solvers.arrow_steps import ROUNDING, Direction, error, newton_step
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution, Status
@@ -32,6 +32,9 @@ _MAX_ITERATIONS = 150
 # Complementarity products at which more steps gain nothing (a weak constraint has a multiplier of the
 # root of it), and steps without progress before the end.
 _ENOUGH, _STALL = 1e-18, 20
+# Multipliers beyond this many times the cost's slope, and decisions beyond as many times the length,
+# make an optimum doubtful.
+_GROWN = 1e6
 # Distance to the constraints that a first decision begins with, as a share of the problem's length.
 _COLD = 0.1
 # Numbers that the blocks of one chunk of instances may hold.
@@ -73,7 +76,7 @@ def solve_two_stage(
         known = None if context is None else context[rows]
         part = program.constraints(scenarios[rows], known)
         arrow = scaled_arrow(program, scenarios[rows], weights[rows], known)
-        outcome = _iterated(arrow, None if start is None else start[rows])
+        outcome = _decided(arrow, part, None if start is None else start[rows])
         pieces.append(_solution(program, arrow, outcome, part))
     solution = Solution.joined(pieces)
     assert solution.recourse is not None
@@ -119,7 +122,7 @@ def solve_second_stage(problem: ScenarioProblem, outcomes: Tensor) -> SecondStag
         part = scenarios[rows]
         given = Constraints.of(part, 0)
         arrow = _arrow(problem, part, part.new_ones(len(part), 1), given)
-        outcome = _iterated(arrow, None)
+        outcome = _decided(arrow, given, None)
         point = outcome.point
         value = torch.full_like(arrow.slope, torch.nan)
         value = torch.where(outcome.status == int(Status.INFEASIBLE), torch.inf, value)
@@ -262,16 +265,39 @@ class _Outcome:
     proof: Tensor
 
 
+def _decided(arrow: Arrow, given: Constraints, start: Tensor | None) -> _Outcome:
+    """Solve a batch; what falls for ever must do so from a decision that the constraints allow."""
+    outcome = _iterated(arrow, start)
+    rows = torch.nonzero(outcome.status == int(Status.UNBOUNDED)).flatten()
+    if rows.numel():
+        # The least decision has an end, whatever the cost.
+        least = replace(arrow.scenarios.problem, cost=_square)
+        outcomes, weights = arrow.scenarios.outcomes[rows], arrow.weights[rows]
+        nearest = _iterated(_arrow(least, outcomes, weights, given.select(rows)), None)
+        empty = nearest.status == int(Status.INFEASIBLE)
+        outcome.status[rows[empty]] = int(Status.INFEASIBLE)
+        outcome.proof[rows[empty]] = nearest.proof[empty]
+    return outcome
+
+
+def _square(y: Tensor, v: Tensor) -> Tensor:
+    return 0.5 * (v @ v)
+
+
 def _iterated(arrow: Arrow, start: Tensor | None) -> _Outcome:
     point = _started(arrow, start)
-    batch = len(point.z)
-    rows = torch.arange(batch, device=point.z.device)
-    best_point = point.select(rows)
+    every = torch.arange(len(point.z), device=point.z.device)
+    best_point = point.select(every)
     best = torch.full_like(arrow.slope, torch.inf)
-    status = torch.full_like(rows, int(Status.NOT_CONVERGED))
-    iterations, proof = torch.zeros_like(rows), torch.full_like(best, torch.nan)
-    stalled, part, before = torch.zeros_like(rows), arrow, point
-    for step in range(_MAX_ITERATIONS + 1):
+    iterations, proof = torch.zeros_like(every), torch.full_like(best, torch.nan)
+    stalled, part, before = torch.zeros_like(every), arrow, point
+    concave = not_convex(arrow, point)
+    status = torch.where(concave, int(Status.NON_CONVEX), int(Status.NOT_CONVERGED))
+    rows = every
+    if bool(concave.any()):
+        rows = torch.nonzero(~concave).flatten()
+        part, point, before = part.select(rows), point.select(rows), before.select(rows)
+    for step in range(_MAX_ITERATIONS + 1 if rows.numel() else 0):
         distance = error(part, point)
         progress = distance < 0.9 * best[rows]
         better = torch.nonzero(distance < best[rows]).flatten()
@@ -281,13 +307,28 @@ def _iterated(arrow: Arrow, start: Tensor | None) -> _Outcome:
         ends = (best[rows] <= ROUNDING + _ENOUGH) | ~distance.isfinite()
         ends |= (stalled[rows] >= _STALL) | (step == _MAX_ITERATIONS)
         ends |= (best[rows] <= TOLERANCE) & (stalled[rows] >= 4)
+        # Multipliers of constraints that contradict each other grow for ever, as do decisions along
+        # which the cost falls; residuals are measured by both.
+        grown = size_of((point.first_dual, point.dual)) > _GROWN * part.slope
+        grown |= size_of((point.z, point.w)) > _GROWN * part.length
+        suspect = torch.nonzero(grown & (best[rows] > TOLERANCE)).flatten()
+        if suspect.numel():
+            chosen = (part.select(suspect), point.select(suspect), before.select(suspect))
+            verdict, residuals = without_optimum(*chosen)
+            sure = verdict != int(Status.NOT_CONVERGED)
+            status[rows[suspect[sure]]] = verdict[sure]
+            proof[rows[suspect[sure]]] = residuals[sure]
+            best_point.write(rows[suspect[sure]], point.select(suspect[sure]))
+            ends[suspect[sure]] = True
         if bool(ends.any()):
-            gone = torch.nonzero(ends).flatten()
-            lost = gone[best[rows[gone]] > TOLERANCE]
+            gone = torch.nonzero(ends & (status[rows] == int(Status.NOT_CONVERGED))).flatten()
+            near = best[rows[gone]] <= TOLERANCE
+            near &= ~violated(part.select(gone), best_point.select(rows[gone]))
+            lost = gone[~near]
             if lost.numel():
                 chosen = (part.select(lost), point.select(lost), before.select(lost))
                 status[rows[lost]], proof[rows[lost]] = without_optimum(*chosen)
-            status[rows[gone[best[rows[gone]] <= TOLERANCE]]] = int(Status.SOLVED)
+            status[rows[gone[near]]] = int(Status.SOLVED)
             stay = torch.nonzero(~ends).flatten()
             if not stay.numel():
                 break
@@ -296,7 +337,7 @@ def _iterated(arrow: Arrow, start: Tensor | None) -> _Outcome:
         point = newton_step(part, point)
         iterations[rows] += 1
     # A stationary point of a cost that is not convex is no optimum.
-    concave = not_convex(arrow, best_point)
+    concave = concave | not_convex(arrow, best_point)
     proof = torch.where(concave, torch.nan, proof)
     status = torch.where(concave, int(Status.NON_CONVEX), status)
     return _Outcome(best_point, status, iterations, proof)
@@ -330,6 +371,8 @@ def _solution(
         )
     )
     products = size_of((torch.where(dual > 0, dual * values, 0.0), point.dual * rows))
+    # How many inequalities are stated as equalities depends on what an instance was solved with.
+    second_stage = replace(point, first_nu=nu)
     return Solution(
         decision=point.z,
         duals=dual,
@@ -341,5 +384,5 @@ def _solution(
         residuals=torch.stack([size_of((in_z, in_w)), outside, products], dim=1),
         proof=outcome.proof,
         recourse=point.w[..., : program.recourse.num_decisions],
-        second_stage=point,
+        second_stage=second_stage,
     )

@@ -100,6 +100,31 @@ def test_learned_parts() -> None:
     torch.testing.assert_close(gradient @ way, central, rtol=1e-6, atol=1e-8)
 
 
+def test_bounds_pinned_in_an_instance_without_a_decision_leave_the_others_gradients() -> None:
+    # A pinned decision is an equality of the solve, of which the solved instances know nothing.
+    recourse = Recourse(2, lambda y, z, u: 4 * u.sum(), lambda y, z, u: y - z - u, lower=0.0)
+    program = TwoStageProgram(
+        2,
+        2,
+        recourse,
+        smooth=lambda y, z: z.sum() + 0.1 * (z @ z),
+        lower=lambda x: x[:2],
+        upper=lambda x: x[2:4],
+        matrix=[[1.0, 1.0]],
+        limit=lambda x: x[4:],
+    )
+    free, pinned = [0.0, 0.0, 1.0, 1.0, 5.0], [0.5, 0.0, 0.5, 1.0, -1.0]
+    gradients = []
+    for contexts in ([free, pinned], [free]):
+        y = uniform(1, 7, 2).repeat(len(contexts), 1, 1).requires_grad_()
+        layer = DecisionLayer(program, max_failure_share=1.0)
+        layer(y, context=torch.tensor(contexts, **D)).nan_to_num().sum().backward()
+        assert y.grad is not None
+        gradients.append(y.grad)
+    torch.testing.assert_close(gradients[0][:1], gradients[1], atol=1e-9, rtol=0)
+    assert not bool(gradients[0][1].any())
+
+
 def test_costs_have_gradients_of_their_second_stage() -> None:
     case = CASES["substitution"]()
     outcomes = case.outcomes

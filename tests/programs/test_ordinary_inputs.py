@@ -242,7 +242,7 @@ def test_a_norm_is_a_cost_and_a_constraint() -> None:
 
 
 def test_an_optimum_at_the_tip_of_a_norm_is_told_of_and_a_smoothed_norm_is_solved() -> None:
-    y, held = uniform(4, 5, 3), torch.tensor([0.3, 0.7, 0.1], **D)
+    y, held = uniform(1, 5, 3), torch.tensor([0.3, 0.7, 0.1], **D)
 
     def program(eps: float) -> TorchProgram:
         def moved(y: Tensor, z: Tensor) -> Tensor:
@@ -250,14 +250,13 @@ def test_an_optimum_at_the_tip_of_a_norm_is_told_of_and_a_smoothed_norm_is_solve
 
         return TorchProgram(3, 3, smooth=moved)
 
-    report = solve(program(0.0), y).report()
-    assert "not converged" in report and "a norm at its tip" in report
-    with pytest.raises(SolverFailure, match=r"write \|v\| as \(v @ v \+ eps\*\*2\)\.sqrt\(\)"):
+    told = r"not converged.*a norm at its tip: write \|v\| as \(v @ v \+ eps\*\*2\)\.sqrt\(\)"
+    with pytest.raises(SolverFailure, match=told):
         DecisionLayer(program(0.0))(y)
     for eps in (1e-3, 1e-6):
         solution = solve(program(eps), y)
         assert bool(solution.solved.all())
-        torch.testing.assert_close(solution.decision, held.expand(4, -1), atol=eps, rtol=0)
+        torch.testing.assert_close(solution.decision, held.expand(1, -1), atol=eps, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.06])

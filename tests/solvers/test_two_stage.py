@@ -7,6 +7,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer, SolverFailure
@@ -127,6 +128,67 @@ def test_verdicts_have_a_proof(program: TwoStageProgram, status: Status) -> None
     assert bool(solution.decision.isnan().all())
     assert solution.recourse is not None
     assert bool(solution.recourse.isnan().all())
+
+
+BUYING = Recourse(2, lambda y, z, u: 4 * u.sum(), lambda y, z, u: y - z - u, lower=0.0)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"lower": 0.0, "matrix": [[1.0, 1.0]], "limit": -1.0},
+        {"lower": 0.0, "upper": 1.0, "matrix": [[1.0, 1.0]], "limit": -1.0},
+        {"lower": [0.5, 0.0], "upper": [0.5, 1.0], "matrix": [[1.0, 1.0]], "limit": 0.4},
+        {"lower": 0.0, "equality_matrix": [[1.0, 1.0]], "equality_value": -1e-3},
+    ],
+    ids=["limit", "box", "pinned", "equality"],
+)
+def test_a_recourse_without_bounds_does_not_hide_an_impossible_first_stage(
+    first: dict[str, Any],
+) -> None:
+    # What is bought may grow for ever, and beside it every violation is small.
+    program = TwoStageProgram(2, 2, BUYING, smooth=lambda y, z: z.sum() + 0.1 * (z @ z), **first)
+    solution = solve(program, uniform(3, 5, 2))
+    assert solution.status.tolist() == [int(Status.INFEASIBLE)] * 3, solution.residuals
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_verdicts_of_random_linear_programs_are_those_of_highs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, r, k, scenarios = rng.integers(1, 4, 4)
+    first, price = rng.normal(size=n), rng.normal(size=r)
+    T, W = rng.normal(size=(k, n)), rng.normal(size=(k, r))
+    y, G, h = rng.normal(size=(scenarios, k)), rng.normal(size=(2, n)), rng.normal(size=2)
+    lower, upper = rng.choice([0.0, -np.inf], 2), rng.choice([1.0, 3.0, np.inf], 2)
+    # All scenarios at once.
+    wide = np.kron(np.eye(scenarios), W)
+    rows = np.block([[G, np.zeros((2, wide.shape[1]))], [np.tile(T, (scenarios, 1)), wide]])
+    bounds = [(lower[0], upper[0])] * n + [(lower[1], upper[1])] * (r * scenarios)
+    cost = np.r_[first, np.tile(price / scenarios, scenarios)]
+    limit = np.r_[h, y.ravel()]
+    best = linprog(cost, rows, limit, bounds=bounds)
+    # Its presolve takes the one for the other.
+    possible = linprog(0 * cost, rows, limit, bounds=bounds).status == 0
+    expected = {0: Status.SOLVED, 2: Status.INFEASIBLE, 3: Status.UNBOUNDED}[best.status]
+    if best.status and possible:
+        expected = Status.UNBOUNDED
+    c, q, of_z, of_u = (torch.as_tensor(part) for part in (first, price, T, W))
+    recourse = Recourse(
+        int(r),
+        lambda y, z, u: q @ u,
+        lambda y, z, u: of_z @ z + of_u @ u - y,
+        lower=lower[1],
+        upper=upper[1],
+    )
+    program = TwoStageProgram(
+        n, k, recourse, lambda y, z: c @ z, (), G, h, lower=lower[0], upper=upper[0]
+    )
+    solution = solve(program, torch.as_tensor(y)[None])
+    assert solution.status.tolist() == [int(expected)]
+    if expected is Status.SOLVED:
+        assert solution.recourse is not None
+        found = c @ solution.decision[0] + (solution.recourse[0] @ q).mean()
+        assert float(found) == pytest.approx(best.fun, rel=1e-7, abs=1e-7)
 
 
 def test_a_cost_without_a_second_stage_is_infinite() -> None:
