@@ -241,6 +241,7 @@ def test_a_norm_is_a_cost_and_a_constraint() -> None:
     assert torch.allclose(solve(ball, y).decision, 2 * mean / size, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_an_optimum_at_the_tip_of_a_norm_is_told_of_and_a_smoothed_norm_is_solved() -> None:
     y, held = uniform(1, 5, 3), torch.tensor([0.3, 0.7, 0.1], **D)
 
