@@ -23,6 +23,7 @@ from diffusion_dfl.programs.once import FirstOrderOnly
 from diffusion_dfl.programs.two_stage import TwoStageProgram
 from diffusion_dfl.solvers.arrow import Arrow, Point
 from diffusion_dfl.solvers.arrow_newton import NewtonEquations
+from diffusion_dfl.solvers.arrow_units import alike, of_first, of_second
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution
 from diffusion_dfl.solvers.two_stage import scaled_arrow, with_weight
@@ -72,59 +73,81 @@ class TwoStageDecision(torch.autograd.Function):
         # A scenario without weight has no say.
         weights = torch.where(weights > 0, weights, 0.0)
         scenarios = with_weight(scenarios, weights)
-        with without_saved_tensor_hooks():
-            with torch.no_grad():
-                known = None if context is None else context.detach()
-                arrow = scaled_arrow(program, scenarios.detach(), weights.detach(), known)
-            conditions = _conditions(program, part, arrow, scenarios, weights, context)
-        return decision.index_copy(0, rows, cls.apply(part, arrow, count, *conditions))
+        assert part.units is not None
+        for same, units in alike(part.units):
+            some = part.select(same)
+            y, omega, x = scenarios[same], weights[same], None if context is None else context[same]
+            with without_saved_tensor_hooks():
+                with torch.no_grad():
+                    known = None if x is None else x.detach()
+                    arrow = scaled_arrow(program, y.detach(), omega.detach(), known, units)
+                conditions = _conditions(program, some, arrow, units, y, omega, x)
+            found = cls.apply(some, arrow, units, count, *conditions)
+            decision = decision.index_copy(0, rows[same], found)
+        return decision
 
     @staticmethod
     def forward(
-        ctx: Any, solution: Solution, arrow: Arrow, count: Any, *conditions: Tensor
+        ctx: Any, solution: Solution, arrow: Arrow, units: Tensor, count: Any, *conditions: Tensor
     ) -> Tensor:
-        ctx.solution, ctx.arrow, ctx.count = solution, arrow, count
+        ctx.solution, ctx.arrow, ctx.units, ctx.count = solution, arrow, units, count
         ctx.save_for_backward(*conditions)
         return solution.decision.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_decision: Tensor) -> tuple[Tensor | None, ...]:
         with torch.no_grad(), without_saved_tensor_hooks():
-            found, still = _adjoint(ctx.arrow, ctx.solution.second_stage, grad_decision)
+            of_z = ctx.units[: grad_decision.shape[1]]
+            found, still = _adjoint(ctx.arrow, ctx.solution.second_stage, of_z * grad_decision)
         if ctx.count is not None:
             ctx.count(Degeneracy(still, torch.zeros_like(still), torch.zeros_like(still)), still)
         gradients = list(found)
         if torch.is_grad_enabled():
             anchors = ctx.saved_tensors
             gradients = [FirstOrderOnly.apply(g, grad_decision, *anchors) for g in gradients]
-        return (None, None, None, *gradients)
+        return (None, None, None, None, *gradients)
 
 
 def _conditions(
     program: TwoStageProgram,
     solution: Solution,
     arrow: Arrow,
+    units: Tensor,
     scenarios: Tensor,
     weights: Tensor,
     context: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """F with its graph: stationarity in z, first-stage inequalities and equalities, stationarity in w,
-    the scenarios' inequalities and equalities; rows in the units of the arrow."""
-    point = solution.second_stage
+    the scenarios' inequalities and equalities; all in the units of the arrow."""
+    point, n = solution.second_stage, program.num_decisions
     assert point is not None
-    unit = arrow.scenarios.units(point.dual)
+    of_z, of_w = units[:n], units[n:]
+    rows, equalities = of_second(arrow.scenarios, units)
+    unit = arrow.scenarios.units(point.dual) * rows
     given = program.constraints(solution.decision, context)
     found = program.conditions(
-        scenarios, weights, solution.decision, point.w, point.dual / unit, point.nu
+        scenarios,
+        weights,
+        solution.decision,
+        of_w * point.w,
+        point.dual / unit,
+        point.nu / equalities,
     )
     in_z = found.in_z + given.inequality_force(solution.decision, solution.duals)
     in_z = in_z + transpose_apply(given.equality_matrix, solution.equality_duals)
     first, first_equal = _in_units(
         arrow.first,
-        given.inequality_values(solution.decision),
+        given.inequality_values(solution.decision) / of_first(arrow.constraints, of_z),
         given.equality_residual(solution.decision),
     )
-    return in_z, first, first_equal, found.in_w, found.inequalities / unit, found.equalities
+    return (
+        of_z * in_z,
+        first,
+        first_equal,
+        of_w * found.in_w,
+        found.inequalities / unit,
+        found.equalities / equalities,
+    )
 
 
 def _in_units(rows: Rows, values: Tensor, equalities: Tensor) -> tuple[Tensor, Tensor]:

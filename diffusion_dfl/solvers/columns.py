@@ -47,10 +47,9 @@ class Units:
     plain: Tensor
 
     @staticmethod
-    def of(problem: Problem) -> "Units":
-        """The units of a batch of programs, from their derivatives at one decision."""
-        blocks = _entries(problem)
-        like = problem.origin
+    def of(blocks: list[Tensor], like: Tensor) -> "Units":
+        """The units of a batch, from matrices ``(B|1, rows, n)`` of entries in units of ``1 / D``, each
+        row in its own; ``like (B, n)``."""
         eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
         system, right = _AS_GIVEN * eye.expand(len(like), -1, -1), torch.zeros_like(like)
         terms = []
@@ -65,7 +64,7 @@ class Units:
         log_sizes = torch.linalg.solve(system, right.unsqueeze(2))
         sizes = torch.exp2(log_sizes.squeeze(2).round())
         apart = sizes.amax(1) > _ALIKE * sizes.amin(1)
-        left = torch.zeros_like(problem.slope)
+        left = torch.zeros_like(like[:, 0])
         if bool(apart.any()):
             for there, share, rest in terms:
                 error = rest + log_sizes.mT - share @ log_sizes
@@ -74,14 +73,19 @@ class Units:
         return Units(torch.where(apart.unsqueeze(1), sizes, 1.0), apart, plain)
 
 
-def _entries(problem: Problem) -> list[Tensor]:
-    """Matrices ``(B|1, rows, n)`` whose columns are in units of ``1 / D``, each row in its own."""
+def without_noise(hessian: Tensor, root: Tensor) -> Tensor:
+    """A Hessian ``(B, n, n)`` without entries that are rounding beside the ``root (B, n)`` of its diagonal."""
+    noise = _ROUNDING * root.unsqueeze(1) * root.unsqueeze(2)
+    return torch.where(hessian.abs() > noise, hessian, 0.0)
+
+
+def entries(problem: Problem) -> list[Tensor]:
+    """Of a program of one stage, what :meth:`Units.of` takes."""
     constraints = problem.rows.constraints
     at = problem.first_order(problem.origin)
     hessian, bend = problem.curvature(problem.origin, torch.ones_like(at.values))
     root = hessian.diagonal(dim1=1, dim2=2).abs().sqrt()
-    noise = _ROUNDING * root.unsqueeze(1) * root.unsqueeze(2)
-    blocks = [torch.where(hessian.abs() > noise, hessian, 0.0), root.unsqueeze(1)]
+    blocks = [without_noise(hessian, root), root.unsqueeze(1)]
     blocks += [at.gradient.unsqueeze(1), constraints.matrix, constraints.equality_matrix]
     blocks += [part for part in (bend, at.jacobian) if part is not None]
     if problem.hinges is not None:
@@ -163,18 +167,7 @@ class ProgramInUnits(Program):
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         """The program's, of w; ``like`` are the scenarios."""
         units = like[:, 0, self.given.num_outcomes :]
-        found = self.given.constraints(like, context)
-        row = units.unsqueeze(1)
-        smooth = None if found.smooth is None else _in_units(found.smooth, units)
-        return Constraints(
-            matrix=found.matrix * row,
-            limit=found.limit,
-            lower=None if found.lower is None else found.lower / units,
-            upper=None if found.upper is None else found.upper / units,
-            equality_matrix=found.equality_matrix * row,
-            equality_value=found.equality_value,
-            smooth=smooth,
-        )
+        return constraints_in_units(self.given.constraints(like, context), units)
 
     def cross_product(self, *args: Any, **kwargs: Any) -> Tensor:
         """None: derivatives of decisions are those of the program as given."""
@@ -213,6 +206,20 @@ class _QuadraticInUnits(QuadraticCost):
 def _squared(units: Tensor) -> Tensor:
     """``(B, n) -> (B, n, n)``: what a Hessian is multiplied by."""
     return units.unsqueeze(1) * units.unsqueeze(2)
+
+
+def constraints_in_units(given: Constraints, units: Tensor) -> Constraints:
+    """The constraints of ``w = z / D``, D being ``units (B, n)``."""
+    row = units.unsqueeze(1)
+    return Constraints(
+        matrix=given.matrix * row,
+        limit=given.limit,
+        lower=None if given.lower is None else given.lower / units,
+        upper=None if given.upper is None else given.upper / units,
+        equality_matrix=given.equality_matrix * row,
+        equality_value=given.equality_value,
+        smooth=None if given.smooth is None else _in_units(given.smooth, units),
+    )
 
 
 def _in_units(given: SmoothConstraints, units: Tensor) -> SmoothConstraints:

@@ -16,7 +16,13 @@ from torch import Tensor
 from diffusion_dfl.programs import Program
 from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
 from diffusion_dfl.solvers.active_set import Multipliers, polish
-from diffusion_dfl.solvers.columns import ProgramInUnits, Units, in_given_units, with_units
+from diffusion_dfl.solvers.columns import (
+    ProgramInUnits,
+    Units,
+    entries,
+    in_given_units,
+    with_units,
+)
 from diffusion_dfl.solvers.evidence import (
     cost_falls_for_ever,
     no_decision_satisfies,
@@ -89,7 +95,7 @@ def solve_interior_point(
         distance (:mod:`diffusion_dfl.solvers.evidence`); their residuals are ``Solution.proof``.
     """
     problem = scaled_problem(program, scenarios, weights, bandwidth, context)
-    units = Units.of(problem)
+    units = Units.of(entries(problem), problem.origin)
     first = units.apart & units.plain
     every = torch.arange(len(scenarios), device=scenarios.device)
     solution = _in_units(problem, units, every, first, context, start)

@@ -79,7 +79,8 @@ class Solution:
             optimum.
         recourse: what is decided in every scenario of a
             :class:`~diffusion_dfl.programs.TwoStageProgram`, ``(B, M, r)``; NaN like the decision.
-        second_stage: its slacks and multipliers, which a gradient needs.
+        second_stage: its slacks and multipliers, which a gradient needs, in ``units (B, n + r)`` of
+            the coordinates of both stages.
     """
 
     decision: Tensor
@@ -94,6 +95,7 @@ class Solution:
     proof: Tensor | None = None
     recourse: Tensor | None = None
     second_stage: "Point | None" = None
+    units: Tensor | None = None
 
     @staticmethod
     def joined(parts: "list[Solution]") -> "Solution":
@@ -168,6 +170,7 @@ class Solution:
             proof=None if self.proof is None else torch.where(rows, torch.nan, self.proof),
             recourse=None if self.recourse is None else blank(self.recourse),
             second_stage=self.second_stage,
+            units=self.units,
         )
 
     @property

@@ -25,6 +25,14 @@ from diffusion_dfl.solvers.arrow import (
 )
 from diffusion_dfl.solvers.arrow_evidence import not_convex, violated, without_optimum
 from diffusion_dfl.solvers.arrow_steps import ROUNDING, Direction, error, newton_step
+from diffusion_dfl.solvers.arrow_units import (
+    alike,
+    first_in_units,
+    of_first,
+    of_second,
+    problem_in_units,
+    units_of,
+)
 from diffusion_dfl.solvers.rows import Rows, largest
 from diffusion_dfl.solvers.solution import Solution, Status
 
@@ -74,10 +82,11 @@ def solve_two_stage(
     pieces = []
     for rows in _chunks(problem, scenarios):
         known = None if context is None else context[rows]
-        part = program.constraints(scenarios[rows], known)
-        arrow = scaled_arrow(program, scenarios[rows], weights[rows], known)
-        outcome = _decided(arrow, part, None if start is None else start[rows])
-        pieces.append(_solution(program, arrow, outcome, part))
+        given = program.constraints(scenarios[rows], known)
+        begun = None if start is None else start[rows]
+        attempts = _attempts(problem, scenarios[rows], weights[rows], given, begun)
+        parts = [_solution(program, part, given.select(part.rows)) for part in attempts]
+        pieces.append(Solution.joined(parts).select(_order(attempts)))
     solution = Solution.joined(pieces)
     assert solution.recourse is not None
     recourse = torch.where(unknown.unsqueeze(2), torch.nan, solution.recourse)
@@ -91,11 +100,17 @@ def with_weight(scenarios: Tensor, weights: Tensor) -> Tensor:
 
 
 def scaled_arrow(
-    program: TwoStageProgram, scenarios: Tensor, weights: Tensor, context: Tensor | None
+    program: TwoStageProgram,
+    scenarios: Tensor,
+    weights: Tensor,
+    context: Tensor | None,
+    units: Tensor,
 ) -> Arrow:
-    """The programs in arrow form, with unit gradients and their magnitudes."""
+    """The programs in arrow form, in ``units (n + r,)``, with unit gradients and their magnitudes."""
     given = program.constraints(scenarios, context)
-    return _arrow(program.problem(scenarios), scenarios, weights, given)
+    given = first_in_units(given, units[: program.num_decisions], len(scenarios))
+    problem = problem_in_units(program.problem(scenarios), units)
+    return _arrow(problem, scenarios, weights, given)
 
 
 @dataclass(frozen=True)
@@ -117,27 +132,36 @@ def solve_second_stage(problem: ScenarioProblem, outcomes: Tensor) -> SecondStag
     scenarios = outcomes.unsqueeze(1)
     finite = outcomes.isfinite().all(1)
     scenarios = torch.where(finite.view(-1, 1, 1), scenarios, 0.0)
-    pieces = []
+    pieces: list[tuple[Tensor, ...]] = []
     for rows in _chunks(problem, scenarios):
         part = scenarios[rows]
-        given = Constraints.of(part, 0)
-        arrow = _arrow(problem, part, part.new_ones(len(part), 1), given)
-        outcome = _decided(arrow, given, None)
-        point = outcome.point
-        value = torch.full_like(arrow.slope, torch.nan)
-        value = torch.where(outcome.status == int(Status.INFEASIBLE), torch.inf, value)
-        value = torch.where(outcome.status == int(Status.UNBOUNDED), -torch.inf, value)
-        solved = outcome.status == int(Status.SOLVED)
-        column = solved.unsqueeze(1)
-        duals = arrow.scenarios.original(point.dual)[:, 0]
-        w, duals, nu = (
-            torch.where(column, part, 0.0) for part in (point.w[:, 0], duals, point.nu[:, 0])
+        attempts = _attempts(
+            problem, part, part.new_ones(len(part), 1), Constraints.of(part, 0), None
         )
-        pieces.append((w, duals, nu, solved, value))
+        every = zip(*(_second_stage(attempt) for attempt in attempts), strict=True)
+        order = _order(attempts)
+        pieces.append(tuple(torch.cat(values)[order] for values in every))
     if not pieces:
         pieces = [_nothing(problem, outcomes)]
     w, duals, nu, known, value = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return SecondStageCost(w, duals, nu, known & finite, torch.where(finite, value, torch.nan))
+
+
+def _second_stage(attempt: "_Attempt") -> tuple[Tensor, ...]:
+    """w, multipliers, whether they are known and the value where they are not."""
+    outcome, scenarios, units = attempt.outcome, attempt.arrow.scenarios, attempt.units
+    point = outcome.point
+    value = torch.full_like(outcome.proof, torch.nan)
+    value = torch.where(outcome.status == int(Status.INFEASIBLE), torch.inf, value)
+    value = torch.where(outcome.status == int(Status.UNBOUNDED), -torch.inf, value)
+    solved = outcome.status == int(Status.SOLVED)
+    rows, equalities = of_second(scenarios, units)
+    duals = scenarios.original(point.dual) / rows
+    found = (
+        torch.where(solved.unsqueeze(1), part[:, 0], 0.0)
+        for part in (units * point.w, duals, point.nu / equalities)
+    )
+    return (*found, solved, value)
 
 
 def _nothing(
@@ -264,6 +288,66 @@ class _Outcome:
     iterations: Tensor
     proof: Tensor
 
+    def select(self, rows: Tensor) -> "_Outcome":
+        parts = (self.status[rows], self.iterations[rows], self.proof[rows])
+        return _Outcome(self.point.select(rows), *parts)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What became of the instances ``rows`` of a batch in the same ``units (n + r,)``."""
+
+    rows: Tensor
+    units: Tensor
+    arrow: Arrow
+    outcome: _Outcome
+
+    def select(self, chosen: Tensor) -> "_Attempt":
+        """Some of the instances, by their place in ``rows``."""
+        arrow, outcome = self.arrow.select(chosen), self.outcome.select(chosen)
+        return _Attempt(self.rows[chosen], self.units, arrow, outcome)
+
+
+def _attempts(
+    problem: ScenarioProblem,
+    outcomes: Tensor,
+    weights: Tensor,
+    given: Constraints,
+    start: Tensor | None,
+) -> list[_Attempt]:
+    """Solve a batch, every instance in units that suit it; in others where that fails."""
+    arrow = _arrow(problem, outcomes, weights, given)
+    v = arrow.joined(*_begin(arrow, None, 1.0))
+    units, n = units_of(arrow, v), problem.size
+    every = torch.arange(len(outcomes), device=outcomes.device)
+    if not bool(units.apart.any()):
+        return [_Attempt(every, torch.ones_like(v[0, 0]), arrow, _decided(arrow, given, start))]
+
+    def decided(rows: Tensor, inside: Tensor) -> list[_Attempt]:
+        made = []
+        for chosen, own in alike(torch.where(inside.unsqueeze(1), units.sizes[rows], 1.0)):
+            some = rows[chosen]
+            part = first_in_units(given.select(some), own[:n], len(some))
+            arrow = _arrow(problem_in_units(problem, own), outcomes[some], weights[some], part)
+            begun = None if start is None else start[some] / own[:n]
+            made.append(_Attempt(some, own, arrow, _decided(arrow, part, begun)))
+        return made
+
+    first = units.apart & units.plain
+    attempts, again = [], []
+    for attempt in decided(every, first):
+        failed = attempt.outcome.status == int(Status.NOT_CONVERGED)
+        failed &= units.apart[attempt.rows]
+        again.append(attempt.rows[failed])
+        attempts.append(attempt.select(torch.nonzero(~failed).flatten()))
+    rows = torch.cat(again)
+    return attempts + (decided(rows, ~first[rows]) if rows.numel() else [])
+
+
+def _order(attempts: list[_Attempt]) -> Tensor:
+    """Where the instances of a batch are among those of its attempts."""
+    return torch.cat([attempt.rows for attempt in attempts]).argsort()
+
 
 def _decided(arrow: Arrow, given: Constraints, start: Tensor | None) -> _Outcome:
     """Solve a batch; what falls for ever must do so from a decision that the constraints allow."""
@@ -343,11 +427,12 @@ def _iterated(arrow: Arrow, start: Tensor | None) -> _Outcome:
     return _Outcome(best_point, status, iterations, proof)
 
 
-def _solution(
-    program: TwoStageProgram, arrow: Arrow, outcome: _Outcome, given: Constraints
-) -> Solution:
+def _solution(program: TwoStageProgram, attempt: _Attempt, given: Constraints) -> Solution:
+    """In the units of the program as it is ``given``, all but ``second_stage``."""
+    arrow, outcome, units = attempt.arrow, attempt.outcome, attempt.units
     point, scenarios = outcome.point, arrow.scenarios
     n = point.z.shape[1]
+    of_z, of_w = units[:n], units[n:]
     v = arrow.joined(point.z, point.w)
     count = scenarios.num_rows
     in_v = (
@@ -359,30 +444,34 @@ def _solution(
     dual, nu = arrow.first.original_duals(
         torch.where(present(arrow), point.first_dual, 0.0), point.first_nu
     )
+    dual = dual / of_first(arrow.constraints, of_z)
+    z, w = of_z * point.z, of_w * point.w
     in_z, in_w, *_ = residual(arrow, point)
-    values = given.inequality_values(point.z)
+    values = given.inequality_values(z)
     rows = torch.cat([scenarios.row_values(v), scenarios.bounds(point.w)], dim=2)
+    of_rows, of_equalities = of_second(scenarios, units)
     outside = size_of(
         (
             values.clamp_min(0),
-            given.equality_residual(point.z),
-            rows.clamp_min(0),
-            scenarios.equalities.at(v),
+            given.equality_residual(z),
+            of_rows * rows.clamp_min(0),
+            of_equalities * scenarios.equalities.at(v),
         )
     )
     products = size_of((torch.where(dual > 0, dual * values, 0.0), point.dual * rows))
     # How many inequalities are stated as equalities depends on what an instance was solved with.
     second_stage = replace(point, first_nu=nu)
     return Solution(
-        decision=point.z,
+        decision=z,
         duals=dual,
         equality_duals=nu,
-        subgradients=in_v,
+        subgradients=in_v / of_z,
         at_kink=torch.zeros_like(in_v[..., :0], dtype=torch.bool),
         status=outcome.status,
         iterations=outcome.iterations,
-        residuals=torch.stack([size_of((in_z, in_w)), outside, products], dim=1),
+        residuals=torch.stack([size_of((in_z / of_z, in_w / of_w)), outside, products], dim=1),
         proof=outcome.proof,
-        recourse=point.w[..., : program.recourse.num_decisions],
+        recourse=w[..., : program.recourse.num_decisions],
         second_stage=second_stage,
+        units=units.expand(len(z), -1),
     )

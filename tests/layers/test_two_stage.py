@@ -15,7 +15,7 @@ from diffusion_dfl.programs import (
     TwoStageProgram,
     conditional_value_at_risk,
 )
-from tests.solvers.two_stage_cases import CASES, D, uniform
+from tests.solvers.two_stage_cases import CASES, D, apart, in_units, uniform
 
 STEP = 1e-5
 
@@ -98,6 +98,25 @@ def test_learned_parts() -> None:
 
     central = (value(STEP) - value(-STEP)) / (2 * STEP)
     torch.testing.assert_close(gradient @ way, central, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("orders", [4.0, 9.0])
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_do_not_depend_on_the_units_of_a_coordinate(name: str, orders: float) -> None:
+    case = CASES[name]()
+    of_z = apart(case.program.num_decisions, orders, seed=1)
+    of_u = apart(case.program.recourse.num_decisions, orders, seed=2)
+    towards = normal(*case.outcomes[:, 0, :1].shape[:1], case.program.num_decisions, seed=4)
+    # Of no weights alike, so that no multiplier is 0 by coincidence.
+    chance = 0.5 + uniform(*case.outcomes.shape[:2], seed=5)
+    gradients = []
+    for program, sizes in ((case.program, 1.0), (in_units(case.program, of_z, of_u), of_z)):
+        y = case.outcomes.clone().requires_grad_()
+        weights = (chance / chance.sum(1, keepdim=True)).requires_grad_()
+        decision = DecisionLayer(program)(y, weights, context=case.context)
+        gradients.append(torch.autograd.grad((towards * decision / sizes).sum(), (y, weights)))
+    for good, found in zip(*gradients, strict=True):
+        assert float((found - good).abs().max()) <= 1e-5 * float(good.abs().max())
 
 
 def test_bounds_pinned_in_an_instance_without_a_decision_leave_the_others_gradients() -> None:

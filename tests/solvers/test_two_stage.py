@@ -1,6 +1,7 @@
 """Two-stage programs against Clarabel, closed forms and their own certificates."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import cvxpy as cp
@@ -13,7 +14,7 @@ from torch import Tensor
 from diffusion_dfl.layers import DecisionLayer, SolverFailure
 from diffusion_dfl.programs import Hinge, Recourse, TorchProgram, TwoStageProgram
 from diffusion_dfl.solvers import Solution, Status, solve
-from tests.solvers.two_stage_cases import CASES, Case, D, uniform
+from tests.solvers.two_stage_cases import CASES, Case, D, apart, in_units, uniform
 
 
 def objective(case: Case, decision: Tensor, weights: Tensor) -> Tensor:
@@ -209,6 +210,48 @@ def test_invalid_rows_leave_the_others_alone() -> None:
     assert solution.status.tolist() == [0, int(Status.INVALID_INPUT), 0, 0, 0, 0]
     others = [0, 2, 3, 4, 5]
     torch.testing.assert_close(solution.decision[others], good.decision[others], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("orders", [4.0, 6.0, 9.0])
+@pytest.mark.parametrize("name", CASES)
+def test_every_coordinate_may_have_units_of_its_own(name: str, orders: float) -> None:
+    case, weights = CASES[name](), weighted(CASES[name]())
+    of_z = apart(case.program.num_decisions, orders, seed=1)
+    of_u = apart(case.program.recourse.num_decisions, orders, seed=2)
+    program = in_units(case.program, of_z, of_u)
+    good = solve(case.program, case.outcomes, weights, context=case.context)
+    found = solve(program, case.outcomes, weights, context=case.context)
+    assert bool(found.solved.all()), found.report()
+    torch.testing.assert_close(found.decision / of_z, good.decision, atol=1e-8, rtol=1e-8)
+    assert found.recourse is not None and good.recourse is not None
+    recourse = [(found.recourse / of_u)[:, 1:], good.recourse[:, 1:]]
+    torch.testing.assert_close(*recourse, atol=1e-7, rtol=1e-7)
+    ours = objective(replace(case, program=program), found.decision, weights)
+    torch.testing.assert_close(ours, objective(case, good.decision, weights), atol=1e-8, rtol=1e-8)
+    # Multipliers and subgradients are those of the program as it is given.
+    limits = program.constraints(case.outcomes, case.context)
+    total = torch.einsum("bm,bmn->bn", weights, found.subgradients)
+    total = total + limits.inequality_force(found.decision, found.duals)
+    total = total + found.equality_duals @ limits.equality_matrix[0]
+    assert float((of_z * total).abs().max()) < 1e-7
+
+
+def test_instances_in_units_of_their_own_are_solved_side_by_side() -> None:
+    sizes = torch.tensor([[1.0, 1.0], [1.0, 1e6], [1e-6, 1e3], [1.0, 1e6]], **D)
+    recourse = Recourse(
+        2,
+        lambda y, z, u, x: 4 * (u / x).sum() + 0.5 * ((u / x) ** 2).sum(),
+        lambda y, z, u, x: y - z / x - u / x,
+        lower=0.0,
+    )
+    program = TwoStageProgram(
+        2, 2, recourse, lambda y, z, x: (z / x).sum() + 0.1 * ((z / x) ** 2).sum(), lower=0.0
+    )
+    y = uniform(1, 9, 2).expand(4, -1, -1)
+    solution = solve(program, y, context=sizes)
+    assert bool(solution.solved.all())
+    expected = solve(program, y[:1], context=sizes[:1]).decision.expand(4, -1)
+    torch.testing.assert_close(solution.decision / sizes, expected, atol=1e-10, rtol=0)
 
 
 def test_units_do_not_matter() -> None:

@@ -1,7 +1,7 @@
 """Two-stage programs with their statements in cvxpy, exact and one for all scenarios."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cvxpy as cp
@@ -131,6 +131,52 @@ def curved() -> Case:
         return cost + 0.1 * cp.sum_squares(z), z, limits
 
     return Case(made, statement, 2 * uniform(4, 8, 2))
+
+
+def in_units(given: TwoStageProgram, of_z: Any, of_u: Any) -> TwoStageProgram:
+    """The same program of ``z * of_z`` and ``u * of_u``."""
+    of_z, of_u = (torch.as_tensor(part, **D) for part in (of_z, of_u))
+    recourse, feasible = given.recourse, given.feasible_set
+
+    def second(function: Any) -> Any:
+        return None if function is None else lambda y, z, u: function(y, z / of_z, u / of_u)
+
+    def argument(function: Any) -> Any:
+        return lambda y, z: function(y, z / of_z)
+
+    def bound(value: Any, sizes: Tensor) -> Any:
+        return None if value is None else value * sizes
+
+    def rows(matrix: Any) -> Any:
+        return None if matrix is None else matrix / of_z
+
+    assert given.smooth is not None
+    return TwoStageProgram(
+        given.num_decisions,
+        given.num_outcomes,
+        Recourse(
+            recourse.num_decisions,
+            second(recourse.smooth),
+            second(recourse.inequality),
+            second(recourse.equality),
+            bound(recourse.lower, of_u),
+            bound(recourse.upper, of_u),
+        ),
+        smooth=argument(given.smooth),
+        hinges=[replace(term, argument=argument(term.argument)) for term in given.terms],
+        matrix=rows(feasible.matrix),
+        limit=feasible.limit,
+        lower=bound(feasible.lower, of_z),
+        upper=bound(feasible.upper, of_z),
+        equality_matrix=rows(feasible.equality_matrix),
+        equality_value=feasible.equality_value,
+    )
+
+
+def apart(size: int, orders: float, seed: int = 0) -> Tensor:
+    """Sizes of coordinates, spread over so many orders of magnitude."""
+    found = 10 ** (orders * (uniform(size, seed=seed) - 0.5))
+    return found if size == 1 else found * 10 ** (orders * (torch.arange(size) % 2 - 0.5) / 2)
 
 
 CASES: dict[str, Callable[[], Case]] = {
