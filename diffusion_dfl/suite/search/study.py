@@ -123,8 +123,6 @@ class Study:
         try:
             for number, instance in enumerate(instances):
                 outcomes.append(attempt(changes, instance))
-                trial.set_user_attr("costs", [dict(one.costs) for one in outcomes])
-                trial.set_user_attr("epochs", [dict(one.epochs) for one in outcomes])
                 trial.set_user_attr("seconds", time.process_time() - began)
                 _, mean = best_choice([one.costs for one in outcomes])
                 if not np.isfinite(mean):
@@ -143,6 +141,9 @@ class Study:
         except (RunFailed, SolverFailure, UserError, ValueError) as error:
             state, reason = TrialState.FAIL, f"{type(error).__name__}: {error}".splitlines()[0]
             trial.set_user_attr("reason", reason)
+        # Once a trial: a journal keeps every word that was ever said.
+        trial.set_user_attr("costs", [dict(one.costs) for one in outcomes])
+        trial.set_user_attr("epochs", [dict(one.epochs) for one in outcomes])
         trial.set_user_attr("seconds", time.process_time() - began)
         values = None
         if state is TrialState.COMPLETE:
