@@ -3,6 +3,7 @@ that damage shows."""
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,7 +13,12 @@ from typing import Any
 
 from diffusion_dfl.errors import UserError
 
+#: Bytes of the longest text that is read.
+MOST_BYTES = 64 * 2**20
+
 _PARTIAL = ".partial"
+_MOST_LEVELS, _LARGE = 50, 10**18
+_TOO_DEEP = f"it is nested more than {_MOST_LEVELS} levels deep"
 
 
 class DamagedFile(UserError):
@@ -20,10 +26,15 @@ class DamagedFile(UserError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well."""
+def replacing(path: Path, desk: Path | None = None) -> Iterator[Path]:
+    """A temporary path that takes the place of ``path`` when the block ends well.
+
+    It stands beside ``path``, or in ``desk``, a folder of the same file system.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_PARTIAL}")
+    partial = (desk or path.parent) / (
+        f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{_PARTIAL}"
+    )
     try:
         yield partial
         with partial.open("rb") as handle:
@@ -57,15 +68,64 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def json_text(value: Any) -> str:
     """Indented JSON; NaN and infinities are refused, since readers disagree about them."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
+    return json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`json_text` in a file."""
+    write_text(path, json_text(value))
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """UTF-8 text of a file that somebody else may have written.
+
+    Raises:
+        ValueError: it is longer than ``most`` bytes, no file, or not UTF-8.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no plain file")
+    with path.open("rb") as handle:
+        content = handle.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is longer than {most >> 20} MiB")
+    return content.decode("utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """JSON that somebody else may have written: finite numbers, at most 50 levels.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+            elif isinstance(one, float) and not math.isfinite(one):
+                raise ValueError("it holds NaN or a number too large to be one")
+            elif isinstance(one, int) and abs(one) >= _LARGE:
+                raise ValueError("it holds an integer of more than 18 digits")
+        if not inner:
+            return value
+        level = inner
+    raise ValueError(_TOO_DEEP)
 
 
 def read_json(path: Path) -> Any:
     """Raises DamagedFile, with the file's name, for what is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except ValueError as error:
         raise DamagedFile(f"{path} is damaged: it is no JSON ({error})") from None
 
@@ -73,7 +133,7 @@ def read_json(path: Path) -> Any:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one for what is missing or damaged."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(read_text(path))
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}

@@ -14,6 +14,7 @@ import secrets
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from diffusion_dfl.data.dataset import DataError
 
@@ -148,7 +149,7 @@ def _download(name: str, url: str, sha256: str, directory: Path) -> Path:
     finally:
         _remove(part)
     raise DataError(
-        f"data.url={url}: this is not the pinned file: expected sha256 {sha256}, found {found}. "
+        f"data.url={without_secrets(url)}: this is not the pinned file: expected sha256 {sha256}, found {found}. "
         f"The download was kept as {aside.name} and is not used. Check data.url, or set "
         "data.root=FOLDER to a folder with the right file."
     )
@@ -171,12 +172,13 @@ def _stream(url: str, part: Path) -> str:
         except urllib.error.HTTPError as error:
             error.close()  # it holds the connection
             raise DataError(
-                f"data.url={url}: the server answered {error.code} {error.reason}. {mend}"
+                f"data.url={without_secrets(url)}: the server answered {error.code} {error.reason}. {mend}"
             ) from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise DataError(
-                f"data.url={url}: it cannot be reached ({_reason(error)}). {mend}"
-            ) from error
+                f"data.url={without_secrets(url)}: it cannot be reached "
+                f"({_reason(error).replace(url, without_secrets(url))}). {mend}"
+            ) from None  # It may quote the address.
         with response:
             announced = response.headers.get("Content-Length")
             while True:
@@ -184,7 +186,7 @@ def _stream(url: str, part: Path) -> str:
                     chunk = response.read(_CHUNK_BYTES)
                 except (OSError, http.client.HTTPException) as error:
                     raise DataError(
-                        f"data.url={url}: the connection broke after {received} bytes "
+                        f"data.url={without_secrets(url)}: the connection broke after {received} bytes "
                         f"({_reason(error)}). {mend}"
                     ) from error
                 if not chunk:
@@ -195,9 +197,20 @@ def _stream(url: str, part: Path) -> str:
     # A short answer is a broken connection, not a damaged source: no reason to keep it.
     if announced is not None and announced.isdigit() and received < int(announced):
         raise DataError(
-            f"data.url={url}: the connection broke after {received} of {announced} bytes. {mend}"
+            f"data.url={without_secrets(url)}: the connection broke after {received} of {announced} bytes. {mend}"
         )
     return digest.hexdigest()
+
+
+def without_secrets(url: str) -> str:
+    """An address without its user, password and query."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:  # A port that is no number, or the end of a password.
+        return f"{url.partition('://')[0]}://..."
+    return urlunsplit((parts.scheme, host + port, parts.path, "", ""))
 
 
 def _remove(part: Path) -> None:

@@ -12,7 +12,15 @@ logger = logging.getLogger(__name__)
 
 _MULTIRUN = {"-m", "--multirun"}
 # Overrides that say where and how, not what; they are no part of a plan.
-_INCIDENTAL = ("hydra/", "hydra.", "force=", "retry_failed=", "device=", "logger")
+_INCIDENTAL = (
+    "hydra/",
+    "hydra.",
+    "force=",
+    "retry_failed=",
+    "accept_source_change=",
+    "device=",
+    "logger",
+)
 
 
 @contextmanager

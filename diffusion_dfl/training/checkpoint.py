@@ -13,8 +13,10 @@ import os
 import shutil
 import struct
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,6 +25,9 @@ from diffusion_dfl.files import DamagedFile, replacing
 
 logger = logging.getLogger(__name__)
 
+#: A path -> a temporary one that takes its place at the end of the block.
+Replacing = Callable[[Path], AbstractContextManager[Path]]
+
 _MARK = b"sha256:"
 _SEAL_BYTES = len(_MARK) + 64
 # The end record of a zip archive: its signature, and where the length of the comment stands.
@@ -30,7 +35,7 @@ _END = b"PK\x05\x06"
 _END_BYTES = 22
 
 
-def write_tensors(path: Path, value: dict[str, Any]) -> None:
+def write_tensors(path: Path, value: dict[str, Any], replacing: Replacing = replacing) -> None:
     """Tensors, numbers and containers of them, sealed with a digest."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -67,6 +72,13 @@ def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
     return value
 
 
+class Version(NamedTuple):
+    """Of a source: a digest of all of it, and of what decides numbers."""
+
+    source: str
+    numbers: str
+
+
 class Checkpoint:
     """A stage's state on disk, the last and the one before it.
 
@@ -75,10 +87,27 @@ class Checkpoint:
         owner: what the state belongs to; a file of another owner is refused.
         interval: seconds that pass at least between two generations, but for the last of a stage. A
             network of milliseconds a step spends more on a generation an epoch than on its steps.
+        replacing: how files are written.
+        version: of the source that goes on with the state; None where nothing is told of it.
+        accept_other: whether it goes on with what another one computed otherwise.
+
+    Attributes:
+        versions: those that the state was made by, in their order.
     """
 
-    def __init__(self, path: Path, owner: str = "", interval: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        owner: str = "",
+        interval: float = 0.0,
+        replacing: Replacing = replacing,
+        version: Version | None = None,
+        accept_other: bool = False,
+    ) -> None:
         self.path, self.owner, self.interval = path, owner, interval
+        self._replacing = replacing
+        self.version, self.accept_other = version, accept_other
+        self.versions: list[Version] = []
         self._saved = -math.inf
         self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
 
@@ -94,12 +123,15 @@ class Checkpoint:
         """Write a new generation; the current one becomes the previous one."""
         self._saved = time.monotonic()
         if self.path.exists():
-            with replacing(self.previous) as partial:
+            with self._replacing(self.previous) as partial:
                 try:
                     os.link(self.path, partial)
                 except OSError:  # A file system without hard links.
                     shutil.copyfile(self.path, partial)
-        write_tensors(self.path, {"owner": self.owner, **value})
+        if self.version is not None and self.version not in self.versions:
+            self.versions.append(self.version)
+        told = {"owner": self.owner, "versions": [list(one) for one in self.versions]}
+        write_tensors(self.path, told | value, self._replacing)
 
     def load(self, device: torch.device) -> dict[str, Any]:
         """The last generation, or the one before where the last is damaged, which is told.
@@ -121,6 +153,7 @@ class Checkpoint:
                     f"{path} is the checkpoint of {value.get('owner') or 'something else'}, not of "
                     f"{self.owner}; move it away and repeat the command"
                 )
+            self._check_versions(path, value.pop("versions", []))
             if damage:
                 aside = self.path.with_name(self.path.name + ".damaged")
                 os.replace(self.path, aside)
@@ -131,3 +164,23 @@ class Checkpoint:
             + "; move what is damaged away and repeat the command, which then trains this stage "
             "again, or add force=true, which keeps the whole run aside"
         )
+
+    def _check_versions(self, path: Path, told: list[list[str]]) -> None:
+        """Take over the versions of a state; those that compute otherwise are not gone on from in silence."""
+        self.versions = [Version(*one) for one in told]
+        if self.version is None or not told or self.versions[-1] == self.version:
+            return
+        last, change = self.versions[-1], f"{self.versions[-1].source}, now {self.version.source}"
+        if last.numbers == self.version.numbers:
+            logger.info("%s was made by another source that computes the same (%s)", path, change)
+        elif self.accept_other:
+            logger.warning(
+                "%s was made by another source (%s); its record will name both", path, change
+            )
+        else:
+            raise UserError(
+                f"{path} was made by another version of the source ({change}), and what decides numbers "
+                "has changed: going on would mix them. Put that version back; or add force=true, which "
+                "keeps what it made aside and begins anew; or accept_source_change=true, which goes on "
+                "and says so in the record"
+            )

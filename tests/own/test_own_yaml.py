@@ -17,6 +17,7 @@ from diffusion_dfl.suite.config.compose import compose_config, fit_path, identif
 from diffusion_dfl.suite.config.identities import searching
 from diffusion_dfl.suite.reporting.console import announce
 from diffusion_dfl.suite.runs.compile import stages
+from diffusion_dfl.suite.runs.deployed import load_run
 from diffusion_dfl.suite.runs.run import run
 from tests.processes import ROOT, forked
 
@@ -118,6 +119,21 @@ def test_an_own_task_model_and_grad_make_a_run(
     assert "shop net-plain seed 0 (own data, scale smoke)" in capsys.readouterr().out
     again = made(folder, "task=shop", "model=net", "grad=plain")
     assert again == summary  # It was finished.
+
+
+def test_code_of_a_run_runs_only_from_a_folder_that_is_named(write: Callable[..., Path]) -> None:
+    folder = write(task={**TASK}, model={"name": "net", "_target_": "own_shop.Net", "width": 8})
+    made(folder, "task=shop", "model=net", "grad=two_stage")
+    (path,) = (one.parent for one in folder.parent.glob("results/runs/*/shop/net-*/*/summary.json"))
+    refused = r"task='own_shop.make_task' is no task of this package.*--trust-code FOLDER"
+    with pytest.raises(ddfl.UserError, match=refused):
+        load_run(path)
+    with pytest.raises(ddfl.UserError, match=r"--trust-code .* does not hold it"):
+        load_run(path, trust=path)
+    run_of_mine = load_run(path, trust=folder.parent, data=True)
+    task = run_of_mine.task
+    assert task is not None
+    assert run_of_mine.decide(task.dataset.contexts[:3]).made.all()
 
 
 @pytest.mark.parametrize("refit", [pytest.param(False, marks=pytest.mark.slow), True])

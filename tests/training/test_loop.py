@@ -15,7 +15,6 @@ from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor, Scaling
 from diffusion_dfl.programs import PowerProgram
-from diffusion_dfl.suite.runs.directory import MetricsLog
 from diffusion_dfl.training.checkpoint import Checkpoint, read_tensors
 from diffusion_dfl.training.loop import Stage, TrainingDiverged
 from diffusion_dfl.training.settings import TrainingSettings
@@ -78,21 +77,22 @@ class Setup:
         self.settings = TrainingSettings(
             **{"epochs": EPOCHS, "batch_size": 16, "learning_rate": 1e-2, **settings}  # type: ignore[arg-type]
         )
-        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.lines: list[tuple[str, int, dict[str, float]]] = []
 
     def stage(self, seed: int = 0, stop: Callable[[int], None] = lambda epoch: None) -> Stage:
         torch.manual_seed(seed)
         predictor = self.make()
         predictor.fit_scaling(*_rows())
 
-        metrics = self.metrics
+        lines = self.lines
 
         class Told:
             def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
-                metrics.restore(stage, epochs)
+                lines[:] = [line for line in lines if line[0] != stage]
+                lines.extend((stage, *epoch) for epoch in epochs)
 
             def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None:
-                metrics.append(stage, epoch, values)
+                lines.append((stage, epoch, values))
                 stop(epoch)
 
         return Stage(
@@ -108,9 +108,6 @@ class Setup:
             Told(),
             stop=self.stop,
         )
-
-    def lines(self) -> str:
-        return self.metrics.path.read_text()
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:
@@ -163,10 +160,10 @@ def test_a_stage_goes_on_from_any_epoch_to_the_same_digits(case: int, tmp_path: 
         result = resumed.run()
         assert _equal(resumed.predictor, unbroken.predictor)
         assert _equal(resumed.evaluated, unbroken.evaluated)
-        assert setup.lines() == whole.lines()
+        assert setup.lines == whole.lines
         assert (result.best_score, result.best_epoch) == (progress.best_score, progress.best_epoch)
         assert (result.first_score, result.epoch) == (progress.first_score, EPOCHS)
-    assert len(whole.lines().splitlines()) == EPOCHS + 1
+    assert len(whole.lines) == EPOCHS + 1
 
 
 def test_the_history_of_importance_sampling_is_in_the_checkpoint(tmp_path: Path) -> None:
@@ -199,11 +196,11 @@ def test_a_finished_stage_trains_no_further(tmp_path: Path) -> None:
     setup = Setup(tmp_path)
     first = setup.stage()
     first.run()
-    lines = setup.lines()
+    lines = [*setup.lines]
     again = setup.stage(seed=9)
     assert again.run().epoch == EPOCHS
     assert _equal(again.predictor, first.predictor)
-    assert setup.lines() == lines
+    assert setup.lines == lines
 
 
 def _scripted(scores: list[float]) -> Score_:
@@ -277,11 +274,7 @@ def test_without_a_divergence_factor_high_scores_are_tolerated(tmp_path: Path) -
 def test_validation_happens_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
     setup = Setup(tmp_path, epochs=7, validate_every=3)
     setup.stage().run()
-    validated = [
-        number
-        for number, line in enumerate(setup.lines().splitlines())
-        if "validation_score" in line
-    ]
+    validated = [epoch for _, epoch, values in setup.lines if "validation_score" in values]
     assert validated == [0, 3, 6, 7]
 
 
@@ -301,8 +294,8 @@ def test_a_stage_that_validates_nothing_ends_with_its_last_weights(
     progress = stage.run()
     assert (progress.epoch, progress.best_epoch) == (EPOCHS, EPOCHS)
     assert progress.best_score == progress.first_score == math.inf
-    assert "validation_score" not in setup.lines()
-    assert len(setup.lines().splitlines()) == EPOCHS + 1
+    assert not any("validation_score" in values for _, _, values in setup.lines)
+    assert len(setup.lines) == EPOCHS + 1
     watched = Setup(tmp_path / "watched", keep="last", ema_decay=ema_decay).stage()
     watched.run()
     assert _equal(stage.predictor, watched.predictor)

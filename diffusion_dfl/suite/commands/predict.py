@@ -53,6 +53,10 @@ def main() -> int:
         "--data", action="append", default=[], metavar="root=FOLDER",
         help="where the run's data is, for --template and runs that need it: root, directory, file",
     )  # fmt: skip
+    parser.add_argument(
+        "--trust-code", type=Path, metavar="FOLDER",
+        help="run the task and the model that a run of your own code names, from this folder",
+    )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.batch < 1:
         parser.error(f"--batch {arguments.batch}: it must be at least 1")
@@ -61,8 +65,11 @@ def main() -> int:
         parser.error("give one of: a CSV file of contexts, --columns, --template FILE")
     try:
         places = dict(_pair(word) for word in arguments.data)
-        run = load_run(arguments.run, places)
-        config = read_config(arguments.run)
+        trust: Path | None = arguments.trust_code
+        if trust is not None and not trust.is_dir():
+            raise UserError(f"--trust-code {trust}: there is no such folder")
+        run = load_run(arguments.run, places, trust=trust)
+        config = read_config(arguments.run, trust)
         torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
         if arguments.columns:
@@ -85,7 +92,7 @@ def _pair(word: str) -> tuple[str, str]:
 def _template(run: Fitted, arguments: argparse.Namespace, places: dict[str, str]) -> int:
     """A file of the test contexts."""
     path: Path = arguments.template
-    rows = contexts_of_test(arguments.run, places)
+    rows = contexts_of_test(arguments.run, places, arguments.trust_code)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerow(run.interface.features)

@@ -27,6 +27,7 @@ _INCIDENTAL = (
     "device",
     "force",
     "retry_failed",
+    "accept_source_change",
     "output",
     "logger",
     "data.root",

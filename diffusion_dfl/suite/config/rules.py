@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from diffusion_dfl.data.download import without_secrets
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config import own
 from diffusion_dfl.suite.config.options import read_option
@@ -46,7 +47,8 @@ def check_data(config: DictConfig, takes: Collection[str]) -> None:
     """
     name, source, target = config.task.name, config.data.source, config.task._target_
     for key in _set_keys(config):
-        word = f"data.{key}={config.data[key]}"
+        value = config.data[key]
+        word = f"data.{key}={without_secrets(value) if key == 'url' else value}"
         if own.is_own(target):
             if key not in takes:
                 raise UserError(

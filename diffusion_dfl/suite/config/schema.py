@@ -113,6 +113,7 @@ class RunConfig:
     matmul_precision: str = MISSING
     force: bool = MISSING
     retry_failed: bool = MISSING
+    accept_source_change: bool = MISSING
     task: Any = MISSING
     data: DataConfig = field(default_factory=DataConfig)
     model: Any = MISSING

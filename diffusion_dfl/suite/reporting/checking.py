@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffusion_dfl.suite.reporting.archive import Archive
-from diffusion_dfl.suite.reporting.collect import Collection
-from diffusion_dfl.suite.reporting.publishing import wrong_mean
+from diffusion_dfl.suite.reporting.collect import Collection, wrong_mean
 from diffusion_dfl.suite.reporting.roles import CONTROL, RUN, todays_role
 
 

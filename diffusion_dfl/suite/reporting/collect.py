@@ -11,24 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from diffusion_dfl.files import read_object, sha256_of
+from diffusion_dfl.files import parse_json, read_object, read_text, sha256_of
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.archive import Archive, compact, flat
 from diffusion_dfl.suite.reporting.roles import Role, todays_role
+from diffusion_dfl.suite.runs.record import IDENTITY, check_record
 
-SCHEMA = 1
-
-_IDENTITY = (
-    "task",
-    "model",
-    "grad",
-    "scale",
-    "source",
-    "seed",
-    "config_hash",
-    "source_hash",
-    "differs",
-)
+# Files that no table reads, and that may be elsewhere.
+_WEIGHTS = ("weights.pt", "interface.json")
 _TUNING = "was not evaluated on test days"
 
 
@@ -177,7 +167,10 @@ def _own(root: Path) -> Iterator[Record | LeftOut]:
         place = directory.relative_to(root)
         try:
             summary = _summary(place, _finished(directory))
-        except _NoRecord as error:
+            reason = wrong_mean(run_files.rows(directory), summary["test"]["task"])
+            if reason:
+                raise _NoRecord(reason)
+        except (_NoRecord, ValueError) as error:
             yield LeftOut(place, False, str(error))
             continue
         yield Record(place, False, summary, dict(flat(run_files.config(directory))))
@@ -206,13 +199,13 @@ def _with_roles(
 def _configuration(record: Record) -> str:
     """What the seeds of a configuration have in common."""
     identity = record.identity
-    return compact([identity[key] for key in _IDENTITY if key not in ("seed", "source_hash")])
+    return compact([identity[key] for key in IDENTITY if key not in ("seed", "source_hash")])
 
 
 def _object(text: str) -> dict[str, Any]:
     """A JSON object; an empty one for what is none."""
     try:
-        told = json.loads(text)
+        told = parse_json(text)
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
@@ -230,35 +223,43 @@ def _finished(directory: Path) -> str:
     if status.get("status") != "finished":
         raise _NoRecord(f"{status.get('status')} {status.get('reason', '')}".strip())
     path = directory / "summary.json"
+    kept = status.get("sha256")
+    for name, digest in kept.items() if isinstance(kept, dict) else ():
+        file = directory / name
+        if name in _WEIGHTS:
+            continue
+        if not file.is_file():
+            raise _NoRecord(f"its {name} is not there")
+        if sha256_of(file) != digest:
+            raise _NoRecord(f"its {name} is not as the run left it (its digest differs)")
     try:
-        digest = sha256_of(path)
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError:
         raise _NoRecord("has no summary.json") from None
-    except ValueError:
-        raise _NoRecord("summary.json is not JSON") from None
-    kept = status.get("sha256")
-    if isinstance(kept, dict) and kept.get("summary.json", digest) != digest:
-        raise _NoRecord("summary.json is not as the run left it (its digest differs)")
+    except ValueError as error:
+        raise _NoRecord(f"summary.json is not JSON: {error}") from None
     return text
+
+
+def wrong_mean(rows: pd.Series, told: float) -> str:
+    """Why rows are not those of a summary; empty where they are. Rows are kept to six digits."""
+    mean = float(rows.mean())
+    if rows.empty or math.isclose(mean, told, rel_tol=1e-6, abs_tol=1e-6):
+        return ""
+    return f"the mean of its rows is {mean:.6g}, and its summary says {told:.6g}"
 
 
 def _summary(place: Path, text: str) -> dict[str, Any]:
     """summary.json that counts."""
     try:
-        summary = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError:
-        raise _NoRecord("summary.json is not JSON") from None
-    if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
-        schema = summary.get("schema") if isinstance(summary, dict) else None
-        raise _NoRecord(
-            f"summary.json has schema {schema}, not {SCHEMA}; run it again with force=true"
-        )
-    identity = summary.get("identity")
-    missing = [key for key in _IDENTITY if not isinstance(identity, dict) or key not in identity]
-    if missing:
-        raise _NoRecord(f"summary.json has no identity.{missing[0]}")
-    assert isinstance(identity, dict)
+        summary: dict[str, Any] = parse_json(text)
+    except ValueError as error:
+        raise _NoRecord(f"summary.json is not JSON: {error}") from None
+    try:
+        check_record(summary)
+    except ValueError as error:
+        raise _NoRecord(str(error)) from None
+    identity = summary["identity"]
     misplaced = _misplaced(place, identity)
     if misplaced:
         raise _NoRecord(misplaced)
@@ -267,13 +268,9 @@ def _summary(place: Path, text: str) -> dict[str, Any]:
     value = summary["test"].get("task")
     if value is None:
         raise _NoRecord("test task is not finite: no decision, or one of infinite expected cost")
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise _NoRecord(f"test task is {value}")
     return summary
-
-
-def _refuse_constant(name: str) -> float:
-    raise _NoRecord(f"summary.json holds {name}")
 
 
 def _misplaced(relative: Path, identity: Mapping[str, Any]) -> str:
@@ -291,7 +288,7 @@ def _without_duplicates(records: list[Record]) -> tuple[list[Record], list[LeftO
     """Records that are the only one of their run, and the others: none of them can be trusted."""
     runs: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        what = {key: record.identity[key] for key in _IDENTITY if key != "source_hash"}
+        what = {key: record.identity[key] for key in IDENTITY if key != "source_hash"}
         runs[json.dumps(what, sort_keys=True)].append(record)
     single = [same[0] for same in runs.values() if len(same) == 1]
     twice = [

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from diffusion_dfl.suite.reporting.collect import Collection, Record
+from diffusion_dfl.suite.runs.record import is_mixed
 
 #: Parts of a record that become columns ``part.name``.
 PARTS = ("test", "validation", "timing", "resources")
@@ -16,11 +17,12 @@ def frame(collection: Collection) -> pd.DataFrame:
     """One row a run.
 
     Columns: the identity (``task``, ``model``, ``grad``, ``scale``, ``source``, ``seed``,
-    ``config_hash``, ``source_hash``), ``differs`` as JSON text, ``path``, ``published``, ``role`` and
-    ``preset`` (:mod:`diffusion_dfl.suite.reporting.roles`), ``config`` (key -> value), and every
-    leaf of the record's ``test``, ``validation``, ``timing`` and ``resources`` under its dotted name:
-    ``test.task``, ``test.baselines.saa``, ``test.hourly.0``. A number a record does not have, or
-    has as null, is NaN; rows are sorted by path.
+    ``config_hash``, ``source_hash``), ``differs`` as JSON text, ``path``, ``published``, ``mixed``
+    (whether sources that compute otherwise made it together), ``role`` and ``preset``
+    (:mod:`diffusion_dfl.suite.reporting.roles`), ``config`` (key -> value), and every leaf of the
+    record's ``test``, ``validation``, ``timing`` and ``resources`` under its dotted name:
+    ``test.task``, ``test.baselines.saa``, ``test.hourly.0``. A number a record does not have, or has
+    as null, is NaN; rows are sorted by path.
     """
     rows = [_row(record) for record in sorted(collection.records, key=lambda r: str(r.path))]
     table = pd.DataFrame(rows)
@@ -40,7 +42,7 @@ def _row(record: Record) -> dict[str, Any]:
     row = {key: value for key, value in record.identity.items() if key != "differs"}
     row["differs"] = differs_text(record.identity["differs"])
     row["path"] = record.path.as_posix()
-    row["published"] = record.published
+    row["published"], row["mixed"] = record.published, is_mixed(record.summary)
     row |= {"role": record.role, "preset": record.preset, "config": record.config}
     for part in PARTS:
         row.update(_leaves(part, record.summary.get(part)))

@@ -235,6 +235,11 @@ def notes(table: Table) -> list[str]:
             + "; ".join(str(run) for run in table.left_out)
             + "."
         )
+    if table.mixed:
+        told.append(
+            "Made by several versions of the source that compute otherwise (accept_source_change=true): "
+            f"{', '.join(table.mixed)}."
+        )
     if table.disagreeing:
         told.append(
             f"Runs of the same seed disagree on {', '.join(table.disagreeing)}: their data or their "

@@ -4,14 +4,11 @@ What a run is to the tables (:mod:`diffusion_dfl.suite.reporting.roles`) is deci
 the day, and kept with it.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from diffusion_dfl.files import read_object, sha256_of
+from diffusion_dfl.files import read_object
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.archive import Archive, Content, Entry, compact, write
 from diffusion_dfl.suite.reporting.collect import Collection, LeftOut, Record
@@ -19,7 +16,6 @@ from diffusion_dfl.suite.reporting.roles import CONTROL, RUN, STALE, VARIANT, to
 from diffusion_dfl.suite.reporting.selection import choices
 
 # A run's files that are not published.
-_WEIGHTS = {"weights.pt", "interface.json"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def publish(collection: Collection, wanted: Wanted, folder: Path) -> Published:
         if record.published or (task not in wanted.sources and task in choices("task")):
             continue
         directory = collection.results / "runs" / record.path
-        reason = _foreign(record, wanted) or _damaged(directory, record)
+        reason = _foreign(record, wanted)
         if reason:
             refused.append(LeftOut(record.path, False, reason))
             continue
@@ -134,32 +130,6 @@ def _foreign(record: Record, wanted: Wanted) -> str:
     if role == STALE:
         return "is of an older preset; run it again with force=true"
     return "" if role else "is of a model or grad that this project does not have"
-
-
-def _damaged(directory: Path, record: Record) -> str:
-    """Why a run's files are not whole; empty where they are."""
-    digests = read_object(directory / "status.json").get("sha256")
-    for name, digest in digests.items() if isinstance(digests, dict) else ():
-        path = directory / name
-        if name in _WEIGHTS:
-            continue
-        if not path.exists():
-            return f"its {name} is not there"
-        if sha256_of(path) != digest:
-            return f"its {name} is not as the run left it (its digest differs)"
-    try:
-        rows = run_files.rows(directory)
-    except ValueError:
-        return "its rows.csv is no table of rows"
-    return wrong_mean(rows, record.summary["test"]["task"])
-
-
-def wrong_mean(rows: pd.Series, told: float) -> str:
-    """Why rows are not those of a summary; empty where they are. Rows are kept to six digits."""
-    mean = float(rows.mean())
-    if rows.empty or math.isclose(mean, told, rel_tol=1e-6, abs_tol=1e-6):
-        return ""
-    return f"the mean of its rows is {mean:.6g}, and its summary says {told:.6g}"
 
 
 def _too_few(before: Iterable[Entry], chosen: Iterable[Entry]) -> dict[Entry, str]:

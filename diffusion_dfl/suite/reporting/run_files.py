@@ -5,33 +5,42 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from diffusion_dfl.files import MOST_BYTES, read_text
+from diffusion_dfl.suite.runs.trust import read_yaml
 
 
 def epochs(directory: Path) -> tuple[list[dict[str, Any]], int]:
     """Epochs in metrics.jsonl, ``stage``, ``epoch`` and numbers by name, and how many lines are none."""
     try:
-        text = (directory / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_text(directory / "metrics.jsonl")
+    except FileNotFoundError:
         return [], 0
+    except (OSError, ValueError):
+        return [], 1
     found, damaged = [], 0
     for line in text.splitlines():
         try:
             told = json.loads(line)
             stage, epoch = told["stage"], told["epoch"]
-        except (ValueError, LookupError, TypeError):
+            numbers = {
+                name: float(told[name])
+                for name in sorted(told.keys() - {"stage", "epoch"})
+                if isinstance(told[name], int | float)
+            }
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ):
             damaged += 1
             continue
         if not isinstance(stage, str) or type(epoch) is not int:
             damaged += 1
             continue
-        numbers = {
-            name: float(told[name])
-            for name in sorted(told.keys() - {"stage", "epoch"})
-            if isinstance(told[name], int | float)
-        }
         found.append({"stage": stage, "epoch": epoch, **numbers})
     return found, damaged
 
@@ -45,16 +54,17 @@ def rows(directory: Path) -> pd.Series:
     path = directory / "rows.csv"
     if not path.exists():
         return pd.Series(dtype=float)
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        raise ValueError("its rows.csv is no table of rows")
     table = pd.read_csv(path, dtype={"row": str, "task": float})
     if list(table.columns) != ["row", "task"]:
-        raise ValueError(f"{path} has not the columns row and task")
+        raise ValueError("its rows.csv is no table of rows")
     return table.set_index("row")["task"]
 
 
 def config(directory: Path) -> dict[str, Any]:
     """config.yaml; empty for what is missing or damaged."""
     try:
-        told = yaml.load((directory / "config.yaml").read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_yaml(directory / "config.yaml")
+    except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
-from omegaconf import OmegaConf
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS, normalise
 from diffusion_dfl.suite.config.identities import identity_of
 from diffusion_dfl.suite.invocation import start
+from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.runs.lease import in_use
 
 #: States of a run, in the order they are told.
@@ -149,9 +149,9 @@ def _underway(name: str, directory: Path) -> State:
     try:
         lines = metrics.read_text(encoding="utf-8").splitlines()
         last = json.loads(lines[-1])
-        epochs = OmegaConf.load(directory / "config.yaml")[last["stage"]]["epochs"]
+        epochs = run_files.config(directory)[last["stage"]]["epochs"]
         minutes = max(time.time() - metrics.stat().st_mtime, 0) / 60
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return State(name, "before its first epoch")
     progress = f"{last['stage']} epoch {last['epoch']}/{epochs}"
     return State(name, progress, age=f"{minutes:.0f} min since")

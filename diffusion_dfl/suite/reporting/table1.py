@@ -54,6 +54,7 @@ class Table:
         diverged: runs that diverged and kept their best checkpoint.
         source_versions: of how many versions of the source the runs are.
         disagreeing: baselines that differ between runs of the same seed.
+        mixed: runs that versions of the source made together that compute otherwise.
     """
 
     task: str
@@ -71,6 +72,7 @@ class Table:
     diverged: int
     source_versions: int
     disagreeing: Sequence[str]
+    mixed: Sequence[str]
 
     @cached_property
     def _groups(self) -> dict[tuple[str, str], pd.DataFrame]:
@@ -157,6 +159,9 @@ def build(
         ),
         source_versions=chosen.runs["source_hash"].nunique() if len(chosen.runs) else 0,
         disagreeing=disagreeing,
+        mixed=[str(path) for path in chosen.runs["path"][chosen.runs["mixed"].eq(True)]]
+        if len(chosen.runs)
+        else [],
     )
 
 

@@ -10,7 +10,7 @@ order, are the ones it was judged by where ``evaluation.num_large`` is M, which 
 scenarios between them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from diffusion_dfl.suite.config.commands import command, identity_of_record
 from diffusion_dfl.suite.config.compose import NEUTRAL, identify, name_of_file, validate
 from diffusion_dfl.suite.config.own import CODE, GROUPS, is_own, source_file
 from diffusion_dfl.suite.runs.compile import decision_rule, make_predictor, make_task
-from diffusion_dfl.suite.runs.directory import RunDirectory
+from diffusion_dfl.suite.runs.directory import RunDirectory, stored_config
 from diffusion_dfl.suite.runs.interface import NAME, read_interface
 from diffusion_dfl.training.checkpoint import read_tensors
 from diffusion_dfl.training.fitted import Fitted
@@ -35,8 +35,14 @@ from diffusion_dfl.training.loop import refuse_other_architecture
 _PLACES = ("root", "url", "directory", "file")
 
 
-def load_run(path: Path, places: Mapping[str, str] | None = None, *, data: bool = False) -> Fitted:
-    """A finished run from its directory, which is all that is read.
+def load_run(
+    path: Path,
+    places: Mapping[str, str] | None = None,
+    *,
+    data: bool = False,
+    trust: Path | None = None,
+) -> Fitted:
+    """A finished run from its directory, which is all that is read and which runs no code of its own.
 
     A user's program of functions, and a run of a version that wrote no interface.json, need the run's
     task and so its data.
@@ -45,15 +51,29 @@ def load_run(path: Path, places: Mapping[str, str] | None = None, *, data: bool 
         path: of the run.
         places: where that data is, by the keys of ``data``: ``{"root": FOLDER}``.
         data: whether the data is read too, for :meth:`~diffusion_dfl.Fitted.evaluate`.
+        trust: folder of the code of a task or a model of the user's own, which is then run.
 
     Raises:
-        UserError: no run, a record without weights, a run that is not finished, damaged files, data
-            or code that is needed and not there.
+        UserError: no run, a record without weights, a run that is not finished, damaged files, parts
+            that a run may not name, data or code that is needed and not there.
     """
-    directory, config = RunDirectory(path), read_config(path)
+    return _loaded(path, read_config(path, trust), places, data, trust)
+
+
+def _loaded(
+    path: Path,
+    config: DictConfig,
+    places: Mapping[str, str] | None,
+    data: bool,
+    trust: Path | None,
+) -> Fitted:
+    directory = RunDirectory(path)
     _refuse_changed_code(config, path)
     weights = read_tensors(directory.weights, torch.device("cpu"))
-    interface = read_interface(path)
+    for name in ("contexts.mean", "outcomes.mean"):
+        if not isinstance(weights.get(name), torch.Tensor) or weights[name].dim() != 1:
+            raise UserError(f"{directory.weights} holds no predictor: it has no {name}")
+    interface = read_interface(path, trust)
     task = None
     if data or interface is None:
         task = make_task(_with_places(config, places or {}))
@@ -61,6 +81,7 @@ def load_run(path: Path, places: Mapping[str, str] | None = None, *, data: bool 
     predictor = make_predictor(config, len(weights["contexts.mean"]), len(weights["outcomes.mean"]))
     refuse_other_architecture(directory.weights, weights, predictor)
     predictor.load_state_dict(weights)
+    _refuse_other_sizes(path, interface, predictor)
     return Fitted(
         predictor.eval(), decision_rule(config), interface, config.seed, torch.device("cpu"), task
     )
@@ -87,28 +108,36 @@ def load_finished(config: DictConfig) -> Fitted:
             "force=true, which keeps the old one aside"
         )
     places = {key: config.data[key] for key in _PLACES if config.data.get(key) is not None}
-    return load_run(directory.path, places, data=True)
+    mine = {str(config[group]["_target_"]) for group in GROUPS}
+    return _loaded(directory.path, read_config(directory.path, None, mine), places, True, None)
 
 
-def contexts_of_test(path: Path, places: Mapping[str, str]) -> NDArray[np.float64]:
+def contexts_of_test(
+    path: Path, places: Mapping[str, str], trust: Path | None = None
+) -> NDArray[np.float64]:
     """Contexts ``(N, d_x)`` of a run's test rows, from its data.
 
     Raises:
         UserError: the data is not there.
     """
-    data = make_task(_with_places(read_config(path), places)).dataset
+    data = make_task(_with_places(read_config(path, trust), places)).dataset
     found: NDArray[np.float64] = data.contexts[data.test]
     return found
 
 
-def read_config(path: Path) -> DictConfig:
+def read_config(path: Path, trust: Path | None = None, also: Collection[str] = ()) -> DictConfig:
     """Configuration of a finished run with all it left.
 
+    Args:
+        path: of the run.
+        trust: folder of code that the configuration may name.
+        also: targets that it may name besides those of this package.
+
     Raises:
-        UserError: it is none.
+        UserError: it is none, or names what it may not.
     """
     directory = RunDirectory(path)
-    if not (path / "config.yaml").exists():
+    if not (path / "config.yaml").is_file():
         raise UserError(
             f"{path}: there is no run; name a directory that a run printed at its end, such as "
             "results/runs/laptop/power/gaussian-score/seed-0"
@@ -137,8 +166,7 @@ def read_config(path: Path) -> DictConfig:
             raise UserError(
                 f"{file} is {state}; repeat the run's command, which makes it anew from the checkpoint"
             )
-    config = OmegaConf.load(path / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config = stored_config(path / "config.yaml", trust, also)
     for key, value in NEUTRAL.items():  # Keys that joined after the run.
         if key.startswith("decision.") and OmegaConf.select(config, key) is None:
             OmegaConf.update(config, key, value)
@@ -148,6 +176,18 @@ def read_config(path: Path) -> DictConfig:
         denoises = "num_diffusion_steps" in model
         OmegaConf.update(config, "model.activation", "silu" if denoises else "relu", force_add=True)
     return config
+
+
+def _refuse_other_sizes(path: Path, interface: Interface, predictor: torch.nn.Module) -> None:
+    """Raise UserError if a run's program and its predictor are not of one problem."""
+    program, sizes = interface.program, (predictor.context_size, predictor.outcome_size)
+    outcomes = program.num_decisions if predictor.decides else program.num_outcomes
+    found = (len(interface.features), outcomes, len(interface.decisions))
+    if found != (*sizes, program.num_decisions):
+        raise UserError(
+            f"{path / NAME} is of {found[0]} features, {found[1]} outcomes and {found[2]} decisions, and "
+            f"weights.pt of {sizes[0]} and {sizes[1]}; repeat the run's command with force=true"
+        )
 
 
 def _refuse_changed_code(config: DictConfig, path: Path) -> None:

@@ -12,31 +12,36 @@ env.json        versions and device
 run.log         what the run said
 failures.log    tracebacks of attempts that failed
 .owner, .lock   who is in it; the time of .owner is the last sign of life
+.writing-*      files being written by who is in it
 """
 
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_dfl.data.download import without_secrets
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import (
     DamagedFile,
     clear_partials,
+    json_text,
     read_json,
     sha256_of,
-    write_json,
-    write_text,
 )
 from diffusion_dfl.suite.config.compose import NEUTRAL, code_of, deciding_values, name_of_file
 from diffusion_dfl.suite.config.own import CODE, GROUPS
+from diffusion_dfl.suite.runs.environment import source_version
 from diffusion_dfl.suite.runs.lease import Held, Lease
-from diffusion_dfl.training.checkpoint import Checkpoint
+from diffusion_dfl.suite.runs.trust import check_config, read_yaml
+from diffusion_dfl.training.checkpoint import Checkpoint, Version, read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +66,25 @@ class RunDirectory:
 
     def __init__(self, path: Path, owner: str = "") -> None:
         self.path, self.owner = path, owner
-        self.checkpoint = Checkpoint(path / "checkpoint.pt", owner)
         self.weights = path / "weights.pt"
         self.summary = path / "summary.json"
-        self.metrics = MetricsLog(path / "metrics.jsonl")
+        self.metrics = MetricsLog(self)
         self._lease: Lease | None = None
+
+    def checkpoint(self, name: str = "checkpoint", accept_other: bool = False) -> Checkpoint:
+        """That of a stage, gone on with by the source that runs.
+
+        Args:
+            name: of its file.
+            accept_other: whether what another version of the source made is gone on with.
+        """
+        return Checkpoint(
+            self.path / f"{name}.pt",
+            self.owner,
+            replacing=self.replacing,
+            version=source_version(),
+            accept_other=accept_other,
+        )
 
     @contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
@@ -96,10 +115,33 @@ class RunDirectory:
             self._lease = None
             lease.__exit__(None, None, None)
 
-    def check_held(self) -> None:
-        """Raise LeaseLost if another process has taken the directory over."""
-        if self._lease is not None:
-            self._lease.check()
+    @property
+    def lease(self) -> Lease:
+        """What every write goes through.
+
+        Raises:
+            RuntimeError: the directory is not held.
+        """
+        if self._lease is None:
+            raise RuntimeError(f"{self.path} is written by who holds it; enter locked() first")
+        return self._lease
+
+    def replacing(self, path: Path) -> AbstractContextManager[Path]:
+        """A temporary path that takes the place of one of the directory's files.
+
+        Raises:
+            LeaseLost: another process has taken the directory over.
+        """
+        return self.lease.replacing(path)
+
+    def write_text(self, name: str, text: str) -> None:
+        """A file of the directory, by its name."""
+        with self.replacing(self.path / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, value: Any) -> None:
+        """:func:`diffusion_dfl.files.json_text` in a file of the directory."""
+        self.write_text(name, json_text(value))
 
     def claim(self, config: DictConfig, force: bool) -> None:
         """Make the directory this configuration's.
@@ -115,19 +157,16 @@ class RunDirectory:
         if stored.exists():
             self._refuse_other(config, stored)
             return
-        write_text(stored, OmegaConf.to_yaml(without_places(config), resolve=True))
+        self.write_text(stored.name, OmegaConf.to_yaml(without_places(config)))
 
     def _refuse_other(self, config: DictConfig, stored: Path) -> None:
         mine = deciding_values(without_places(config))
         try:
-            loaded = OmegaConf.load(stored)
-            assert isinstance(loaded, DictConfig)
-            theirs = NEUTRAL | deciding_values(loaded)
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            named = {str(config[group]["_target_"]) for group in GROUPS}
+            theirs = NEUTRAL | deciding_values(stored_config(stored, None, named))
+        except UserError as error:
             raise UserError(
-                f"{stored} cannot be read ({reason}); move it away or add force=true, "
-                "which keeps the old run aside and starts over"
+                f"{error}; move it away or add force=true, which keeps the old run aside and starts over"
             ) from error
         changed = [
             f"{key} ({theirs.get(key)!r} there, {mine.get(key)!r} here)"
@@ -140,13 +179,22 @@ class RunDirectory:
                 "Add force=true to keep that run aside and start over, or set output.root=FOLDER"
             )
 
+    def keep_other_versions_aside(self) -> None:
+        """Begin anew where a version of the source that computes otherwise made what is there."""
+        numbers = source_version().numbers
+        for path in self.path.glob("*.pt"):
+            made = read_tensors(path, torch.device("cpu")).get("versions") or []
+            if made and Version(*made[-1]).numbers != numbers:
+                self._keep_aside()
+                return
+
     def _keep_aside(self) -> None:
         number = 1
         while (old := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         old.mkdir()
         for item in self.path.iterdir():
-            if item.name not in (".lock", ".owner"):
+            if not item.name.startswith("."):
                 shutil.move(str(item), old / item.name)
 
     @property
@@ -172,11 +220,10 @@ class RunDirectory:
         return str(self._told().get("reason", ""))
 
     def set_status(self, status: str, **details: Any) -> None:
-        write_json(self.path / "status.json", {"status": status, **details})
+        self.write_json("status.json", {"status": status, **details})
 
     def finish(self) -> None:
         """Say that the run is finished, with the digests of what it leaves."""
-        self.check_held()
         kept = {name: sha256_of(self.path / name) for name in _KEPT if (self.path / name).exists()}
         self.set_status("finished", sha256=kept)
 
@@ -205,12 +252,11 @@ class RunDirectory:
 class MetricsLog:
     """JSON lines ``{"stage", "epoch", ...}``, one an epoch; appended, and restored when resuming."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory, self.path = directory, directory.path / "metrics.jsonl"
 
     def append(self, stage: str, epoch: int, values: dict[str, float]) -> None:
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(_line(stage, epoch, values))
+        self.directory.lease.append(self.path, _line(stage, epoch, values))
 
     def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
         """Make a stage's lines those of its checkpoint, whatever a killed process or a bad disk left.
@@ -222,7 +268,7 @@ class MetricsLog:
         ]
         own = [_line(stage, epoch, values) for epoch, values in epochs]
         if kept or own or self.path.exists():
-            write_text(self.path, "".join(kept + own))
+            self.directory.write_text(self.path.name, "".join(kept + own))
 
     def lines(self) -> list[dict[str, Any]]:
         """Every whole line of an epoch."""
@@ -243,19 +289,69 @@ def _line(stage: str, epoch: int, values: dict[str, float]) -> str:
     return json.dumps({"stage": stage, "epoch": epoch, **values}) + "\n"
 
 
-def without_places(config: DictConfig) -> DictConfig:
-    """The configuration without paths of this machine, as records keep it.
+def stored_config(file: Path, trust: Path | None, also: Collection[str] = ()) -> DictConfig:
+    """What :func:`without_places` left in a run's config.yaml; where its data is is not kept.
 
-    Parts that are the user's own code have its digest beside them.
+    Args:
+        file: of the run.
+        trust: folder of code that it may name.
+        also: targets that it may name besides those of this package.
+
+    Raises:
+        UserError: it is no configuration of a run, or names what it may not.
     """
-    copy = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    try:
+        told = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if isinstance(told.get("data"), dict):
+        told["data"] = {
+            key: None if isinstance(value, str) and value.startswith("${oc.env:") else value
+            for key, value in told["data"].items()
+        }
+    check_config(file, told, trust, also)
+    return OmegaConf.create(told)
+
+
+def secrets_of(config: DictConfig) -> list[str]:
+    """Texts that are written nowhere: what the environment and an address tell of the data."""
+    found = [
+        str(config.data[key])
+        for key, value in config.data._content.items()
+        if isinstance(value._value(), str) and "${oc.env:" in value._value()
+    ]
+    try:
+        parts = urlsplit(str(config.data.get("url") or ""))
+    except ValueError:
+        return [*found, str(config.data.url)]
+    told = [parts.username, parts.password, parts.query]
+    told += [value for _, value in parse_qsl(parts.query)]
+    found += [form for one in told if one for form in (one, unquote(one))]
+    return [one for one in dict.fromkeys(found) if one]
+
+
+def without_places(config: DictConfig) -> DictConfig:
+    """The configuration without paths of this machine and without secrets, as records keep it.
+
+    What data takes from the environment stays the name of its variable, an address loses what names or
+    lets in a user. Parts that are the user's own code have its digest beside them.
+    """
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    for key, value in config.data._content.items():
+        text = value._value()
+        if isinstance(text, str) and "${oc.env:" in text:
+            values["data"][key] = text
+        elif key == "url" and values["data"][key]:
+            values["data"][key] = without_secrets(values["data"][key])
+    copy = OmegaConf.create(values)
     assert isinstance(copy, DictConfig)
-    for key in ("output", "force", "retry_failed", "device", "logger"):
+    for key in ("output", "force", "retry_failed", "accept_source_change", "device", "logger"):
         copy.pop(key, None)
     for key in ("root", "directory"):
         copy.data.pop(key, None)
-    if copy.data.get("file"):
-        copy.data.file = name_of_file(copy.data.file)
+    if config.data.get("file") and values["data"]["file"] == config.data.file:
+        copy.data.file = name_of_file(config.data.file)
     for group in GROUPS:
         code = code_of(config, group)
         if code is not None:  # The user's own: what it was when it ran.

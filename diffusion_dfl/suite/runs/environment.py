@@ -1,5 +1,6 @@
 """Where a run ran: device, versions, source. No names of users, machines or paths."""
 
+import ast
 import hashlib
 import platform
 import resource
@@ -13,6 +14,7 @@ import torch
 
 from diffusion_dfl import __version__
 from diffusion_dfl.suite.places import INSTALLED, PACKAGE, REPOSITORY
+from diffusion_dfl.training.checkpoint import Version
 
 _RECORDED = ("torch", "numpy", "pandas", "hydra-core", "omegaconf", "scoringrules")
 
@@ -25,6 +27,22 @@ def source_hash() -> str:
         state.update(str(path.relative_to(PACKAGE).as_posix()).encode() + b"\0")
         state.update(path.read_bytes() + b"\0")
     return state.hexdigest()[:16]
+
+
+@cache
+def source_version() -> Version:
+    """Of the package that runs; what decides numbers is the library, without its docstrings."""
+    state = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        if place.parts[0] == "suite":
+            continue
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = None
+        state.update(place.as_posix().encode() + b"\0" + ast.dump(tree).encode() + b"\0")
+    return Version(source_hash(), state.hexdigest()[:16])
 
 
 def describe_environment(device: torch.device, threads: int) -> dict[str, Any]:

@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.files import write_json
 from diffusion_dfl.suite.config.compose import Identity, digest, fit_path
 from diffusion_dfl.suite.loggers import Mirror, Mirrors, RunFacts
 from diffusion_dfl.suite.runs.compile import check_rule_of, compiled
 from diffusion_dfl.suite.runs.directory import RunDirectory, without_places
-from diffusion_dfl.suite.runs.environment import describe_environment, peak_memory_bytes
-from diffusion_dfl.suite.runs.interface import write_interface
+from diffusion_dfl.suite.runs.environment import (
+    describe_environment,
+    peak_memory_bytes,
+    source_version,
+)
+from diffusion_dfl.suite.runs.interface import NAME as INTERFACE
+from diffusion_dfl.suite.runs.interface import interface_record
 from diffusion_dfl.suite.runs.progress import EpochLog
 from diffusion_dfl.suite.runs.record import make_record, write_rows
 from diffusion_dfl.tasks.problem import check_problem
-from diffusion_dfl.training.checkpoint import Checkpoint, write_tensors
+from diffusion_dfl.training.checkpoint import Checkpoint, Version, write_tensors
 from diffusion_dfl.training.experiment import StageName
 from diffusion_dfl.training.interface import Interface
 from diffusion_dfl.training.learning import learn
@@ -61,23 +65,24 @@ class Execution:
         check_problem(self.task)
         check_rule_of(config, self.task.program)
         self.steps = Steps(experiment, device, self._place)
+        self.checkpoints: list[Checkpoint] = []
         place = fit_path(config)
         self.shared = RunDirectory(Path(config.output.root, "runs") / place, place.as_posix())
 
     def execute(self) -> dict[str, Any]:
         """Fit, train, evaluate and write the record."""
         config = self.config
-        write_json(
-            self.directory.path / "env.json", describe_environment(self.device, config.threads)
-        )
+        self.directory.write_json("env.json", describe_environment(self.device, config.threads))
         logger.info("%s", self.directory.path)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            if config.force:
+                with self.shared.locked(wait=True):
+                    self.shared.keep_other_versions_aside()
             self._refuse_other_architecture()
             trained = learn(self.steps, partial(self.shared.locked, wait=True))
         predictor = trained.predictor
-        self.directory.check_held()
-        write_tensors(self.directory.weights, predictor.state_dict())
-        write_interface(self.directory.path, Interface.of(self.task))
+        write_tensors(self.directory.weights, predictor.state_dict(), self.directory.replacing)
+        self.directory.write_json(INTERFACE, interface_record(Interface.of(self.task)))
         started = time.perf_counter()
         result = None
         if config.evaluation.test:
@@ -88,6 +93,7 @@ class Execution:
             trained,
             result,
             self.steps.baselines() if result is not None else {},
+            sources=self._sources,
             higher_is_better=self.task.higher_is_better,
             solver=self.steps.layer.statistics.counts(),
             seconds={
@@ -103,8 +109,9 @@ class Execution:
         )
         if result is not None:
             labels = self.task.dataset.row_names[self.task.dataset.test]
-            write_rows(self.directory.path / "rows.csv", labels, result)
-        write_json(self.directory.summary, summary)
+            with self.directory.replacing(self.directory.path / "rows.csv") as rows:
+                write_rows(rows, labels, result)
+        self.directory.write_json(self.directory.summary.name, summary)
         names = ("summary.json", "config.yaml", "env.json", "metrics.jsonl", "rows.csv")
         files = [self.directory.path / name for name in names]
         self.mirrors.record(summary, [file for file in files if file.exists()])
@@ -112,7 +119,7 @@ class Execution:
 
     def _refuse_other_architecture(self) -> None:
         """Read a checkpoint of the last stage first, so that the fit is not made for nothing."""
-        checkpoint = self.directory.checkpoint
+        checkpoint = self.directory.checkpoint(accept_other=self.config.accept_source_change)
         if checkpoint.exists():
             saved = checkpoint.load(torch.device("cpu"))
             predictor = self.steps.prepare()
@@ -127,19 +134,23 @@ class Execution:
             epochs,
             f"{self.identity.model}-{self.identity.grad} seed {self.config.seed} {label}",
         )
-        checkpoint = directory.checkpoint
-        if label not in (
-            "fit",
-            "train",
-        ):  # Of several stages in a directory one has the plain name.
-            checkpoint = Checkpoint(checkpoint.path.with_name(f"{label}.pt"), directory.owner)
+        # Of several stages in a directory one has the plain name.
+        file = "checkpoint" if label in ("fit", "train") else label
+        checkpoint = directory.checkpoint(file, self.config.accept_source_change)
+        self.checkpoints.append(checkpoint)
         return checkpoint, log
+
+    @property
+    def _sources(self) -> list[Version]:
+        """Versions of the source that made this run, in their order."""
+        made = [version for one in self.checkpoints for version in one.versions]
+        return list(dict.fromkeys([*made, source_version()]))
 
 
 def _facts(config: DictConfig, identity: Identity, directory: Path) -> RunFacts:
     """What mirrors say about a run."""
     place = identity.path
-    container = OmegaConf.to_container(without_places(config), resolve=True)
+    container = OmegaConf.to_container(without_places(config))
     assert isinstance(container, dict)
     return RunFacts(
         identity.task,

@@ -12,51 +12,60 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import DamagedFile, read_json, write_json
+from diffusion_dfl.files import DamagedFile, read_json
 from diffusion_dfl.programs import Program
 from diffusion_dfl.suite.config.own import locate
+from diffusion_dfl.suite.runs.trust import check_named
 from diffusion_dfl.training.interface import Interface
 
 SCHEMA = 1
 NAME = "interface.json"
 
 
-def write_interface(directory: Path, interface: Interface) -> None:
-    """Write a run's interface.json."""
-    write_json(
-        directory / NAME,
-        {
-            "schema": SCHEMA,
-            "features": interface.features,
-            "decisions": interface.decisions,
-            "pooled": interface.pooled,
-            "program": _told(interface.program),
-        },
-    )
+def interface_record(interface: Interface) -> dict[str, Any]:
+    """What a run's interface.json holds."""
+    return {
+        "schema": SCHEMA,
+        "features": interface.features,
+        "decisions": interface.decisions,
+        "pooled": interface.pooled,
+        "program": _plain(interface.program),
+    }
 
 
-def read_interface(directory: Path) -> Interface | None:
+def read_interface(directory: Path, trust: Path | None = None) -> Interface | None:
     """A run's interface; None where only its task can make it.
 
+    Args:
+        directory: of the run.
+        trust: folder of a user's own program.
+
     Raises:
-        UserError: the file is damaged, or of a class that is not there.
+        UserError: the file is damaged, or names what it may not.
     """
+    file = directory / NAME
     try:
-        told = read_json(directory / NAME)
-        features, decisions = tuple(told["features"]), tuple(told["decisions"])
+        told = read_json(file)
+        features, decisions = _names(told["features"]), _names(told["decisions"])
         if told["program"] is None:
             return None
-        program = _made(dict(told["program"]))
-        return Interface(features, decisions, bool(told["pooled"]), program)
+        program = _made(file, dict(told["program"]), trust)
+        return Interface(features, decisions, told["pooled"] is True, program)
     except FileNotFoundError:
         return None
     except (DamagedFile, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{directory / NAME} cannot be read ({error}); repeat the run's command with force=true"
+            f"{file} cannot be read ({error}); repeat the run's command with force=true"
         ) from error
 
 
-def _told(program: Program) -> dict[str, Any] | None:
+def _names(told: Any) -> tuple[str, ...]:
+    if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+        raise TypeError("its names are no list of text")
+    return tuple(told)
+
+
+def _plain(program: Program) -> dict[str, Any] | None:
     """Class and numbers of a program that is made of plain numbers alone."""
     if not is_dataclass(program):
         return None
@@ -68,8 +77,12 @@ def _told(program: Program) -> dict[str, Any] | None:
     return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **values}
 
 
-def _made(told: dict[str, Any]) -> Program:
-    made = locate("program", "interface.json", told.pop("_target_"))(**told)
+def _made(file: Path, told: dict[str, Any], trust: Path | None) -> Program:
+    target = told.pop("_target_")
+    check_named(file, "program", target, trust)
+    if not all(isinstance(value, bool | int | float | str) for value in told.values()):
+        raise TypeError("its program is not told by plain values")
+    made = locate("program", NAME, target)(**told)
     if not isinstance(made, Program):
         raise TypeError(f"{type(made).__name__} is no Program")
     return made

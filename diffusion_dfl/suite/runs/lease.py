@@ -5,37 +5,49 @@ hosts such locks may not hold (NFS without a lock service), so the holder also k
 that it made exclusively and touches every few seconds: one of another host that was not touched for a
 minute is of a dead process. Ages are differences of times that the file server gave, so clocks of hosts
 need not agree; where the server's own clock went backwards, the file is watched instead.
+
+A holder that was suspended and taken over may wake at any moment, also between a check and a write, so
+writes are fenced, not only checked. Files are prepared in a folder of the holder's own, which who takes
+over removes first: what was prepared there can no longer be put in place. Lines are appended to files
+that were opened before; who takes over puts new files in their place, so that late lines reach none.
 """
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import secrets
+import shutil
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import read_object, write_text
+from diffusion_dfl.files import read_object, replacing, write_text
 
 #: Seconds between signs of life, and without one until a holder of another host counts as dead.
 BEAT = 10.0
 EXPIRY = 60.0
 
 _POLL = 0.2
+# Of a file system that has no locks, NFS without its lock service among them.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_DESK = ".writing-"
 
 
 class Held(UserError):
     """Another process holds the directory."""
 
 
-class LeaseLost(RuntimeError):
+class LeaseLost(UserError):
     """The directory was taken over while this process thought it held it."""
 
 
@@ -72,6 +84,8 @@ class Lease:
         self.host = host or _host()
         self.token = secrets.token_hex(8)
         self._owner = directory / ".owner"
+        self._desk = directory / f"{_DESK}{self.token}"
+        self._lines: dict[Path, TextIO] = {}
         self._lock: FileLock | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -80,6 +94,7 @@ class Lease:
         locked = self._lock_here()
         try:
             self._own(locked)
+            self._fence_off_others()
         except BaseException:
             self._unlock()
             raise
@@ -97,7 +112,12 @@ class Lease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        for lines in self._lines.values():
+            with suppress(OSError):
+                lines.close()
+        self._lines.clear()
         if self.held():
+            shutil.rmtree(self._desk, ignore_errors=True)
             with suppress(OSError):
                 self._owner.unlink()
         self._unlock()
@@ -109,10 +129,55 @@ class Lease:
     def check(self) -> None:
         """Raise LeaseLost if another process took over, as after a long suspension."""
         if not self.held():
-            raise LeaseLost(
-                f"{self.directory} was taken over by another process while this one gave no sign of "
-                "life; it goes on there"
-            )
+            raise self._lost()
+
+    @contextmanager
+    def replacing(self, path: Path) -> Iterator[Path]:
+        """A temporary path that takes the place of ``path``, below the directory, if the lease holds.
+
+        Raises:
+            LeaseLost: it does not; ``path`` is as it was.
+        """
+        self.check()
+        try:
+            with replacing(path, self._desk) as partial:
+                yield partial
+                self.check()
+        except FileNotFoundError:
+            if self._desk.exists():
+                raise
+            raise self._lost() from None
+        finally:
+            if path in self._lines:  # They are of the file that was there before.
+                self._lines.pop(path).close()
+
+    def append(self, path: Path, text: str) -> None:
+        """Add whole lines to a file, if the lease holds.
+
+        Raises:
+            LeaseLost: it does not.
+        """
+        self.check()
+        if path not in self._lines:
+            self._lines[path] = path.open("a", encoding="utf-8")
+        self._lines[path].write(text)
+        self._lines[path].flush()
+
+    def _fence_off_others(self) -> None:
+        """Take their desks from former holders, whole and at once; make one's own."""
+        for other in self.directory.glob(f"{_DESK}*"):
+            aside = other.with_name(f".removed-{self.token}-{other.name.removeprefix(_DESK)}")
+            with suppress(FileNotFoundError):
+                os.rename(other, aside)
+        for old in self.directory.glob(".removed-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        self._desk.mkdir()
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(
+            f"{self.directory} was taken over by another process while this one gave no sign of "
+            "life; it goes on there"
+        )
 
     def _lock_here(self) -> bool:
         """Take this host's lock; False where the file system has none."""
@@ -123,6 +188,10 @@ class Lease:
             raise self._refusal() from None
         except NotImplementedError:
             return False
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
         self._lock = lock
         return True
 
@@ -132,11 +201,14 @@ class Lease:
             self._lock = None
 
     def _own(self, locked: bool) -> None:
-        text = json.dumps({"host": self.host, "pid": os.getpid(), "token": self.token})
+        mine = {"host": self.host, "pid": os.getpid(), "started": _started(os.getpid())}
+        text = json.dumps({**mine, "token": self.token})
         while True:
             there = read_object(self._owner)
-            if there.get("host") == self.host and (locked or not _alive(there.get("pid"))):
-                # Of this host and dead, as its lock is free.
+            # Of this host and dead; or of this process, which left it behind, as its lock is free. A
+            # lock alone proves nothing: there are file systems that grant it to everybody.
+            gone = there.get("host") == self.host and not _alive(there)
+            if gone or (locked and mine.items() <= there.items()):
                 write_text(self._owner, text)
                 return
             if not there and self._owner.exists() and locked:
@@ -226,7 +298,7 @@ def in_use(directory: Path, expiry: float = EXPIRY) -> bool:
     there = read_object(owner)
     if not there:
         return False
-    if there.get("host") == _host() and not _alive(there.get("pid")):
+    if there.get("host") == _host() and not _alive(there):
         return False
     try:
         return time.time() - owner.stat().st_mtime < expiry
@@ -234,7 +306,9 @@ def in_use(directory: Path, expiry: float = EXPIRY) -> bool:
         return False
 
 
-def _alive(pid: object) -> bool:
+def _alive(owner: dict[str, object]) -> bool:
+    """Whether the process of an owner file of this host lives, not another that has its number."""
+    pid = owner.get("pid")
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
@@ -242,5 +316,15 @@ def _alive(pid: object) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        return True
-    return True
+        pass
+    return owner.get("started") in (None, _started(pid))
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in ticks since the boot; -1 for one that ended, None for not told."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        words = told.rpartition(")")[2].split()
+        return -1 if words[0] in "ZX" else int(words[19])
+    except (OSError, ValueError, IndexError):
+        return None

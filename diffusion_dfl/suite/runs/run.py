@@ -4,6 +4,7 @@ import errno
 import logging
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,10 @@ from diffusion_dfl.suite.config.compose import (
 )
 from diffusion_dfl.suite.places import REPOSITORY
 from diffusion_dfl.suite.runs.compile import check_parts
-from diffusion_dfl.suite.runs.directory import RunDirectory
+from diffusion_dfl.suite.runs.directory import RunDirectory, secrets_of
 from diffusion_dfl.suite.runs.environment import source_hash
 from diffusion_dfl.suite.runs.execution import Execution
 from diffusion_dfl.suite.runs.job_log import run_log, without_paths
-from diffusion_dfl.suite.runs.lease import LeaseLost
 from diffusion_dfl.suite.runs.signals import stoppable
 from diffusion_dfl.training.device import resolve_device
 
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _MENDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+    errno.EIO: "look after the disk or the file server",
 }
 
 
@@ -66,7 +67,7 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
                 f"{directory.path} failed before ({directory.reason}) and retry_failed=false leaves "
                 "it so; its failures.log has the traceback"
             )
-        with run_log(directory.path / "run.log"):
+        with run_log(directory.path / "run.log", directory.lease.held, secrets_of(config)):
             return _attempt(config, identity, device, directory)
 
 
@@ -84,16 +85,15 @@ def _attempt(
             this.mirrors.close(finished=False)
             raise
         this.mirrors.close(finished=True)
-    except LeaseLost:
-        raise  # The directory is another process's now.
     except BaseException as error:
+        directory.lease.check()  # What another process has taken over is its own to tell.
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = without_paths((f"{type(error).__name__}: {error}".splitlines() or [""])[0])
+        said = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+        reason, trace = without_paths(said, secrets_of(config)), _traceback(secrets_of(config))
         with suppress(OSError):  # A full disk must not hide what happened.
-            directory.set_status(kind, reason=reason, traceback=_traceback())
+            directory.set_status(kind, reason=reason, traceback=trace)
             if kind == "failed":
-                with (directory.path / "failures.log").open("a", encoding="utf-8") as handle:
-                    handle.write(_traceback() + "\n")
+                directory.lease.append(directory.path / "failures.log", trace + "\n")
         if isinstance(error, OSError) and error.errno in _MENDS:
             raise UserError(
                 f"{directory.path} cannot be written ({error.strerror}); {_MENDS[error.errno]} and "
@@ -105,7 +105,8 @@ def _attempt(
     return summary
 
 
-def _traceback() -> str:
+def _traceback(secrets: Sequence[str]) -> str:
     """The traceback with paths from the package on, so that records name no machine."""
     text = traceback.format_exc()
-    return without_paths(text.replace(str(REPOSITORY), ".").replace(sys.prefix, "<environment>"))
+    text = text.replace(str(REPOSITORY), ".").replace(sys.prefix, "<environment>")
+    return without_paths(text, secrets)

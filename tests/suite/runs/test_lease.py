@@ -1,10 +1,13 @@
 """One process a directory: on one host by the kernel's lock, across hosts by signs of life."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -163,3 +166,90 @@ def test_two_who_find_a_dead_holder_do_not_both_take_its_place(tmp_path: Path) -
 def test_the_owner_file_names_no_machine(tmp_path: Path) -> None:
     with Lease(tmp_path):
         assert os.uname().nodename not in (tmp_path / ".owner").read_text()
+
+
+def test_a_holder_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
+    file, log = tmp_path / "status.json", tmp_path / "metrics.jsonl"
+    with Lease(tmp_path) as suspended:
+        with suspended.replacing(file) as partial:
+            partial.write_text("mine")
+        suspended.append(log, "mine\n")
+        elsewhere(tmp_path)
+        with pytest.raises(LeaseLost), suspended.replacing(file) as partial:
+            partial.write_text("late")
+        with pytest.raises(LeaseLost):
+            suspended.append(log, "late\n")
+    assert file.read_text() == "mine"
+    assert log.read_text() == "mine\n"
+
+
+def _write(
+    replacing: AbstractContextManager[Path], text: str, then: Callable[[], None] | None
+) -> None:
+    with replacing as partial:
+        partial.write_text(text)
+        if then is not None:
+            then()
+
+
+@pytest.mark.parametrize("moment", ["checked", "prepared"])
+def test_what_was_begun_before_a_take_over_is_not_put_in_place_after_it(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Suspended between a check and the write: the check is made to see nothing, the fence holds.
+    file, log = tmp_path / "status.json", tmp_path / "metrics.jsonl"
+    suspended = Lease(tmp_path, **_QUICK, host="here").__enter__()
+    suspended.append(log, "1\n")
+    suspended._stop.set()
+    assert suspended._thread is not None
+    suspended._thread.join()
+    suspended._unlock()  # A file system whose locks do not reach the other host.
+    os.utime(tmp_path / ".owner", (time.time() - 100,) * 2)
+    monkeypatch.setattr(suspended, "check", lambda: None)
+
+    def taken_over() -> None:
+        with Lease(tmp_path, **_QUICK, host="there") as other:
+            with other.replacing(file) as partial:
+                partial.write_text("theirs")
+            with other.replacing(log) as partial:
+                partial.write_text("1\n2\n")
+            other.append(log, "3\n")
+
+    if moment == "checked":
+        taken_over()
+    late = suspended.replacing(file)
+    with pytest.raises(LeaseLost):
+        _write(late, "late", taken_over if moment == "prepared" else None)
+    suspended.append(log, "late\n")
+    assert file.read_text() == "theirs"
+    assert log.read_text() == "1\n2\n3\n"
+    monkeypatch.undo()
+    suspended.__exit__(None, None, None)
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".writing")] == []
+
+
+def test_a_lock_that_everybody_gets_does_not_make_two_holders(tmp_path: Path) -> None:
+    # Of another process of this host, that lives and is not ours: what a lock says is not enough.
+    other = os.getppid()
+    told = {"host": Lease(tmp_path).host, "pid": other, "token": "theirs"}
+    (tmp_path / ".owner").write_text(json.dumps(told))
+    with pytest.raises(Held):
+        Lease(tmp_path).__enter__()
+    # Another process that has the number of a dead one is not its holder.
+    (tmp_path / ".owner").write_text(json.dumps({**told, "started": 1}))
+    with Lease(tmp_path) as lease:
+        assert lease.held()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_held_by_the_owner_file(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: FileLock, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", fails)
+    with Lease(tmp_path) as lease:
+        assert lease.held()
+        with pytest.raises(Held):
+            Lease(tmp_path, host="there").__enter__()

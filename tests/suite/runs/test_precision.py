@@ -55,10 +55,11 @@ def test_another_precision_is_another_run_with_another_fit() -> None:
 def test_a_directory_from_before_there_was_a_choice_is_of_the_highest(tmp_path: Path) -> None:
     config = composed(TINY)
     directory = RunDirectory(tmp_path)
-    directory.claim(config, force=False)
-    stored = OmegaConf.load(tmp_path / "config.yaml")
-    del stored["matmul_precision"]
-    OmegaConf.save(stored, tmp_path / "config.yaml")
-    directory.claim(config, force=False)
-    with pytest.raises(UserError, match=r"matmul_precision \('highest' there, 'high' here\)"):
-        directory.claim(composed([*TINY, "matmul_precision=high"]), force=False)
+    with directory.locked():
+        directory.claim(config, force=False)
+        stored = OmegaConf.load(tmp_path / "config.yaml")
+        del stored["matmul_precision"]
+        OmegaConf.save(stored, tmp_path / "config.yaml")
+        directory.claim(config, force=False)
+        with pytest.raises(UserError, match=r"matmul_precision \('highest' there, 'high' here\)"):
+            directory.claim(composed([*TINY, "matmul_precision=high"]), force=False)

@@ -77,6 +77,7 @@ def test_the_record_has_its_schema(root: Path) -> None:
     assert set(summary) == {
         "schema",
         "identity",
+        "sources",
         "test",
         "validation",
         "timing",

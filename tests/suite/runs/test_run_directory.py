@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.suite.runs.directory import MetricsLog, RunDirectory
+from diffusion_dfl.suite.runs.directory import RunDirectory
 from tests.configs import composed
 
 
@@ -33,28 +34,34 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(path)
 
 
+@pytest.fixture
+def held(directory: RunDirectory) -> Iterator[RunDirectory]:
+    with directory.locked():
+        yield directory
+
+
 def test_a_directory_is_claimed_by_a_configuration_and_claimed_again(
-    directory: RunDirectory,
+    held: RunDirectory,
 ) -> None:
-    directory.claim(_config(), force=False)
-    first = (directory.path / "config.yaml").read_text()
-    directory.claim(_config(), force=False)
-    assert (directory.path / "config.yaml").read_text() == first
+    held.claim(_config(), force=False)
+    first = (held.path / "config.yaml").read_text()
+    held.claim(_config(), force=False)
+    assert (held.path / "config.yaml").read_text() == first
 
 
-def test_places_may_change_between_claims(directory: RunDirectory) -> None:
-    directory.claim(_config(data__root="/a", device="cpu", output__root="/x"), force=False)
-    directory.claim(_config(data__root="/b", device="cuda", output__root="/y"), force=False)
+def test_places_may_change_between_claims(held: RunDirectory) -> None:
+    held.claim(_config(data__root="/a", device="cpu", output__root="/x"), force=False)
+    held.claim(_config(data__root="/b", device="cuda", output__root="/y"), force=False)
 
 
-def test_the_stored_configuration_names_no_place_of_this_machine(directory: RunDirectory) -> None:
-    directory.claim(
+def test_the_stored_configuration_names_no_place_of_this_machine(held: RunDirectory) -> None:
+    held.claim(
         _config(
             data__root="/Users/me/loads", data__directory="/Users/me/data", output__root="/Users/me"
         ),
         force=False,
     )
-    text = (directory.path / "config.yaml").read_text()
+    text = (held.path / "config.yaml").read_text()
     assert "/Users/me" not in text
     stored = OmegaConf.create(text)
     assert stored.train.learning_rate == _config().train.learning_rate
@@ -66,40 +73,40 @@ def test_the_stored_configuration_names_no_place_of_this_machine(directory: RunD
     [("seed", 5), ("train__learning_rate", 0.5), ("data__source", "real"), ("fit__dropout", False)],
 )
 def test_another_configuration_is_refused_with_the_key_and_both_values(
-    directory: RunDirectory, key: str, value: object
+    held: RunDirectory, key: str, value: object
 ) -> None:
-    directory.claim(_config(), force=False)
-    before = (directory.path / "config.yaml").read_bytes()
+    held.claim(_config(), force=False)
+    before = (held.path / "config.yaml").read_bytes()
     dotted = key.replace("__", ".")
     there = OmegaConf.select(_config(), dotted)
     with pytest.raises(UserError) as refusal:
-        directory.claim(_config(**{key: value}), force=False)
+        held.claim(_config(**{key: value}), force=False)
     message = str(refusal.value)
     assert f"{dotted} ({there!r} there, {value!r} here)" in message
-    assert str(directory.path) in message
+    assert str(held.path) in message
     assert "force=true" in message
-    assert (directory.path / "config.yaml").read_bytes() == before
+    assert (held.path / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["{ broken", "[1, 2]", ""])
 def test_a_configuration_that_cannot_be_read_is_refused_not_replaced(
-    directory: RunDirectory, text: str
+    held: RunDirectory, text: str
 ) -> None:
-    (directory.path / "config.yaml").write_text(text)
+    (held.path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=r"config\.yaml|another configuration") as refusal:
-        directory.claim(_config(), force=False)
+        held.claim(_config(), force=False)
     assert "force=true" in str(refusal.value)
-    assert (directory.path / "config.yaml").read_text() == text
+    assert (held.path / "config.yaml").read_text() == text
 
 
-def test_force_keeps_everything_aside_each_time(directory: RunDirectory) -> None:
+def test_force_keeps_everything_aside_each_time(held: RunDirectory) -> None:
     for round_ in (1, 2):
-        directory.claim(_config(seed=round_), force=round_ > 1)
-        (directory.path / "summary.json").write_text(f"{round_}")
-        (directory.path / "extra").mkdir()
-        (directory.path / "extra" / "note").write_text(f"note {round_}")
-    directory.claim(_config(seed=3), force=True)
-    cell = directory.path.parent
+        held.claim(_config(seed=round_), force=round_ > 1)
+        (held.path / "summary.json").write_text(f"{round_}")
+        (held.path / "extra").mkdir()
+        (held.path / "extra" / "note").write_text(f"note {round_}")
+    held.claim(_config(seed=3), force=True)
+    cell = held.path.parent
     assert sorted(item.name for item in cell.iterdir()) == [
         "seed-0",
         "seed-0.old-1",
@@ -110,12 +117,12 @@ def test_force_keeps_everything_aside_each_time(directory: RunDirectory) -> None
         assert (old / "summary.json").read_text() == f"{round_}"
         assert (old / "extra" / "note").read_text() == f"note {round_}"
         assert OmegaConf.load(old / "config.yaml").seed == round_
-    assert [item.name for item in directory.path.iterdir()] == ["config.yaml"]
+    assert [item.name for item in held.path.iterdir() if item.name[0] != "."] == ["config.yaml"]
 
 
-def test_force_in_an_empty_directory_keeps_nothing_aside(directory: RunDirectory) -> None:
-    directory.claim(_config(), force=True)
-    assert [item.name for item in directory.path.parent.iterdir()] == ["seed-0"]
+def test_force_in_an_empty_directory_keeps_nothing_aside(held: RunDirectory) -> None:
+    held.claim(_config(), force=True)
+    assert [item.name for item in held.path.parent.iterdir()] == ["seed-0"]
 
 
 _HOLDER = """
@@ -163,31 +170,31 @@ def test_a_status_that_cannot_be_read_is_that_of_a_new_run(
     assert directory.finished_summary() is None
 
 
-def test_a_status_is_told_as_it_was_set(directory: RunDirectory) -> None:
-    assert directory.status == "new"
+def test_a_status_is_told_as_it_was_set(held: RunDirectory) -> None:
+    assert held.status == "new"
     for status in ("running", "failed", "finished"):
-        directory.set_status(status, reason="because")
-        assert directory.status == status
+        held.set_status(status, reason="because")
+        assert held.status == status
 
 
 def test_a_record_counts_only_where_the_run_is_finished_and_the_record_whole(
-    directory: RunDirectory,
+    held: RunDirectory,
 ) -> None:
-    directory.summary.write_text('{"schema": 1}')
-    assert directory.finished_summary() is None
-    directory.set_status("finished")
-    assert directory.finished_summary() == {"schema": 1}
+    held.summary.write_text('{"schema": 1}')
+    assert held.finished_summary() is None
+    held.set_status("finished")
+    assert held.finished_summary() == {"schema": 1}
     for broken in ('{"schema"', "[1]", ""):
-        directory.summary.write_text(broken)
-        assert directory.finished_summary() is None
-    directory.summary.unlink()
-    assert directory.finished_summary() is None
+        held.summary.write_text(broken)
+        assert held.finished_summary() is None
+    held.summary.unlink()
+    assert held.finished_summary() is None
 
 
 def test_restoring_makes_a_stage_what_its_checkpoint_says_and_leaves_the_others(
-    tmp_path: Path,
+    held: RunDirectory,
 ) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = held.metrics
     for epoch in range(5):
         log.append("fit", epoch, {"loss": 1.0 / (1 + epoch)})
     for epoch in range(3):
@@ -206,7 +213,7 @@ def test_restoring_makes_a_stage_what_its_checkpoint_says_and_leaves_the_others(
     assert len(log.path.read_text().splitlines()) == 5
 
 
-def test_restoring_nothing_into_a_log_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+def test_restoring_nothing_into_a_log_that_is_not_there_makes_none(held: RunDirectory) -> None:
+    log = held.metrics
     log.restore("fit", [])
     assert not log.path.exists()
