@@ -136,6 +136,7 @@ SMALL: dict[str, Small] = {
     f"python scripts/predict.py {_REPARAM_RUN} contexts.csv --output decisions.csv": Small(
         before="run"
     ),
+    f"python scripts/mirror.py {_SCORE_RUN} --to wandb": Small(before="run"),
     "diffusion-dfl table": Small(),
     f"diffusion-dfl predict {_REPARAM_RUN} --columns": Small(before="run"),
     'eval "$(python train.py -sc install=bash)"': Small(),

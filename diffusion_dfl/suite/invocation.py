@@ -24,6 +24,15 @@ def start() -> str:
     return shlex.join(["python", str(script), *_folder(words)])
 
 
+def verb(name: str) -> str:
+    """A verb's command, likewise."""
+    command = start()
+    if command.startswith("diffusion-dfl"):
+        return f"diffusion-dfl {name}"
+    script = Path(shlex.split(command)[1]).parent / "scripts" / f"{name}.py"
+    return shlex.join(["python", str(script)])
+
+
 def _folder(words: Sequence[str]) -> list[str]:
     """``--config-dir FOLDER`` if it was given."""
     parts = []

@@ -15,6 +15,7 @@ VERBS = {
     "status": "where a sweep stands, and the commands that complete it",
     "report": "tables, curves and every run in one page",
     "predict": "decisions of a finished run for new contexts",
+    "mirror": "W&B or TensorBoard files of finished runs, made anew from what they left",
     "fetch": "download real data and check it",
 }
 

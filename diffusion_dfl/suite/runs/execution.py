@@ -2,18 +2,17 @@
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from diffusion_dfl.suite.config.compose import Identity, digest, fit_path
-from diffusion_dfl.suite.loggers import Mirror, Mirrors, RunFacts
+from diffusion_dfl.suite.config.compose import Identity, fit_path
+from diffusion_dfl.suite.loggers import Mirrors
 from diffusion_dfl.suite.runs.compile import check_rule_of, compiled
-from diffusion_dfl.suite.runs.directory import RunDirectory, without_places
+from diffusion_dfl.suite.runs.directory import RunDirectory
 from diffusion_dfl.suite.runs.environment import (
     describe_environment,
     peak_memory_bytes,
@@ -21,6 +20,7 @@ from diffusion_dfl.suite.runs.environment import (
 )
 from diffusion_dfl.suite.runs.interface import NAME as INTERFACE
 from diffusion_dfl.suite.runs.interface import interface_record
+from diffusion_dfl.suite.runs.mirroring import facts, files, makers_of
 from diffusion_dfl.suite.runs.progress import EpochLog
 from diffusion_dfl.suite.runs.record import make_record, write_rows
 from diffusion_dfl.tasks.problem import check_problem
@@ -59,7 +59,7 @@ class Execution:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.start = time.perf_counter()
-        self.mirrors = Mirrors(_facts(config, identity, directory.path), _mirrors(config))
+        self.mirrors = Mirrors(facts(config, identity, directory.path), makers_of(config))
         experiment = compiled(config)
         self.task = experiment.task
         check_problem(self.task)
@@ -112,9 +112,7 @@ class Execution:
             with self.directory.replacing(self.directory.path / "rows.csv") as rows:
                 write_rows(rows, labels, result)
         self.directory.write_json(self.directory.summary.name, summary)
-        names = ("summary.json", "config.yaml", "env.json", "metrics.jsonl", "rows.csv")
-        files = [self.directory.path / name for name in names]
-        self.mirrors.record(summary, [file for file in files if file.exists()])
+        self.mirrors.record(summary, files(self.directory.path))
         return summary
 
     def _refuse_other_architecture(self) -> None:
@@ -145,39 +143,3 @@ class Execution:
         """Versions of the source that made this run, in their order."""
         made = [version for one in self.checkpoints for version in one.versions]
         return list(dict.fromkeys([*made, source_version()]))
-
-
-def _facts(config: DictConfig, identity: Identity, directory: Path) -> RunFacts:
-    """What mirrors say about a run."""
-    place = identity.path
-    container = OmegaConf.to_container(without_places(config))
-    assert isinstance(container, dict)
-    return RunFacts(
-        identity.task,
-        directory,
-        group=f"{identity.task}/{place.parent.name}",
-        name=f"{place.parent.name}-s{identity.seed}",
-        key=digest([place.as_posix(), identity.config_hash], 16),
-        tags=(identity.task, identity.model, identity.grad, identity.scale, identity.source),
-        config={str(key): value for key, value in container.items()},
-    )
-
-
-def _mirrors(config: DictConfig) -> dict[str, Callable[[RunFacts], Mirror]]:
-    """Makers of the mirrors that ``logger=`` asks for; packages are imported when they are called."""
-    settings = config.logger
-    makers: dict[str, Callable[[RunFacts], Mirror]] = {}
-    if settings.wandb:
-        from diffusion_dfl.suite.loggers.wandb import WandbMirror
-
-        makers["wandb"] = partial(
-            WandbMirror,
-            project=settings.project,
-            entity=settings.entity,
-            tags=tuple(settings.tags),
-        )
-    if settings.tensorboard:
-        from diffusion_dfl.suite.loggers.tensorboard import TensorBoardMirror
-
-        makers["tensorboard"] = TensorBoardMirror
-    return makers

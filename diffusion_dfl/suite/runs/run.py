@@ -18,12 +18,14 @@ from diffusion_dfl.suite.config.compose import (
     identify,
     validate,
 )
+from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.places import REPOSITORY
 from diffusion_dfl.suite.runs.compile import check_parts
 from diffusion_dfl.suite.runs.directory import RunDirectory, secrets_of
 from diffusion_dfl.suite.runs.environment import source_hash
 from diffusion_dfl.suite.runs.execution import Execution
 from diffusion_dfl.suite.runs.job_log import run_log, without_paths
+from diffusion_dfl.suite.runs.mirroring import names_of
 from diffusion_dfl.suite.runs.signals import stoppable
 from diffusion_dfl.training.device import resolve_device
 
@@ -61,6 +63,14 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
         done = directory.finished_summary()
         if done is not None:
             logger.info("%s is finished; add force=true to run it again", directory.path)
+            for name in names_of(config):
+                logger.info(
+                    "logger=%s: `%s %s --to %s` makes its mirror from its files",
+                    name,
+                    verb("mirror"),
+                    directory.path,
+                    name,
+                )
             return done
         if directory.status == "failed" and not config.retry_failed:
             raise UserError(

@@ -3,6 +3,7 @@
 import builtins
 import getpass
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import diffusion_dfl.suite.loggers.wandb as wandb_mirror
+from diffusion_dfl.suite.commands import mirror
 from diffusion_dfl.suite.config.compose import identify
 from diffusion_dfl.suite.loggers import Mirrors, RunFacts
 from diffusion_dfl.suite.loggers.mirror import scalars
@@ -308,3 +310,39 @@ def test_a_crash_of_wandb_itself_stops_nothing(tmp_path: Path) -> None:
 def test_numbers_of_a_record_are_flat() -> None:
     record = {"test": {"task": 1, "hourly": [1, 2], "baselines": {"ols": 2.0, "bad": float("inf")}}}
     assert dict(scalars(record)) == {"test/task": 1.0, "test/baselines/ols": 2.0}
+
+
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_a_mirror_is_made_anew_from_what_a_run_left(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip(name)
+    run(_config(tmp_path))
+    folder = _folder(tmp_path)
+    before = {path: path.read_bytes() for path in folder.glob("*.*") if path.is_file()}
+    # Asked for after the run, its mirror is not made in silence: it is said how.
+    with caplog.at_level(logging.INFO):
+        run(_config(tmp_path, f"logger={name}"))
+    assert f"mirror.py {folder} --to {name}` makes its mirror" in caplog.text
+    assert not (folder / name).exists()
+    for _ in range(2):  # Again is the same.
+        monkeypatch.setattr(sys, "argv", ["mirror", str(folder), "--to", name])
+        assert mirror.main() == 0
+    if name == "wandb":
+        (made,) = (folder / "wandb").glob("offline-run-*")
+        found = read_offline(made)
+        assert _epochs(found["history"]) == EPOCHS
+        recorded = json.loads(before[folder / "summary.json"])
+        assert found["summary"]["test/task"] == pytest.approx(recorded["test"]["task"])
+        assert found["artifacts"]
+    else:
+        assert len(list((folder / "tensorboard").glob("events.*"))) == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_mirror_of_what_is_no_finished_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mirror", str(tmp_path), "--to", "tensorboard"])
+    assert mirror.main() == 2
+    assert f"{tmp_path}: the run is new, not finished" in capsys.readouterr().err
