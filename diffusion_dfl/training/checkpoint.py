@@ -153,7 +153,7 @@ class Checkpoint:
                     f"{path} is the checkpoint of {value.get('owner') or 'something else'}, not of "
                     f"{self.owner}; move it away and repeat the command"
                 )
-            self._check_versions(path, value.pop("versions", []))
+            self.check_versions(path, value.pop("versions", []))
             if damage:
                 aside = self.path.with_name(self.path.name + ".damaged")
                 os.replace(self.path, aside)
@@ -165,7 +165,7 @@ class Checkpoint:
             "again, or add force=true, which keeps the whole run aside"
         )
 
-    def _check_versions(self, path: Path, told: list[list[str]]) -> None:
+    def check_versions(self, path: Path, told: list[list[str]]) -> None:
         """Take over the versions of a state; those that compute otherwise are not gone on from in silence."""
         self.versions = [Version(*one) for one in told]
         if self.version is None or not told or self.versions[-1] == self.version:

@@ -19,7 +19,7 @@ import json
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -179,14 +179,28 @@ class RunDirectory:
                 "Add force=true to keep that run aside and start over, or set output.root=FOLDER"
             )
 
+    def check_versions(self, accept_other: bool) -> None:
+        """Refuse to go on with what a version of the source made that computes otherwise.
+
+        Raises:
+            UserError: naming the file, both versions and what allows it.
+        """
+        for path, made in self._versions():
+            self.checkpoint(path.stem, accept_other).check_versions(path, made)
+
     def keep_other_versions_aside(self) -> None:
         """Begin anew where a version of the source that computes otherwise made what is there."""
         numbers = source_version().numbers
-        for path in self.path.glob("*.pt"):
-            made = read_tensors(path, torch.device("cpu")).get("versions") or []
-            if made and Version(*made[-1]).numbers != numbers:
-                self._keep_aside()
-                return
+        if any(Version(*made[-1]).numbers != numbers for _, made in self._versions()):
+            self._keep_aside()
+
+    def _versions(self) -> Iterator[tuple[Path, list[list[str]]]]:
+        """Checkpoints and the versions of the source that made them, where they tell."""
+        for path in sorted(self.path.glob("*.pt")):
+            with suppress(DamagedFile, FileNotFoundError):  # Which is told when it is gone on with.
+                made = read_tensors(path, torch.device("cpu")).get("versions")
+                if made:
+                    yield path, made
 
     def _keep_aside(self) -> None:
         number = 1
