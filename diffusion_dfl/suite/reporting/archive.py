@@ -168,7 +168,11 @@ class Archive:
 
     @cached_property
     def _texts(self) -> dict[str, dict[str, Any]]:
-        return {run["path"]: run for run in self._read(_RUNS).to_pylist()}
+        runs = self._read(_RUNS).to_pylist()
+        found = {run["path"]: run for run in runs}
+        if len(found) < len(runs):
+            raise self._damaged(_RUNS, "has two rows of one path")
+        return found
 
     @cached_property
     def _epochs(self) -> pa.Table:
