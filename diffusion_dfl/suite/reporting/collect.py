@@ -1,7 +1,9 @@
 """Run records on disk -> a list of whole ones and the reasons the others were left out."""
 
+import hashlib
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,14 +13,17 @@ from typing import Any
 
 import pandas as pd
 
-from diffusion_dfl.files import parse_json, read_object, read_text, sha256_of
+from diffusion_dfl.files import MOST_BYTES, parse_json, read_object
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.archive import Archive, compact, flat
 from diffusion_dfl.suite.reporting.roles import Role, todays_role
-from diffusion_dfl.suite.runs.record import IDENTITY, check_record
+from diffusion_dfl.suite.runs.form import IDENTITY, check_record
+from diffusion_dfl.suite.runs.trust import parse_yaml
 
 # Files that no table reads, and that may be elsewhere.
 _WEIGHTS = ("weights.pt", "interface.json")
+_TEXTS = ("summary.json", "config.yaml")
+_SEED = re.compile(r"^seed: .*\n?", re.MULTILINE)
 _TUNING = "was not evaluated on test days"
 
 
@@ -29,21 +34,25 @@ class Record:
     Attributes:
         path: its directory, relative to the root it was found under.
         published: whether it was read from the committed records.
-        summary: summary.json.
-        config: key -> value of its configuration.
+        identity: of its summary.
+        text: summary.json; many parsed ones take ten times its memory.
+        config: key -> value of its configuration, but the seed.
         role, preset: what it is to the tables (:class:`diffusion_dfl.suite.reporting.roles.Role`).
     """
 
     path: Path
     published: bool
-    summary: dict[str, Any]
+    identity: dict[str, Any]
+    text: str
     config: Mapping[str, Any] = field(default_factory=dict)
     role: str = ""
     preset: str = ""
 
     @property
-    def identity(self) -> dict[str, Any]:
-        return self.summary["identity"]
+    def summary(self) -> dict[str, Any]:
+        """summary.json, parsed at every call."""
+        told: dict[str, Any] = json.loads(self.text)
+        return told
 
 
 @dataclass(frozen=True)
@@ -150,30 +159,39 @@ def _published(archive: Archive) -> Iterator[Record | LeftOut]:
     for path, entry in archive.entries.items():
         place = Path(path)
         try:
-            summary = _summary(place, archive.text(path, "summary"))
+            told = archive.text(path, "summary")
+            summary = _summary(place, told)
         except _NoRecord as error:
             yield LeftOut(place, True, str(error))
             continue
         text = archive.text(path, "config")
         if text not in configs:
             configs[text] = dict(flat(_object(text)))
-        yield Record(place, True, summary, configs[text], entry.role, entry.preset)
+        identity = summary["identity"]
+        yield Record(place, True, identity, told, configs[text], entry.role, entry.preset)
 
 
 def _own(root: Path) -> Iterator[Record | LeftOut]:
+    configs: dict[str, Mapping[str, Any]] = {}
     for directory in sorted(path.parent for path in root.rglob("config.yaml")):
         if ".old-" in directory.name:
             continue
         place = directory.relative_to(root)
         try:
-            summary = _summary(place, _finished(directory))
-            reason = wrong_mean(run_files.rows(directory), summary["test"]["task"])
-            if reason:
-                raise _NoRecord(reason)
+            texts, whole = _finished(directory)
+            summary = _summary(place, texts["summary.json"])
+            if not whole:  # Nothing else says that its rows are its own.
+                reason = wrong_mean(run_files.rows(directory), summary["test"]["task"])
+                if reason:
+                    raise _NoRecord(reason)
         except (_NoRecord, ValueError) as error:
             yield LeftOut(place, False, str(error))
             continue
-        yield Record(place, False, summary, dict(flat(run_files.config(directory))))
+        # Seeds of a configuration share one.
+        text = _SEED.sub("", texts.get("config.yaml", ""))
+        if text not in configs:
+            configs[text] = dict(flat(_mapping(text)))
+        yield Record(place, False, summary["identity"], texts["summary.json"], configs[text])
 
 
 def _with_roles(
@@ -215,30 +233,45 @@ class _NoRecord(Exception):
     """Why a run does not count."""
 
 
-def _finished(directory: Path) -> str:
-    """summary.json of a finished run."""
+def _mapping(text: str) -> dict[str, Any]:
+    """YAML of plain values; an empty mapping for what is none."""
+    try:
+        return parse_yaml(text)
+    except ValueError:
+        return {}
+
+
+def _finished(directory: Path) -> tuple[dict[str, str], bool]:
+    """summary.json and config.yaml of a finished run, and whether it told the digest of its rows."""
     status = read_object(directory / "status.json")
     if not status:
         raise _NoRecord("never started")
     if status.get("status") != "finished":
         raise _NoRecord(f"{status.get('status')} {status.get('reason', '')}".strip())
-    path = directory / "summary.json"
     kept = status.get("sha256")
-    for name, digest in kept.items() if isinstance(kept, dict) else ():
-        file = directory / name
-        if name in _WEIGHTS:
-            continue
-        if not file.is_file():
+    digests = kept if isinstance(kept, dict) else {}
+    texts = {}
+    for name in [*_TEXTS, *(name for name in digests if name not in (*_TEXTS, *_WEIGHTS))]:
+        content = _content(directory / name)
+        if content is None and name in digests:
             raise _NoRecord(f"its {name} is not there")
-        if sha256_of(file) != digest:
+        if content is None:
+            raise _NoRecord(f"has no {name}")
+        if name in digests and hashlib.sha256(content).hexdigest() != digests[name]:
             raise _NoRecord(f"its {name} is not as the run left it (its digest differs)")
+        if name in _TEXTS:
+            texts[name] = content.decode(errors="replace")
+    return texts, "rows.csv" in digests
+
+
+def _content(file: Path) -> bytes | None:
+    """A file's bytes; None for what is no plain file of a bearable size."""
     try:
-        text = read_text(path)
+        if file.is_file() and file.stat().st_size <= MOST_BYTES:
+            return file.read_bytes()
     except OSError:
-        raise _NoRecord("has no summary.json") from None
-    except ValueError as error:
-        raise _NoRecord(f"summary.json is not JSON: {error}") from None
-    return text
+        pass
+    return None
 
 
 def wrong_mean(rows: pd.Series, told: float) -> str:

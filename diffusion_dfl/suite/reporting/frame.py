@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from sys import intern
 from typing import Any
 
 import pandas as pd
 
 from diffusion_dfl.suite.reporting.collect import Collection, Record
-from diffusion_dfl.suite.runs.record import is_mixed
+from diffusion_dfl.suite.runs.form import is_mixed
 
 #: Parts of a record that become columns ``part.name``.
 PARTS = ("test", "validation", "timing", "resources")
@@ -39,22 +40,23 @@ def differs_text(differs: dict[str, Any]) -> str:
 
 
 def _row(record: Record) -> dict[str, Any]:
+    summary = record.summary
     row = {key: value for key, value in record.identity.items() if key != "differs"}
     row["differs"] = differs_text(record.identity["differs"])
     row["path"] = record.path.as_posix()
-    row["published"], row["mixed"] = record.published, is_mixed(record.summary)
+    row["published"], row["mixed"] = record.published, is_mixed(summary)
     row |= {"role": record.role, "preset": record.preset, "config": record.config}
     for part in PARTS:
-        row.update(_leaves(part, record.summary.get(part)))
+        row.update(_leaves(part, summary.get(part)))
     return row
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _leaves(f"{name}.{key}", item)
+            yield from _leaves(intern(f"{name}.{key}"), item)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _leaves(f"{name}.{number}", item)
+            yield from _leaves(intern(f"{name}.{number}"), item)
     else:
         yield name, value

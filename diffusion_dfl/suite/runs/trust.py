@@ -38,13 +38,21 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file of plain values is.
+    """:func:`parse_yaml` of a file.
 
     Raises:
-        ValueError: it is none; it holds an alias, a tag, or more than a configuration can.
+        ValueError: it is none, or longer than a configuration can be.
         OSError: it cannot be read.
     """
-    text = read_text(path, _MOST_BYTES)
+    return parse_yaml(read_text(path, _MOST_BYTES))
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """The mapping that YAML of plain values is.
+
+    Raises:
+        ValueError: it is none; it holds an alias, a tag, or more levels than a configuration can.
+    """
     level = 0
     try:
         for event in yaml.parse(text, _Loader):
