@@ -17,10 +17,10 @@ from diffusion_dfl.programs import (
     TwoStageProgram,
 )
 from diffusion_dfl.programs.batching import is_differentiated
+from diffusion_dfl.programs.devices import require_float64
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers.box_newton import solve_allocation
-from diffusion_dfl.solvers.devices import require_float64
 from diffusion_dfl.solvers.interior_point import solve_interior_point
 from diffusion_dfl.solvers.newsvendor import solve_newsvendor
 from diffusion_dfl.solvers.power import solve_power

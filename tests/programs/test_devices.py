@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.programs.devices import require_float64
 from diffusion_dfl.solvers import solve
-from diffusion_dfl.solvers.devices import require_float64
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1", "meta"])
