@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from diffusion_dfl.programs import (
         Hinge,
+        Instances,
         MeanVariancePortfolio,
         Newsvendor,
         PowerProgram,
@@ -111,6 +112,7 @@ _HOMES = {
     ),
     "diffusion_dfl.programs": (
         "Hinge",
+        "Instances",
         "MeanVariancePortfolio",
         "Newsvendor",
         "PowerProgram",
@@ -158,6 +160,7 @@ __all__ = [
     "FrameTask",
     "GaussianPredictor",
     "Hinge",
+    "Instances",
     "Judgement",
     "LogDensity",
     "Loss",

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -15,15 +15,17 @@ from diffusion_dfl.layers.differentiate import Curvature
 from diffusion_dfl.layers.failures import ON_FAILURE, OnFailure
 from diffusion_dfl.layers.implicit import ImplicitDecision, SolveOptions, SolveRecord
 from diffusion_dfl.programs import (
+    Instances,
     Program,
     Regularised,
     Regulariser,
     TwoStageProgram,
 )
+from diffusion_dfl.programs.instances import checked_scenarios, fitting
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
 from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
-from diffusion_dfl.solvers.dispatch import checked_scenarios, refuse_context
+from diffusion_dfl.solvers.dispatch import refuse_context
 
 LayerSolver = SolverName | Literal["cvxpylayers"]
 LAYER_SOLVERS: tuple[LayerSolver, ...] = (*SOLVERS, "cvxpylayers")
@@ -201,17 +203,14 @@ class DecisionLayer(nn.Module):
         """
         if torch.compiler.is_compiling():
             return _outside_of_graph()(self, scenarios, weights, bandwidth, context, start)
-        scenarios = checked_scenarios(scenarios).double()
-        context = _like("context", context, scenarios)
+        y = checked_scenarios(scenarios).double()
+        others = {"weights": weights, "bandwidth": bandwidth, "context": context}
+        instances = Instances.of(y, **{name: _like(name, x, y) for name, x in others.items()})
         if self.solver == "cvxpylayers":
-            refuse_context(self._decided, scenarios, context, "cvxpylayers")
-            return self._forward_cvxpylayers(scenarios, weights)
-        weights = _like("weights", weights, scenarios)
-        if weights is None:
-            weights = scenarios.new_full(scenarios.shape[:2], 1.0 / scenarios.shape[1])
-        bandwidth = _like("bandwidth", bandwidth, scenarios)
+            refuse_context(self._decided, instances, "cvxpylayers")
+            return self._forward_cvxpylayers(y, weights)
         if bandwidth is None:
-            bandwidth = self.bandwidth(scenarios, weights)
+            instances = replace(instances, bandwidth=self.bandwidth(y, instances.weights))
         elif self.curvature != "convolved":
             raise ValueError(
                 f"curvature={self.curvature!r} solves the exact program and takes no bandwidth"
@@ -220,11 +219,8 @@ class DecisionLayer(nn.Module):
         record = SolveRecord(count=self._count_degenerate)
         decision = ImplicitDecision.decide(
             self._decided,
-            scenarios,
-            weights,
-            bandwidth,
-            context,
-            _like("start", start, scenarios),
+            instances,
+            fitting("start", _like("start", start, y), y, len(y), self.program.num_decisions),
             SolveOptions(self.solver, self.curvature, self.on_failure),
             record,
         )

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.layers.adjoint import Adjoint, Degeneracy, solve_adjoint
-from diffusion_dfl.programs import Constraints, Hinges, Program
+from diffusion_dfl.programs import Constraints, Hinges, Instances, Program
 from diffusion_dfl.programs.constraints import transpose_apply
 from diffusion_dfl.solvers import Solution
 
@@ -56,41 +56,35 @@ class Gradients(NamedTuple):
 def differentiate(
     program: Program,
     solution: Solution,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
+    instances: Instances,
     grad_decision: Tensor,
-    context: Tensor | None = None,
     curvature: Curvature = "convolved",
     learned: bool = False,
 ) -> Gradients:
     """Vector-Jacobian product of z*.
 
     Args:
-        program: what was solved.
+        program, instances: what was solved.
         solution: its solution.
-        scenarios, weights, bandwidth: ``(B, M, d_y)``, ``(B, M)``, ``(B, d_y)``.
         grad_decision: dL/dz*, ``(B, n)``.
-        context: ``(B, d_x)``, where constraints depend on it.
         curvature: ``paper`` for the printed formula; the others differ in what was solved only.
         learned: whether gradients in the values of the optimality conditions are wanted.
     """
     given = solution
-    solution, scenarios, weights, bandwidth, context = _with_stand_ins(
-        solution, scenarios, weights, bandwidth, context
-    )
-    z = solution.decision
+    if not bool(given.solved.all()):
+        solution, instances = _stand_in(solution), instances.stand_in(given.solved)
+    z, weights = solution.decision, instances.weights
     right = torch.where(solution.solved.unsqueeze(1), grad_decision, 0.0)
     held, subgradients, shares = solution.at_kink, solution.subgradients, solution.shares
     if curvature == "paper":
         held, shares = torch.zeros_like(held), None
-        subgradients = program.masked_gradients(scenarios, z, weights)
-    hinges = program.hinges(scenarios, bandwidth) if held.shape[2] else None
-    point = (scenarios, weights, bandwidth, z)
+        subgradients = program.masked_gradients(instances, z)
+    hinges = program.hinges(instances) if held.shape[2] else None
+    point = (instances, z)
     hessian = (
         program.hessian(*point) if program.separable else partial(program.hessian_block, *point)
     )
-    constraints = program.constraints(z, context)
+    constraints = program.constraints(z, instances.context)
     adjoint = solve_adjoint(solution, weights, constraints, hessian, hinges, held, right)
     degeneracy = adjoint.degeneracy
     if hinges is not None:
@@ -98,13 +92,12 @@ def differentiate(
         touching = touching & (weights > 0).unsqueeze(2)
         degeneracy = replace(degeneracy, weak=degeneracy.weak | touching.flatten(1).any(1))
     u = adjoint.direction
-    cross = program.cross_product(scenarios, bandwidth, z, u, shares, weights)
-    in_scenarios = -weights.unsqueeze(-1) * cross
+    in_scenarios = -weights.unsqueeze(-1) * program.cross_product(instances, z, u, shares)
     if adjoint.kink_multipliers is not None and held.shape[2]:
-        moved = program.hinge_product(scenarios, z, adjoint.kink_multipliers)
+        moved = program.hinge_product(instances, z, adjoint.kink_multipliers)
         in_scenarios = in_scenarios - moved
     in_weights = -torch.einsum("bn,bmn->bm", u, subgradients)
-    in_bandwidth = -program.bandwidth_product(scenarios, weights, bandwidth, z, u)
+    in_bandwidth = -program.bandwidth_product(instances, z, u)
     conditions: tuple[Tensor, ...] = ()
     if learned:
         curved = program.hessian(*point)
@@ -160,19 +153,10 @@ def _both(low: Tensor, high: Tensor) -> Tensor:
     return (low > 0) & (high > 0) if low.shape == high.shape else torch.zeros_like(high > 0)
 
 
-def _with_stand_ins(
-    solution: Solution,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-) -> tuple[Solution, Tensor, Tensor, Tensor, Tensor | None]:
+def _stand_in(solution: Solution) -> Solution:
     """Finite values in place of what belongs to unsolved instances."""
-    good = solution.solved
-    if bool(good.all()):
-        return solution, scenarios, weights, bandwidth, context
-    column, block = good.unsqueeze(1), good.view(-1, 1, 1)
-    solution = Solution(
+    column, block = solution.solved.unsqueeze(1), solution.solved.view(-1, 1, 1)
+    return Solution(
         decision=torch.where(column, solution.decision, 0.0),
         duals=torch.where(column, solution.duals, 0.0),
         equality_duals=torch.where(column, solution.equality_duals, 0.0),
@@ -182,11 +166,4 @@ def _with_stand_ins(
         iterations=solution.iterations,
         residuals=solution.residuals,
         shares=None if solution.shares is None else torch.where(block, solution.shares, 0.0),
-    )
-    return (
-        solution,
-        torch.where(block, scenarios, 0.0),
-        torch.where(column, weights, 1.0 / weights.shape[1]),
-        torch.where(column, bandwidth, 0.0),
-        None if context is None else torch.where(column, context, 0.0),
     )

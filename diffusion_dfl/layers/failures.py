@@ -17,8 +17,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Program
-from diffusion_dfl.solvers import Solution, SolverName, Status, solve
+from diffusion_dfl.programs import Instances, Program
+from diffusion_dfl.solvers import Solution, SolverName, Status
+from diffusion_dfl.solvers.dispatch import solve_instances
 
 OnFailure = Literal["retry", "reference", "drop", "raise"]
 ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
@@ -35,17 +36,14 @@ class Recovery:
 
 def solve_or_recover(
     program: Program,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
+    instances: Instances,
     *,
     solver: SolverName,
     start: Tensor | None,
     on_failure: OnFailure,
 ) -> tuple[Solution, Recovery]:
     """:func:`~diffusion_dfl.solvers.solve`, then ``on_failure`` for what did not converge."""
-    solution = solve(program, scenarios, weights, bandwidth, context, solver=solver, start=start)
+    solution = solve_instances(program, instances, solver=solver, start=start)
     recovery = Recovery()
     if on_failure in ("drop", "raise"):
         return solution, recovery
@@ -57,17 +55,10 @@ def solve_or_recover(
     for attempt in attempts:
         if attempt == "cvxpy" and rows.numel():
             # Clarabel solves exact programs; instances with a bandwidth stay as they are.
-            rows = rows[(bandwidth[rows] <= 0).all(1)]
+            rows = rows[(instances.bandwidth[rows] <= 0).all(1)]
         if rows.numel() == 0:
             break
-        again = solve(
-            program,
-            scenarios[rows],
-            weights[rows],
-            bandwidth[rows],
-            None if context is None else context[rows],
-            solver=attempt,
-        )
+        again = solve_instances(program, instances.select(rows), solver=attempt)
         better = torch.nonzero(again.solved).flatten()
         if better.numel():
             solution = solution.replaced(rows[better], again.select(better))

@@ -1,7 +1,7 @@
 """Decisions as functions of torch.autograd, and of torch.func: see :mod:`diffusion_dfl.layers.differentiate`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,12 +11,11 @@ from diffusion_dfl.layers.adjoint import Degeneracy
 from diffusion_dfl.layers.differentiate import Curvature, Gradients, differentiate
 from diffusion_dfl.layers.failures import OnFailure, Recovery, solve_or_recover
 from diffusion_dfl.layers.two_stage import TwoStageDecision
-from diffusion_dfl.programs import Program, TwoStageProgram
+from diffusion_dfl.programs import Instances, Program, TwoStageProgram
 from diffusion_dfl.programs.batching import is_differentiated
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.once import ONCE, FirstOrderOnly
 from diffusion_dfl.programs.program import KKTValues, Optimum
-from diffusion_dfl.programs.smoothing import resolvable
 from diffusion_dfl.solvers import Solution, SolverName
 from diffusion_dfl.solvers.transforms import is_transformed, over_merged_batch
 
@@ -62,59 +61,46 @@ class ImplicitDecision(torch.autograd.Function):
     def decide(
         cls,
         program: Program,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        context: Tensor | None,
+        instances: Instances,
         start: Tensor | None,
         options: SolveOptions,
         record: SolveRecord,
     ) -> Tensor:
         """z*, ``(B, n)``, attached to the graph of whatever requires a gradient."""
-        program, scenarios, bandwidth = program.with_context(scenarios, bandwidth, context)
-        if options.curvature == "convolved" and program.kinked:
-            bandwidth = resolvable(scenarios, bandwidth)
-        else:
-            bandwidth = torch.zeros_like(bandwidth)
+        program, instances = program.with_context(instances)
+        convolved = options.curvature == "convolved" and program.kinked
+        instances = instances.resolvable() if convolved else instances.exact()
+        *data, context = instances.parts
         known = None if context is None else context.detach()
-        data = (scenarios, weights, bandwidth)
         record.transformed = is_transformed()
-        decision = cls.apply(program, options, record, known, start, *data)[0]
+        decision = cls.apply(program, options, record, start, *data, known)[0]
         if is_transformed():
-            _refuse_transformed(program, scenarios, context)
+            _refuse_transformed(program, instances)
             return decision
         solution, values = record.solution, None
         assert solution is not None
         if isinstance(program, TwoStageProgram):
-            return TwoStageDecision.decide(
-                program, solution, scenarios, weights, context, record.count
-            )
+            return TwoStageDecision.decide(program, solution, instances, record.count)
         if torch.is_grad_enabled():
-            values = _learned(program, solution, scenarios, weights, bandwidth, context)
+            values = _learned(program, solution, instances)
         if values is None:
             return decision
         _refuse_learned(options)
         conditions = (values.stationarity, values.inequalities, values.equalities, values.arguments)
-        return _LearnedDecision.apply(program, solution, options, record, known, *data, *conditions)
+        return _LearnedDecision.apply(program, solution, options, record, *data, known, *conditions)
 
     @staticmethod
     def forward(
         program: Program,
         options: SolveOptions,
         record: SolveRecord,
-        context: Tensor | None,
         start: Tensor | None,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
+        *data: Any,
     ) -> tuple[Tensor, ...]:
         with torch.no_grad(), without_saved_tensor_hooks():
             record.solution, record.recovery = solve_or_recover(
                 program,
-                scenarios.detach(),
-                weights.detach(),
-                bandwidth.detach(),
-                context,
+                Instances(*data),
                 solver=options.solver,
                 start=start,
                 on_failure=options.on_failure,
@@ -123,36 +109,25 @@ class ImplicitDecision(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.program, ctx.options, ctx.record, context, _, *data = inputs
+        ctx.program, ctx.options, ctx.record, _, *data = inputs
         ctx.mark_non_differentiable(*output[1:])
-        if ctx.record.transformed:
-            saved = (*data, context, *output)
-        else:
-            saved, ctx.context, ctx.solution = tuple(data), context, ctx.record.solution
+        saved = (*data, *output)
+        if not ctx.record.transformed:
+            saved, ctx.context, ctx.solution = tuple(data[:3]), data[3], ctx.record.solution
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
     @staticmethod
     def backward(ctx: Any, grad_decision: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
-        (scenarios, weights, bandwidth), context, parts = _kept(ctx)
-        count = ctx.record.count
-        found = _Adjoint.apply(
-            ctx.program,
-            ctx.options,
-            count,
-            context,
-            grad_decision,
-            scenarios,
-            weights,
-            bandwidth,
-            *parts,
-        )
-        return (None, None, None, None, None, *found)
+        data, parts = _kept(ctx)
+        how = (ctx.program, ctx.options, ctx.record.count)
+        found = _Adjoint.apply(*how, grad_decision, *data, *parts)
+        return (None, None, None, None, *found, None)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """One adjoint a coordinate of the decision, all in one batch: its inner product with the tangents."""
-        data, context, parts = _kept(ctx)
+        data, parts = _kept(ctx)
         decision = parts[0]
         batch, size = decision.shape
         eye = torch.eye(size, dtype=decision.dtype, device=decision.device)
@@ -161,17 +136,10 @@ class ImplicitDecision(torch.autograd.Function):
         def every(value: Tensor | None) -> Tensor | None:
             return None if value is None else value.repeat(size, *[1] * (value.dim() - 1))
 
-        found = _Adjoint.apply(
-            ctx.program,
-            ctx.options,
-            None,
-            every(context),
-            towards,
-            *map(every, data),
-            *map(every, parts),
-        )
+        repeated = (*map(every, data), *map(every, parts))
+        found = _Adjoint.apply(ctx.program, ctx.options, None, towards, *repeated)
         moved = torch.zeros_like(towards[:, 0])
-        for gradient, tangent in zip(found, tangents[5:], strict=True):
+        for gradient, tangent in zip(found, tangents[4:7], strict=True):
             if tangent is not None:
                 moved = moved + (gradient * every(tangent)).flatten(1).sum(1)
         return moved.view(size, batch).T, *[None] * (len(parts) - 1)
@@ -181,12 +149,11 @@ class ImplicitDecision(torch.autograd.Function):
         return over_merged_batch(ImplicitDecision.apply, info.batch_size, in_dims, arguments)
 
 
-def _kept(ctx: Any) -> tuple[tuple[Tensor, ...], Tensor | None, tuple[Tensor, ...]]:
-    """Scenarios, weights and bandwidth, the context, and the parts of the solution."""
+def _kept(ctx: Any) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
+    """The parts of the instances and of the solution."""
     if ctx.record.transformed:
-        *data, context = ctx.saved_tensors[:4]
-        return tuple(data), context, ctx.saved_tensors[4:]
-    return ctx.saved_tensors, ctx.context, _parts_of(ctx.solution)
+        return ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+    return (*ctx.saved_tensors, ctx.context), _parts_of(ctx.solution)
 
 
 def _parts_of(solution: Solution) -> tuple[Tensor, ...]:
@@ -211,14 +178,11 @@ class _Adjoint(torch.autograd.Function):
         program: Program,
         options: SolveOptions,
         count: Callable[[Degeneracy, Tensor], None] | None,
-        context: Tensor | None,
         grad_decision: Tensor,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        *parts: Tensor,
+        *parts: Any,
     ) -> tuple[Tensor, ...]:
-        decision, duals, equality_duals, subgradients, held, status, shares = parts
+        instances = Instances(*parts[:4])
+        decision, duals, equality_duals, subgradients, held, status, shares = parts[4:]
         unknown = torch.zeros_like(status)
         solution = Solution(
             decision=decision,
@@ -232,17 +196,8 @@ class _Adjoint(torch.autograd.Function):
             shares=None if shares.dim() == 1 else shares,
         )
         with torch.no_grad(), without_saved_tensor_hooks():
-            found = differentiate(
-                program,
-                solution,
-                scenarios,
-                weights,
-                bandwidth,
-                grad_decision,
-                context,
-                options.curvature,
-            )
-            _counted(count, found, solution, scenarios, grad_decision)
+            found = differentiate(program, solution, instances, grad_decision, options.curvature)
+            _counted(count, found, solution, instances, grad_decision)
         return found.scenarios, found.weights, found.bandwidth
 
     @staticmethod
@@ -266,11 +221,11 @@ def _counted(
     count: Callable[[Degeneracy, Tensor], None] | None,
     found: "Gradients",
     solution: Solution,
-    scenarios: Tensor,
+    instances: Instances,
     grad_decision: Tensor,
 ) -> None:
     if count is not None:
-        moved = (found.scenarios * scenarios).flatten(1).abs().amax(1)
+        moved = (found.scenarios * instances.scenarios).flatten(1).abs().amax(1)
         size = grad_decision.abs().amax(1) * solution.decision.abs().amax(1)
         count(found.degeneracy, moved <= _STILL * size)
 
@@ -285,41 +240,34 @@ class _LearnedDecision(torch.autograd.Function):
         solution: Solution,
         options: SolveOptions,
         record: SolveRecord,
-        context: Tensor | None,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        *conditions: Tensor,
+        *parts: Any,
     ) -> Tensor:
         ctx.program, ctx.solution, ctx.options, ctx.record = program, solution, options, record
-        ctx.save_for_backward(scenarios, weights, bandwidth, context)
+        ctx.save_for_backward(*parts[:4])
         return solution.decision.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_decision: Tensor) -> tuple[Tensor | None, ...]:
-        scenarios, weights, bandwidth, context = ctx.saved_tensors
+        instances = Instances(*ctx.saved_tensors)
         with torch.no_grad(), without_saved_tensor_hooks():
             found = differentiate(
                 ctx.program,
                 ctx.solution,
-                scenarios,
-                weights,
-                bandwidth,
+                instances,
                 grad_decision,
-                context,
                 ctx.options.curvature,
                 learned=True,
             )
-            _counted(ctx.record.count, found, ctx.solution, scenarios, grad_decision)
+            _counted(ctx.record.count, found, ctx.solution, instances, grad_decision)
         gradients = [found.scenarios, found.weights, found.bandwidth, *found.conditions]
         if torch.is_grad_enabled():
             # create_graph=True: the gradients may be used, but not differentiated.
-            inputs = (scenarios, weights, bandwidth)
+            inputs = instances.parts[:3]
             gradients = [FirstOrderOnly.apply(g, grad_decision, *inputs) for g in gradients]
-        return (None, None, None, None, None, *gradients)
+        return (None, None, None, None, *gradients[:3], None, *gradients[3:])
 
 
-def _refuse_transformed(program: Program, scenarios: Tensor, context: Tensor | None) -> None:
+def _refuse_transformed(program: Program, instances: Instances) -> None:
     """Raise for what a transform of torch.func would differentiate in without being told."""
     if isinstance(program, TwoStageProgram):
         raise TypeError(
@@ -327,7 +275,8 @@ def _refuse_transformed(program: Program, scenarios: Tensor, context: Tensor | N
             "dimension of the scenarios instead of by torch.func"
         )
     # Made anew, so that it belongs to no transform.
-    like = torch.ones((), dtype=scenarios.dtype, device=scenarios.device)
+    y, context = instances.scenarios, instances.context
+    like = torch.ones((), dtype=y.dtype, device=y.device)
     if is_differentiated(context) or program.learns(like, context):
         raise TypeError(
             "torch.func differentiates the layer in scenarios, weights and bandwidth; a context or a "
@@ -335,26 +284,16 @@ def _refuse_transformed(program: Program, scenarios: Tensor, context: Tensor | N
         )
 
 
-def _learned(
-    program: Program,
-    solution: Solution,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-) -> KKTValues | None:
+def _learned(program: Program, solution: Solution, instances: Instances) -> KKTValues | None:
     """The program's optimality conditions at the solved instances, if they hold a graph."""
     rows = torch.nonzero(solution.solved).flatten()
     if not rows.numel():
         return None
     part = solution.select(rows)
-    return program.learned(
-        scenarios.detach()[rows],
-        weights.detach()[rows],
-        bandwidth.detach()[rows],
-        None if context is None else context[rows],
-        Optimum(part.decision, part.duals, part.equality_duals, part.shares),
-    )
+    # With the graph of the context, which is learned in.
+    known = replace(instances.detached(), context=instances.context).select(rows)
+    optimum = Optimum(part.decision, part.duals, part.equality_duals, part.shares)
+    return program.learned(known, optimum)
 
 
 def _refuse_learned(options: SolveOptions) -> None:

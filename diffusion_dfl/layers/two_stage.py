@@ -19,6 +19,7 @@ from torch import Tensor
 from diffusion_dfl.layers.adjoint import Degeneracy
 from diffusion_dfl.programs.constraints import transpose_apply
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.once import FirstOrderOnly
 from diffusion_dfl.programs.two_stage import TwoStageProgram
 from diffusion_dfl.solvers.arrow import Arrow, Point
@@ -45,16 +46,13 @@ class TwoStageDecision(torch.autograd.Function):
         cls,
         program: TwoStageProgram,
         solution: Solution,
-        scenarios: Tensor,
-        weights: Tensor,
-        context: Tensor | None,
+        instances: Instances,
         count: Any,
     ) -> Tensor:
         """z*, ``(B, n)``, attached to the graph of whatever the optimality conditions depend on.
 
         Args:
-            program, solution: what was solved.
-            scenarios, weights, context: as in :func:`diffusion_dfl.solvers.solve`.
+            program, solution, instances: what was solved.
             count: called, when instances are differentiated, with their degeneracy and with which of
                 them do not move; None for nothing.
         """
@@ -63,25 +61,21 @@ class TwoStageDecision(torch.autograd.Function):
         if not torch.is_grad_enabled():
             return decision
         # Attached, with gradient 0, whatever else there is.
-        nothing = (0.0 * scenarios).sum((1, 2)) + (0.0 * weights).sum(1)
+        nothing = (0.0 * instances.scenarios).sum((1, 2)) + (0.0 * instances.weights).sum(1)
         decision = torch.where(torch.ones_like(decision) > 0, decision, nothing.unsqueeze(1))
         if not rows.numel():
             return decision
-        part = solution.select(rows)
-        context = None if context is None else context[rows]
-        scenarios, weights = scenarios[rows], weights[rows]
+        part, known = solution.select(rows), instances.select(rows)
         # A scenario without weight has no say.
-        weights = torch.where(weights > 0, weights, 0.0)
-        scenarios = with_weight(scenarios, weights)
+        weights = torch.where(known.weights > 0, known.weights, 0.0)
+        known = with_weight(replace(known, weights=weights))
         assert part.units is not None
         for same, units in alike(part.units):
-            some = part.select(same)
-            y, omega, x = scenarios[same], weights[same], None if context is None else context[same]
+            some, own = part.select(same), known.select(same)
             with without_saved_tensor_hooks():
                 with torch.no_grad():
-                    known = None if x is None else x.detach()
-                    arrow = scaled_arrow(program, y.detach(), omega.detach(), known, units)
-                conditions = _conditions(program, some, arrow, units, y, omega, x)
+                    arrow = scaled_arrow(program, own.detached(), units)
+                conditions = _conditions(program, some, arrow, units, own)
             found = cls.apply(some, arrow, units, count, *conditions)
             decision = decision.index_copy(0, rows[same], found)
         return decision
@@ -113,9 +107,7 @@ def _conditions(
     solution: Solution,
     arrow: Arrow,
     units: Tensor,
-    scenarios: Tensor,
-    weights: Tensor,
-    context: Tensor | None,
+    instances: Instances,
 ) -> tuple[Tensor, ...]:
     """F with its graph: stationarity in z, first-stage inequalities and equalities, stationarity in w,
     the scenarios' inequalities and equalities; all in the units of the arrow."""
@@ -124,10 +116,9 @@ def _conditions(
     of_z, of_w = units[:n], units[n:]
     rows, equalities = of_second(arrow.scenarios, units)
     unit = arrow.scenarios.units(point.dual) * rows
-    given = program.constraints(solution.decision, context)
+    given = program.constraints(solution.decision, instances.context)
     found = program.conditions(
-        scenarios,
-        weights,
+        instances,
         solution.decision,
         of_w * point.w,
         point.dual / unit,

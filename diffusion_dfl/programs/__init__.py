@@ -3,6 +3,7 @@
 from diffusion_dfl.programs.allocation import ProductAllocation
 from diffusion_dfl.programs.constraints import Constraints, SmoothConstraints
 from diffusion_dfl.programs.general import Hinge, TorchProgram
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.newsvendor import Newsvendor
 from diffusion_dfl.programs.portfolio import MeanVariancePortfolio
 from diffusion_dfl.programs.power import PowerProgram
@@ -17,6 +18,7 @@ __all__ = [
     "Constraints",
     "Hinge",
     "Hinges",
+    "Instances",
     "MeanVariancePortfolio",
     "Newsvendor",
     "PowerProgram",

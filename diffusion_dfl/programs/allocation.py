@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Program
 
 if TYPE_CHECKING:
@@ -67,51 +68,37 @@ class ProductAllocation(Program):
         """``exp(-y' z)``: ``(..., d), (..., d) -> (...)``; ``inf`` for a loss ``-y' z`` above 709."""
         return torch.exp(-(outcome * decision).sum(-1))
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``F(z) = log sum_m omega_m exp(-y_m' z)``: ``(B,)``. It never overflows."""
-        return torch.logsumexp(weights.log() - _profit(scenarios, z), dim=1)
+        return torch.logsumexp(_log_shares(instances, z), dim=1)
 
-    def shares(self, scenarios: Tensor, weights: Tensor, z: Tensor) -> Tensor:
+    def shares(self, instances: Instances, z: Tensor) -> Tensor:
         """``p_m``, each scenario's share of the expected cost, rows with sum 1: ``(B, M)``."""
-        return torch.softmax(weights.log() - _profit(scenarios, z), dim=1)
+        return torch.softmax(_log_shares(instances, z), dim=1)
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
         """``grad F = -sum_m p_m y_m``: ``(B, d)``."""
-        return -_mean(self.shares(scenarios, weights, z), scenarios)
+        return -_mean(self.shares(instances, z), instances.scenarios)
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient in z of ``f(y_m, z) / S`` with S constant: ``-exp(-y' z)/S y``, ``(B, M, d)``.
 
-        Args:
-            weights: ``(B, M)``, those of S; uniform if None. With them
-                ``sum_m omega_m gradients = grad F``.
+        ``sum_m omega_m gradients = grad F``.
         """
-        return -self._relative_cost(scenarios, weights, z).unsqueeze(-1) * scenarios
+        return -_relative_cost(instances, z).unsqueeze(-1) * instances.scenarios
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """``hess F = E_p (y - E_p y)(y - E_p y)'``: ``(B, d, d)``."""
-        shares = self.shares(scenarios, weights, z)
-        return covariance(shares, scenarios, _mean(shares, scenarios))
+        shares = self.shares(instances, z)
+        return covariance(shares, instances.scenarios, _mean(shares, instances.scenarios))
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
-        """``f_zy' u / S = exp(-y' z)/S (z (y' u) - u)`` with S constant: ``(B, M, d)``.
-
-        Args:
-            weights: ``(B, M)``, those of S; uniform if None.
-        """
-        along = torch.einsum("bmd,bd->bm", scenarios, adjoint).unsqueeze(-1)
+        """``f_zy' u / S = exp(-y' z)/S (z (y' u) - u)`` with S constant: ``(B, M, d)``."""
+        along = torch.einsum("bmd,bd->bm", instances.scenarios, adjoint).unsqueeze(-1)
         product = along * z.unsqueeze(1) - adjoint.unsqueeze(1)
-        return self._relative_cost(scenarios, weights, z).unsqueeze(-1) * product
+        return _relative_cost(instances, z).unsqueeze(-1) * product
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         """``0 <= z <= C``."""
@@ -140,14 +127,17 @@ class ProductAllocation(Program):
         constraints = [z >= 0, z <= self.capacity]
         return cp.Problem(cp.Minimize(objective), constraints), z, constraints
 
-    def _relative_cost(self, scenarios: Tensor, weights: Tensor | None, z: Tensor) -> Tensor:
-        """``exp(-y_m' z) / S``: ``(B, M)``; finite for scenarios of weight 0 too."""
-        loss = -_profit(scenarios, z)
-        if weights is None:
-            log_total = torch.logsumexp(loss, dim=1, keepdim=True) - math.log(loss.shape[1])
-        else:
-            log_total = torch.logsumexp(weights.log() + loss, dim=1, keepdim=True)
-        return torch.exp((loss - log_total).clamp_max(_LARGEST_EXPONENT))
+
+def _relative_cost(instances: Instances, z: Tensor) -> Tensor:
+    """``exp(-y_m' z) / S``: ``(B, M)``; finite for scenarios of weight 0 too."""
+    loss = -_profit(instances.scenarios, z)
+    log_total = torch.logsumexp(instances.weights.log() + loss, dim=1, keepdim=True)
+    return torch.exp((loss - log_total).clamp_max(_LARGEST_EXPONENT))
+
+
+def _log_shares(instances: Instances, z: Tensor) -> Tensor:
+    """``log p_m`` up to a constant, ``log omega_m - y_m' z``: ``(B, M)``."""
+    return instances.weights.log() - _profit(instances.scenarios, z)
 
 
 def covariance(shares: Tensor, scenarios: Tensor, mean: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.programs.program import Program
 
 _MANY = "decision.unsqueeze(-2) holds a decision against many outcomes"
 
@@ -38,17 +40,11 @@ def vectors(**given: tuple[Numbers, int | None]) -> tuple[list[Tensor], torch.Si
     return list(found.values()), lead
 
 
-def fit_batch(
-    num_outcomes: int, num_decisions: int, scenarios: Tensor, weights: Tensor | None, z: Tensor
-) -> None:
-    """Raise ``ValueError`` unless they are ``(B, M, d_y)``, ``(B, M)`` and ``(B, n)``."""
-    if scenarios.dim() != 3 or scenarios.shape[2] != num_outcomes:
-        raise ValueError(
-            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, {num_outcomes})"
-        )
-    batch = len(scenarios)
-    if weights is not None and weights.shape != scenarios.shape[:2]:
-        expected = tuple(scenarios.shape[:2])
-        raise ValueError(f"weights have shape {tuple(weights.shape)}; expected {expected}")
-    if z.shape != (batch, num_decisions):
-        raise ValueError(f"z has shape {tuple(z.shape)}; expected ({batch}, {num_decisions})")
+def fit_batch(program: Program, instances: Instances, z: Tensor) -> None:
+    """Raise ``ValueError`` unless scenarios and z are the program's, ``(B, M, d_y)`` and ``(B, n)``."""
+    shape = tuple(instances.scenarios.shape)
+    if shape[2] != program.num_outcomes:
+        raise ValueError(f"scenarios have shape {shape}; expected (B, M, {program.num_outcomes})")
+    expected = (shape[0], program.num_decisions)
+    if z.shape != expected:
+        raise ValueError(f"z has shape {tuple(z.shape)}; expected {expected}")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Hinges, Program
 from diffusion_dfl.programs.smoothing import HingePair, hinge, hinge_cube
 
@@ -90,79 +91,67 @@ class Newsvendor(Program):
         excess = left * (self.ch + self.rh / 3 * left**2)
         return (order + shortage + excess).sum(-1)
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        """Convolved sample objective ``sum_m omega_m f_s(y_m, z)``.
-
-        Shapes: ``(B, M, n), (B, M), (B, n), (B, n) -> (B,)``.
-        """
-        shortfall, width = scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1)
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
+        """Convolved sample objective ``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
+        shortfall, width = instances.scenarios - z.unsqueeze(1), instances.bandwidth.unsqueeze(1)
         order = z * (self.c0 + 0.5 * self.q0 * z)
         linear = self.hinge_slope * hinge(shortfall, width) - self.ch * shortfall
         cubic = self.rb * hinge_cube(shortfall, width) + self.rh * hinge_cube(-shortfall, width)
-        return (weights.unsqueeze(-1) * (order.unsqueeze(1) + linear + cubic / 3)).sum((1, 2))
+        cost = order.unsqueeze(1) + linear + cubic / 3
+        return (instances.weights.unsqueeze(-1) * cost).sum((1, 2))
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient in z of each scenario's convolved cost: ``(B, M, n)``.
 
         Where ``bandwidth`` is 0 and ``y = z`` this is the midpoint of the subdifferential; the
         subgradients that satisfy stationarity come from the solver (``Solution.subgradients``).
         """
-        parts = HingePair.of(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
+        parts = _pair(instances, z)
         order = (self.c0 + self.ch + self.q0 * z).unsqueeze(1)
         above, below = parts.square
         cubic = self.rh * below - self.rb * above
         return order + cubic - self.hinge_slope * parts.slope
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """Diagonal of the Hessian of :meth:`objective` in z: ``(B, n)``. Items do not interact."""
-        penalties = (weights.unsqueeze(-1) * self.cross(scenarios, bandwidth, z)).sum(1)
-        return self.q0 * weights.sum(1, keepdim=True) - penalties
+        penalties = (instances.weights.unsqueeze(-1) * self.cross(instances, z)).sum(1)
+        return self.q0 * instances.weights.sum(1, keepdim=True) - penalties
 
-    def cross(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def cross(self, instances: Instances, z: Tensor) -> Tensor:
         """Diagonal of f_zy of each scenario, ``q0 - f_zz``: ``(B, M, n)``."""
-        parts = HingePair.of(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
+        parts = _pair(instances, z)
         above, below = parts.linear
         cubic = 2 * self.rb * above + 2 * self.rh * below
         return -cubic - self.hinge_slope * parts.density
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
         """:meth:`cross` times u: ``(B, M, n)``. Slopes of hinges do not depend on y: no ``shares``."""
-        return self.cross(scenarios, bandwidth, z) * adjoint.unsqueeze(1)
+        return self.cross(instances, z) * adjoint.unsqueeze(1)
 
-    def bandwidth_product(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
-    ) -> Tensor:
+    def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(d/ds gradient)' u``: ``(B, n)``, 0 where s = 0.
 
         A convolution solves the heat equation, d/ds = s d^2/dy^2: with t = (y - z)/s
 
             d/ds f_z = (cb + ch) t phi(t)/s - 2 s rb Phi(t) + 2 s rh Phi(-t).
         """
-        width = bandwidth.unsqueeze(1)
-        shortfall = scenarios - z.unsqueeze(1)
-        parts = HingePair.of(shortfall, width)
+        parts = _pair(instances, z)
+        width, shortfall = parts.bandwidth, parts.argument
         safe = torch.where(width > 0, width, 1.0)
         kink = self.hinge_slope * parts.density * (shortfall / safe)
         cubic = 2 * width * (self.rh * (1 - parts.slope) - self.rb * parts.slope)
-        return (weights.unsqueeze(-1) * (kink + cubic)).sum(1) * adjoint
+        return (instances.weights.unsqueeze(-1) * (kink + cubic)).sum(1) * adjoint
 
-    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges:
+    def hinges(self, instances: Instances) -> Hinges:
         """``(cb + ch) (y_i - z_i)_+`` of the items without a bandwidth; K = n."""
-        exact = (bandwidth <= 0).unsqueeze(1).expand_as(scenarios).to(scenarios.dtype)
-        eye = torch.eye(self.num_decisions, dtype=scenarios.dtype, device=scenarios.device)
-        return Hinges(self.hinge_slope * exact, scenarios, -eye.view(1, 1, *eye.shape))
+        y = instances.scenarios
+        exact = (instances.bandwidth <= 0).unsqueeze(1).expand_as(y).to(y.dtype)
+        eye = torch.eye(self.num_decisions, dtype=y.dtype, device=y.device)
+        return Hinges(self.hinge_slope * exact, y, -eye.view(1, 1, *eye.shape))
 
-    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+    def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """The argument ``y_i - z_i`` has derivative 1 in ``y_i``: the multipliers themselves."""
         return multipliers
 
@@ -199,3 +188,8 @@ class Newsvendor(Program):
         objective = weights @ cp.sum(penalty, axis=1) + sum(weights) * order
         constraints = [z >= 0, z <= self.z_max]
         return cp.Problem(cp.Minimize(objective), constraints), z, constraints
+
+
+def _pair(instances: Instances, z: Tensor) -> HingePair:
+    """Both hinges of ``y_m - z``, convolved: ``(B, M, n)``."""
+    return HingePair.of(instances.scenarios - z.unsqueeze(1), instances.bandwidth.unsqueeze(1))

@@ -19,7 +19,7 @@ released code, the program is linear to rounding, puts everything on one asset a
 derivative almost everywhere.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Program
 
 if TYPE_CHECKING:
@@ -69,58 +70,46 @@ class MeanVariancePortfolio(Program):
             0.5 * self.risk_aversion * gain**2 - gain + 0.5 * self.ridge * decision.square().sum(-1)
         )
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        """``sum_m omega_m f(y_m, z)``: ``(B, M, n), (B, M), (B, n), (B, n) -> (B,)``."""
-        gain = portfolio_returns(scenarios, z)
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
+        """``sum_m omega_m f(y_m, z)``: ``(B,)``."""
+        gain, weights = portfolio_returns(instances.scenarios, z), instances.weights
         cost = 0.5 * self.risk_aversion * gain**2 - gain
         return (weights * cost).sum(1) + 0.5 * self.ridge * weights.sum(1) * z.square().sum(1)
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """``alpha y_m (y_m'z) - y_m + ridge z``: ``(B, M, n)``."""
-        slope = self.risk_aversion * portfolio_returns(scenarios, z) - 1.0
-        gradients = scenarios * slope.unsqueeze(2)
+        slope = self.risk_aversion * portfolio_returns(instances.scenarios, z) - 1.0
+        gradients = instances.scenarios * slope.unsqueeze(2)
         return gradients + self.ridge * z.unsqueeze(1) if self.ridge else gradients
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient of :meth:`objective`, ``(B, n)``, by two products with the scenarios."""
-        slope = weights * (self.risk_aversion * portfolio_returns(scenarios, z) - 1.0)
-        gradient = torch.bmm(slope.unsqueeze(1), scenarios).squeeze(1)
+        y, weights = instances.scenarios, instances.weights
+        slope = weights * (self.risk_aversion * portfolio_returns(y, z) - 1.0)
+        gradient = torch.bmm(slope.unsqueeze(1), y).squeeze(1)
         return gradient + self.ridge * weights.sum(1, keepdim=True) * z
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """``alpha sum_m omega_m y_m y_m' + ridge I``, the same at every z: ``(B, n, n)``."""
-        weighted = scenarios * (self.risk_aversion * weights).unsqueeze(2)
-        hessian = torch.bmm(weighted.mT, scenarios)
+        y, weights = instances.scenarios, instances.weights
+        weighted = y * (self.risk_aversion * weights).unsqueeze(2)
+        hessian = torch.bmm(weighted.mT, y)
         if self.ridge:
             hessian.diagonal(dim1=1, dim2=2).add_(self.ridge * weights.sum(1, keepdim=True))
         return hessian
 
-    def hessian_block(
-        self,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        coordinates: Tensor,
-    ) -> Tensor:
+    def hessian_block(self, instances: Instances, z: Tensor, coordinates: Tensor) -> Tensor:
         """The block of the assets ``coordinates (B, k)`` alone, from their returns: ``(B, k, k)``."""
-        chosen = coordinates.unsqueeze(1).expand(-1, scenarios.shape[1], -1)
-        return self.hessian(scenarios.gather(2, chosen), weights, bandwidth, z)
+        y = instances.scenarios
+        chosen = y.gather(2, coordinates.unsqueeze(1).expand(-1, y.shape[1], -1))
+        return self.hessian(replace(instances, scenarios=chosen), z)
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
         """``alpha (z (y_m'u) + (y_m'z) u) - u``: ``(B, M, n)``; no kinks, so no ``shares``."""
-        along_decision = self.risk_aversion * portfolio_returns(scenarios, adjoint)
-        along_adjoint = self.risk_aversion * portfolio_returns(scenarios, z) - 1.0
+        along_decision = self.risk_aversion * portfolio_returns(instances.scenarios, adjoint)
+        along_adjoint = self.risk_aversion * portfolio_returns(instances.scenarios, z) - 1.0
         factors = torch.stack([along_decision, along_adjoint], dim=2)
         return torch.bmm(factors, torch.stack([z, adjoint], dim=1))
 

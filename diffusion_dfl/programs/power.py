@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Hinges, Program
 from diffusion_dfl.programs.smoothing import hinge, hinge_density, hinge_slope, normal_pdf
 
@@ -79,78 +80,67 @@ class PowerProgram(Program):
         linear = torch.where(surplus >= 0, self.excess * surplus, -self.shortage * surplus)
         return linear + 0.5 * surplus**2
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        """Convolved sample objective ``sum_m omega_m f_s(y_m, z)`` without its constant s^2/2.
-
-        Shapes: ``(B, M, n), (B, M), (B, n), (B, n) -> (B,)``.
-        """
-        shortfall = scenarios - z.unsqueeze(1)
-        smooth = hinge(shortfall, bandwidth.unsqueeze(1))
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
+        """Convolved sample objective ``sum_m omega_m f_s(y_m, z)``, ``(B,)``, without its constant s^2/2."""
+        shortfall = instances.scenarios - z.unsqueeze(1)
+        smooth = hinge(shortfall, instances.bandwidth.unsqueeze(1))
         cost = 0.5 * shortfall**2 - self.excess * shortfall + self.hinge_slope * smooth
-        return (weights.unsqueeze(-1) * cost).sum((1, 2))
+        return (instances.weights.unsqueeze(-1) * cost).sum((1, 2))
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient in z of each scenario's convolved cost: ``(B, M, n)``.
 
         Where ``bandwidth`` is 0 and ``y = z`` this is the midpoint of the subdifferential; the
         subgradients that satisfy stationarity come from the solver (``Solution.subgradients``).
         """
-        shortfall = scenarios - z.unsqueeze(1)
-        slope = hinge_slope(shortfall, bandwidth.unsqueeze(1))
+        shortfall = instances.scenarios - z.unsqueeze(1)
+        slope = hinge_slope(shortfall, instances.bandwidth.unsqueeze(1))
         return self.excess - shortfall - self.hinge_slope * slope
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """Diagonal of the Hessian of :meth:`objective` in z: ``(B, n)``. Hours do not interact."""
+        weights = instances.weights
         total = weights.sum(1, keepdim=True)
-        if _is_exact(bandwidth):
+        if _is_exact(instances):
             return total.expand_as(z).clone()
-        density = hinge_density(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
-        return total + self.hinge_slope * torch.einsum("bm,bmn->bn", weights, density)
+        return total + self.hinge_slope * torch.einsum(
+            "bm,bmn->bn", weights, _density(instances, z)
+        )
 
-    def cross(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def cross(self, instances: Instances, z: Tensor) -> Tensor:
         """Diagonal of f_zy of each scenario, ``-(1 + (gamma_s + gamma_e) phi/s)``: ``(B, M, n)``."""
-        density = hinge_density(scenarios - z.unsqueeze(1), bandwidth.unsqueeze(1))
-        return -1.0 - self.hinge_slope * density
+        return -1.0 - self.hinge_slope * _density(instances, z)
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
         """:meth:`cross` times u: ``(B, M, n)``. Slopes in z do not depend on y, so no ``shares``."""
-        if _is_exact(bandwidth):
-            return -adjoint.unsqueeze(1).expand_as(scenarios)
-        return self.cross(scenarios, bandwidth, z) * adjoint.unsqueeze(1)
+        if _is_exact(instances):
+            return -adjoint.unsqueeze(1).expand_as(instances.scenarios)
+        return self.cross(instances, z) * adjoint.unsqueeze(1)
 
-    def bandwidth_product(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
-    ) -> Tensor:
+    def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(d/ds gradient)' u``: ``(B, n)``, 0 where s = 0.
 
         d/ds [-(gamma_s + gamma_e) Phi(t)] = (gamma_s + gamma_e) phi(t) t / s with t = (y - z)/s.
         """
-        if _is_exact(bandwidth):
-            return torch.zeros_like(bandwidth)
-        width = bandwidth.unsqueeze(1)
+        if _is_exact(instances):
+            return torch.zeros_like(instances.bandwidth)
+        width = instances.bandwidth.unsqueeze(1)
         positive = width > 0
         safe = torch.where(positive, width, torch.ones_like(width))
-        ratio = (scenarios - z.unsqueeze(1)) / safe
+        ratio = (instances.scenarios - z.unsqueeze(1)) / safe
         slope = torch.where(positive, normal_pdf(ratio) * ratio / safe, torch.zeros_like(ratio))
-        return self.hinge_slope * torch.einsum("bm,bmn->bn", weights, slope) * adjoint
+        return self.hinge_slope * torch.einsum("bm,bmn->bn", instances.weights, slope) * adjoint
 
-    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges:
+    def hinges(self, instances: Instances) -> Hinges:
         """``(gamma_s + gamma_e) (y_h - z_h)_+`` of the hours without a bandwidth; K = n."""
-        exact = (bandwidth <= 0).unsqueeze(1).expand_as(scenarios).to(scenarios.dtype)
-        eye = torch.eye(self.num_decisions, dtype=scenarios.dtype, device=scenarios.device)
-        return Hinges(self.hinge_slope * exact, scenarios, -eye.view(1, 1, *eye.shape))
+        y = instances.scenarios
+        exact = (instances.bandwidth <= 0).unsqueeze(1).expand_as(y).to(y.dtype)
+        eye = torch.eye(self.num_decisions, dtype=y.dtype, device=y.device)
+        return Hinges(self.hinge_slope * exact, y, -eye.view(1, 1, *eye.shape))
 
-    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+    def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """The argument ``y_h - z_h`` has derivative 1 in ``y_h``: the multipliers themselves."""
         return multipliers
 
@@ -190,6 +180,11 @@ class PowerProgram(Program):
         return cp.Problem(cp.Minimize(objective), constraints), z, constraints
 
 
-def _is_exact(bandwidth: Tensor) -> bool:
+def _density(instances: Instances, z: Tensor) -> Tensor:
+    """``phi((y_m - z)/s)/s``: ``(B, M, n)``."""
+    return hinge_density(instances.scenarios - z.unsqueeze(1), instances.bandwidth.unsqueeze(1))
+
+
+def _is_exact(instances: Instances) -> bool:
     """Whether all kinks are exact, which needs no kernel."""
-    return not bool((bandwidth > 0).any())
+    return not bool((instances.bandwidth > 0).any())

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.instances import Instances
 
 if TYPE_CHECKING:
     import cvxpy
@@ -97,7 +98,7 @@ class KKTValues:
 class Program(ABC):
     """A stochastic convex decision problem. Subclasses are immutable and stateless.
 
-    Shapes: ``scenarios (B, M, d_y)``, ``weights (B, M)``, ``bandwidth (B, d_y)``, ``z (B, n)``.
+    Methods are of a batch of :class:`~diffusion_dfl.programs.instances.Instances` with ``z (B, n)``.
 
     Attributes:
         num_decisions: n.
@@ -124,31 +125,23 @@ class Program(ABC):
         """:meth:`cost`, of programs whose cost depends on the context too ``(..., d_x)``."""
         return self.cost(outcome, decision)
 
-    def with_context(
-        self, scenarios: Tensor, bandwidth: Tensor, context: Tensor | None
-    ) -> tuple["Program", Tensor, Tensor]:
-        """The program, scenarios ``(B, M, d)`` and bandwidth ``(B, d)`` to solve in its place.
+    def with_context(self, instances: Instances) -> tuple["Program", Instances]:
+        """The program, and its instances, to solve in its place.
 
         A cost that depends on the context is one of ``(y, x)``, whose part x has no spread.
         """
-        return self, scenarios, bandwidth
+        return self, instances
 
     @abstractmethod
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """What the solver minimises, up to a constant: ``(B,)``."""
 
     @abstractmethod
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``.
-
-        ``weights`` are those of the sum, uniform if None: programs that measure costs in units of
-        their expectation need them (:class:`~diffusion_dfl.programs.allocation.ProductAllocation`).
-        """
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
+        """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``."""
 
     @abstractmethod
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """Hessian of :meth:`objective` in z, kinks of width 0 left out.
 
         ``(B, n, n)``, or its diagonal ``(B, n)`` for a separable program.
@@ -156,13 +149,7 @@ class Program(ABC):
 
     @abstractmethod
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
         """``f_zy(y_m, z)' u`` of every scenario: ``(B, M, d_y)``.
 
@@ -170,7 +157,6 @@ class Program(ABC):
             adjoint: u, ``(B, n)``.
             shares: slope share in [0, 1] of every hinge ``(B, M, K)``, for hinges of width 0 whose
                 slope in z depends on y; by the sign of the argument if None.
-            weights: as in :meth:`gradients`.
         """
 
     @abstractmethod
@@ -188,64 +174,44 @@ class Program(ABC):
         ``Solution.equality_duals``.
         """
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient of :meth:`objective`, ``sum_m omega_m`` :meth:`gradients`: ``(B, n)``."""
-        return torch.einsum("bm,bmn->bn", weights, self.gradients(scenarios, bandwidth, z, weights))
+        return torch.einsum("bm,bmn->bn", instances.weights, self.gradients(instances, z))
 
-    def hessian_block(
-        self,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        coordinates: Tensor,
-    ) -> Tensor:
+    def hessian_block(self, instances: Instances, z: Tensor, coordinates: Tensor) -> Tensor:
         """Rows and columns ``coordinates (B, k)`` of a dense :meth:`hessian`: ``(B, k, k)``."""
-        hessian = self.hessian(scenarios, weights, bandwidth, z)
-        return block(hessian, coordinates)
+        return block(self.hessian(instances, z), coordinates)
 
-    def bandwidth_product(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
-    ) -> Tensor:
+    def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(d/ds gradient)' u``: ``(B, d_y)``; 0 for a smooth program and where s = 0."""
-        return torch.zeros_like(bandwidth)
+        return torch.zeros_like(instances.bandwidth)
 
-    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges | None:
+    def hinges(self, instances: Instances) -> Hinges | None:
         """The kinks left where the bandwidth is 0; None for a smooth program."""
         return None
 
-    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+    def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_k multiplier_mk grad_y a_mk``: ``(B, M, K) -> (B, M, d_y)``; kinked programs only."""
         raise TypeError(f"{type(self).__name__} has no hinges")
 
-    def masked_gradients(
-        self, scenarios: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def masked_gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradients of the exact cost with the mask ``1{argument > 0}`` at its kinks: ``(B, M, n)``.
 
         This is what the paper's formulas print; at a kink it is one arbitrary end of the
         subdifferential.
         """
-        exact = torch.zeros_like(scenarios[:, 0])
-        gradients = self.gradients(scenarios, exact, z, weights)
-        hinges = self.hinges(scenarios, exact)
+        exact = instances.exact()
+        gradients, hinges = self.gradients(exact, z), self.hinges(exact)
         if hinges is None:
             return gradients
         half = 0.5 * hinges.coefficient * (hinges.arguments(z) == 0)
         return gradients - hinges.scenario_force(half)
 
-    def quadratic(self, scenarios: Tensor, weights: Tensor) -> "QuadraticCost | None":
+    def quadratic(self, instances: Instances) -> "QuadraticCost | None":
         """The summed cost of a batch as a quadratic form and closed hinges, if it is known to be one."""
         return None
 
-    def learned(
-        self,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        context: Tensor | None,
-        optimum: "Optimum",
-    ) -> "KKTValues | None":
+    def learned(self, instances: Instances, optimum: Optimum) -> KKTValues | None:
         """The optimality conditions as functions of the program's own parameters, or None without any.
 
         Called with gradients enabled; the tensors returned are attached to the parameters' graph.
@@ -256,12 +222,12 @@ class Program(ABC):
         """Whether any tensor that the program's parts hold, or the context, requires a gradient."""
         return False
 
-    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+    def validate(self, instances: Instances) -> None:
         """Raise ``ValueError`` if the scenarios' last dimension is not d_y."""
-        if scenarios.shape[2] != self.num_outcomes:
+        size = instances.scenarios.shape[2]
+        if size != self.num_outcomes:
             raise ValueError(
-                f"scenarios have {scenarios.shape[2]} outcomes; {type(self).__name__} has "
-                f"{self.num_outcomes}"
+                f"scenarios have {size} outcomes; {type(self).__name__} has {self.num_outcomes}"
             )
 
 

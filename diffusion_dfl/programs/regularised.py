@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.numbers import as_number
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 
@@ -93,49 +94,37 @@ class Regularised(Program):
     def cost_given(self, outcome: Tensor, decision: Tensor, context: Tensor | None) -> Tensor:
         return self.program.cost_given(outcome, decision, context)
 
-    def with_context(
-        self, scenarios: Tensor, bandwidth: Tensor, context: Tensor | None
-    ) -> tuple[Program, Tensor, Tensor]:
-        program, scenarios, bandwidth = self.program.with_context(scenarios, bandwidth, context)
+    def with_context(self, instances: Instances) -> tuple[Program, Instances]:
+        program, instances = self.program.with_context(instances)
         same = program is self.program
-        return (self if same else Regularised(program, self.regulariser)), scenarios, bandwidth
+        return (self if same else Regularised(program, self.regulariser)), instances
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        value = self.program.objective(scenarios, weights, bandwidth, z)
-        return value + self.regulariser.value(z)
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
+        return self.program.objective(instances, z) + self.regulariser.value(z)
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        every = self.program.gradients(scenarios, bandwidth, z, weights)
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
+        every = self.program.gradients(instances, z)
         return every + self.regulariser.gradient(z).unsqueeze(1)
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        total = self.program.gradient(scenarios, weights, bandwidth, z)
-        return total + self.regulariser.gradient(z)
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
+        return self.program.gradient(instances, z) + self.regulariser.gradient(z)
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        hessian = self.program.hessian(scenarios, weights, bandwidth, z)
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
+        hessian = self.program.hessian(instances, z)
         bend = self.regulariser.bend(z)
         return hessian + (bend if hessian.dim() == 2 else torch.diag_embed(bend))
 
-    def quadratic(self, scenarios: Tensor, weights: Tensor) -> QuadraticCost | None:
-        found = self.program.quadratic(scenarios, weights)
+    def quadratic(self, instances: Instances) -> QuadraticCost | None:
+        found = self.program.quadratic(instances)
         if found is None or self.regulariser.kind != "quadratic":
             return None
         bend = self.regulariser.bend(found.linear)
         return QuadraticCost(found.hessian + torch.diag_embed(bend), found.linear, found.forms)
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
-        return self.program.cross_product(scenarios, bandwidth, z, adjoint, shares, weights)
+        return self.program.cross_product(instances, z, adjoint, shares)
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         return self.program.constraints(like, context)
@@ -151,31 +140,23 @@ class Regularised(Program):
         stated = cvxpy.Problem(cvxpy.Minimize(problem.objective.expr + term), problem.constraints)
         return stated, z, constraints
 
-    def bandwidth_product(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
-    ) -> Tensor:
-        return self.program.bandwidth_product(scenarios, weights, bandwidth, z, adjoint)
+    def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
+        return self.program.bandwidth_product(instances, z, adjoint)
 
-    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges | None:
-        return self.program.hinges(scenarios, bandwidth)
+    def hinges(self, instances: Instances) -> Hinges | None:
+        return self.program.hinges(instances)
 
-    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
-        return self.program.hinge_product(scenarios, z, multipliers)
+    def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
+        return self.program.hinge_product(instances, z, multipliers)
 
-    def learned(
-        self,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        context: Tensor | None,
-        optimum: Optimum,
-    ) -> KKTValues | None:
-        return self.program.learned(scenarios, weights, bandwidth, context, optimum)
+    def learned(self, instances: Instances, optimum: Optimum) -> KKTValues | None:
+        return self.program.learned(instances, optimum)
 
     def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
         return self.program.learns(like, context)
 
-    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+    def validate(self, instances: Instances) -> None:
         """As the program, and raise ``ValueError`` for an entropy of decisions that may be negative."""
-        self.program.validate(scenarios, context)
-        self.regulariser.require(self.program.constraints(scenarios, context).lower)
+        self.program.validate(instances)
+        given = self.program.constraints(instances.scenarios, instances.context)
+        self.regulariser.require(given.lower)

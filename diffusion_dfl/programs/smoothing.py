@@ -17,9 +17,6 @@ INV_SQRT_2PI = 1.0 / math.sqrt(2.0 * math.pi)
 
 # A scenario spread below this share of the scenarios' magnitude is rounding, not spread.
 _NEGLIGIBLE_SPREAD = 1e-9
-# A kernel this narrow beside the scenarios' magnitude is no kernel: float64 decisions cannot
-# resolve its slope, whose reciprocal is its width.
-_NEGLIGIBLE_WIDTH = 1e-10
 
 
 def normal_cdf(x: Tensor) -> Tensor:
@@ -144,16 +141,6 @@ class HingePair:
     def _small(self) -> Tensor:
         """:func:`hinge` of ``-|a|``."""
         return (self.bandwidth * self.height - self.size * self.tail).clamp_min(0)
-
-
-def resolvable(scenarios: Tensor, width: Tensor) -> Tensor:
-    """Bandwidths ``(B, d_y)`` with those too narrow for float64 set to 0, the exact program.
-
-    Too narrow is less than 1e-10 of an instance's largest scenario in ``(B, M, d_y)``.
-    """
-    limit = (_NEGLIGIBLE_WIDTH * scenarios.detach().abs().amax((1, 2))).clamp_min(1e-100)
-    negligible = (width >= 0) & (width <= limit.unsqueeze(1))
-    return torch.where(negligible, torch.zeros_like(width), width)
 
 
 def bandwidth(

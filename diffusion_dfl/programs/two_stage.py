@@ -30,6 +30,7 @@ from diffusion_dfl.programs.general.trial import (
     try_kinks,
 )
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.integers import continuous
 from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.programs.once import OnceDifferentiable
@@ -179,64 +180,55 @@ class TwoStageProgram(TorchProgram):
                 return f"recourse: {name}(y, z, u, x)"
         return super()._context_taker()
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient in z of each scenario's cost, recourse included: ``(B, M, n)``."""
-        fit_batch(self.num_outcomes, self.num_decisions, scenarios, weights, z)
+        fit_batch(self, instances, z)
         with torch.enable_grad():
-            every = z.detach().unsqueeze(1).expand(-1, scenarios.shape[1], -1).contiguous()
-            every.requires_grad_()
-            cost = self.cost(scenarios.detach(), every)
+            y = instances.scenarios.detach()
+            every = z.detach().unsqueeze(1).expand(-1, y.shape[1], -1).contiguous().requires_grad_()
+            cost = self.cost(y, every)
             if self._regulariser is not None:
                 cost = cost + self._regulariser.value(every)
             return torch.autograd.grad(cost.sum(), every)[0]
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``sum_m omega_m (f + Q)(y_m, z)``: ``(B,)``."""
-        fit_batch(self.num_outcomes, self.num_decisions, scenarios, weights, z)
-        value = (weights * self.cost(scenarios, z.unsqueeze(1))).sum(1)
+        fit_batch(self, instances, z)
+        value = (instances.weights * self.cost(instances.scenarios, z.unsqueeze(1))).sum(1)
         return value if self._regulariser is None else value + self._regulariser.value(z)
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient of :meth:`objective` in z: ``(B, n)``."""
-        return Program.gradient(self, scenarios, weights, bandwidth, z)
+        return Program.gradient(self, instances, z)
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         raise _no_such("hessian")
 
     def cross_product(self, *args: Any, **kwargs: Any) -> Tensor:
         raise _no_such("cross_product")
 
-    def quadratic(self, scenarios: Tensor, weights: Tensor) -> None:
+    def quadratic(self, instances: Instances) -> None:
         """None: what is decided in the scenarios makes the cost of no closed form."""
 
     def conditions(
-        self,
-        scenarios: Tensor,
-        weights: Tensor,
-        z: Tensor,
-        w: Tensor,
-        duals: Tensor,
-        equality_duals: Tensor,
+        self, instances: Instances, z: Tensor, w: Tensor, duals: Tensor, equality_duals: Tensor
     ) -> Conditions:
         """The scenarios' part of the optimality conditions, with a graph to what they depend on.
 
         Args:
-            scenarios, weights: ``(B, M, d_y)`` and ``(B, M)``.
             z, w: ``(B, n)`` and ``(B, M, r)``.
             duals, equality_duals: ``(B, M, k)`` and ``(B, M, p)``.
         """
-        problem = self.problem(scenarios)
-        v = torch.cat([z.unsqueeze(1).expand(-1, scenarios.shape[1], -1), w], dim=2)
+        y, problem = instances.scenarios, self.problem(instances.scenarios)
+        v = torch.cat([z.unsqueeze(1).expand(-1, y.shape[1], -1), w], dim=2)
         gradient = vmap(grad(problem.lagrangian, argnums=1))
-        in_v = over_batch(gradient, scenarios, v, duals, equality_duals)
+        in_v = over_batch(gradient, y, v, duals, equality_duals)
         size = self.num_decisions
         return Conditions(
-            torch.einsum("bm,bmn->bn", weights, in_v[..., :size]),
+            torch.einsum("bm,bmn->bn", instances.weights, in_v[..., :size]),
             in_v[..., size:],
-            over_batch(vmap(problem.inequality_values), scenarios, v),
-            over_batch(vmap(problem.equality_values), scenarios, v),
+            over_batch(vmap(problem.inequality_values), y, v),
+            over_batch(vmap(problem.equality_values), y, v),
         )
 
     def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
@@ -250,13 +242,14 @@ class TwoStageProgram(TorchProgram):
         parts = (problem.cost, problem.inequality_values, problem.equality_values)
         return any(is_differentiated(part(y, v)) for part in parts)
 
-    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+    def validate(self, instances: Instances) -> None:
         """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""
-        super().validate(scenarios, context)
+        super().validate(instances)
         if self._regulariser is not None:
-            self._regulariser.require(self.constraints(scenarios, context).lower)
+            given = self.constraints(instances.scenarios, instances.context)
+            self._regulariser.require(given.lower)
         if not self.cost_context:
-            self.problem(scenarios)
+            self.problem(instances.scenarios)
 
     def _joint(self, width: int) -> "TwoStageProgram":
         if width not in self._joints:

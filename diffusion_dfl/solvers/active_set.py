@@ -62,10 +62,8 @@ class Multipliers:
 
 def slopes(problem: Problem, z: Tensor) -> Tensor:
     """Largest mean absolute slope of the scenarios' costs: ``(B, n) -> (B,)``."""
-    gradients = problem.program.gradients(
-        problem.scenarios, problem.bandwidth, z, problem.weights
-    ).abs()
-    return largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
+    gradients = problem.program.gradients(problem.instances, z).abs()
+    return largest(torch.einsum("bm,bmn->bn", problem.instances.weights, gradients))
 
 
 def violation(

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.allocation import ProductAllocation, covariance
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.solvers.solution import Solution, Status
 
 _TOLERANCE = 1e-10
@@ -48,11 +49,7 @@ _FINAL_BARRIER = 1e-9
 
 
 def solve_allocation(
-    program: ProductAllocation,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    start: Tensor | None = None,
+    program: ProductAllocation, instances: Instances, start: Tensor | None = None
 ) -> Solution:
     """Solve ``min_z log sum_m omega_m exp(-y_m' z)`` in the box for a batch.
 
@@ -61,16 +58,14 @@ def solve_allocation(
 
     Args:
         program: d and C.
-        scenarios: ``(B, M, d)`` float64, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, rows with a positive sum.
-        bandwidth: unused, the cost is smooth.
+        instances: valid ones, whose bandwidth is ignored: the cost is smooth.
         start: ``(B, d)``, first guess; moved into the box.
 
     Returns:
         The :class:`Solution`; ``duals`` are those of the lower and of the upper bounds, in units
         of grad F, and ``iterations`` counts evaluations of the Hessian.
     """
-    data = _Data.of(scenarios, weights, program.capacity)
+    data = _Data.of(instances, program.capacity)
     t = torch.zeros_like(data.largest)
     if start is not None:
         t = torch.where(data.largest > 0, (start / program.capacity).clamp(0, 1), 0.0)
@@ -82,7 +77,7 @@ def solve_allocation(
         near, second, _ = _newton(part, near, _POLISH_STEPS, together=False)
         t = t.index_copy(0, rows, near)
         iterations = iterations.index_add(0, rows, first + second)
-    return _certify(program, data, weights, t, iterations)
+    return _certify(program, data, instances, t, iterations)
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,8 @@ class _Data:
     largest: Tensor
 
     @staticmethod
-    def of(scenarios: Tensor, weights: Tensor, capacity: float) -> "_Data":
+    def of(instances: Instances, capacity: float) -> "_Data":
+        scenarios, weights = instances.scenarios, instances.weights
         used = scenarios
         if bool((weights == 0).any()):
             used = torch.where((weights > 0).unsqueeze(2), scenarios, 0.0)
@@ -354,12 +350,12 @@ def _descend(
 
 
 def _certify(
-    program: ProductAllocation, data: _Data, weights: Tensor, t: Tensor, iterations: Tensor
+    program: ProductAllocation, data: _Data, instances: Instances, t: Tensor, iterations: Tensor
 ) -> Solution:
     """Duals, gradients and KKT residuals of the decisions, and from these the status."""
-    scenarios = data.scenarios
+    scenarios = instances.scenarios
     z = torch.where(t >= 1, program.capacity, program.capacity * t)
-    shares = program.shares(scenarios, weights, z).unsqueeze(1)
+    shares = program.shares(instances, z).unsqueeze(1)
     gradient = -(shares @ scenarios).squeeze(1)
     magnitude = (shares @ scenarios.abs()).squeeze(1)
     low = torch.where(z <= 0, gradient.clamp_min(0), 0.0)
@@ -375,7 +371,7 @@ def _certify(
         decision=z,
         duals=torch.cat([low, high], dim=1),
         equality_duals=z.new_zeros(len(z), 0),
-        subgradients=program.gradients(scenarios, torch.zeros_like(z), z, weights),
+        subgradients=program.gradients(instances, z),
         at_kink=torch.zeros_like(scenarios[:, :, :0], dtype=torch.bool),
         status=torch.where(good, int(Status.SOLVED), int(Status.NOT_CONVERGED)),
         iterations=iterations,

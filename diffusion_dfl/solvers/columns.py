@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Hinges, Program
+from diffusion_dfl.programs import Hinges, Instances, Program
 from diffusion_dfl.programs.constraints import Constraints, SmoothConstraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.solvers.newton_system import Problem
@@ -92,15 +92,16 @@ def entries(problem: Problem) -> list[Tensor]:
         blocks.append(problem.hinges.jacobian.flatten(1, 2))
     elif problem.program.kinked:
         # Far from all kernels a smoothed cost has no curvature.
-        kinks = problem.program.hinges(problem.scenarios, torch.zeros_like(problem.bandwidth))
+        kinks = problem.program.hinges(problem.instances.exact())
         blocks += [] if kinks is None else [kinks.jacobian.flatten(1, 2)]
     return blocks
 
 
-def with_units(scenarios: Tensor, bandwidth: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
-    """Scenarios ``(B, M, d_y + n)`` and bandwidth ``(B, d_y + n)`` of a :class:`ProgramInUnits`."""
-    every = units.unsqueeze(1).expand(-1, scenarios.shape[1], -1)
-    return torch.cat([scenarios, every], 2), torch.cat([bandwidth, torch.zeros_like(units)], 1)
+def with_units(instances: Instances, units: Tensor) -> Instances:
+    """Those of a :class:`ProgramInUnits`, of outcomes ``(y, D)``."""
+    y, width = instances.scenarios, torch.cat([instances.bandwidth, torch.zeros_like(units)], 1)
+    every = units.unsqueeze(1).expand(-1, y.shape[1], -1)
+    return replace(instances, scenarios=torch.cat([y, every], 2), bandwidth=width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,52 +115,50 @@ class ProgramInUnits(Program):
             object.__setattr__(self, name, getattr(self.given, name))
         object.__setattr__(self, "num_outcomes", self.given.num_outcomes + self.num_decisions)
 
-    def parts(self, scenarios: Tensor, bandwidth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``y (B, M, d_y)``, its bandwidth ``(B, d_y)`` and ``D (B, n)``."""
-        size = self.given.num_outcomes
-        return scenarios[..., :size], bandwidth[:, :size], scenarios[:, 0, size:]
+    def parts(self, instances: Instances) -> tuple[Instances, Tensor]:
+        """The instances of the given program, and ``D (B, n)``."""
+        size, both = self.given.num_outcomes, instances.scenarios
+        width = instances.bandwidth[:, :size]
+        return replace(instances, scenarios=both[..., :size], bandwidth=width), both[:, 0, size:]
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
         """f(y, D w): ``(..., d_y + n), (..., n) -> (...)``."""
         size = self.given.num_outcomes
         return self.given.cost(outcome[..., :size], outcome[..., size:] * decision)
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B,)``."""
-        y, s, units = self.parts(scenarios, bandwidth)
-        return self.given.objective(y, weights, s, units * z)
+        own, units = self.parts(instances)
+        return self.given.objective(own, units * z)
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, M, n)``."""
-        y, s, units = self.parts(scenarios, bandwidth)
-        found = self.given.gradients(y, s, units * z, weights)
-        return found * units.unsqueeze(1)
+        own, units = self.parts(instances)
+        return self.given.gradients(own, units * z) * units.unsqueeze(1)
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, n)``."""
-        y, s, units = self.parts(scenarios, bandwidth)
-        return units * self.given.gradient(y, weights, s, units * z)
+        own, units = self.parts(instances)
+        return units * self.given.gradient(own, units * z)
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, n, n)``, or ``(B, n)`` of a separable program."""
-        y, s, units = self.parts(scenarios, bandwidth)
-        found = self.given.hessian(y, weights, s, units * z)
+        own, units = self.parts(instances)
+        found = self.given.hessian(own, units * z)
         return found * (units**2 if found.dim() == 2 else _squared(units))
 
-    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges | None:
+    def hinges(self, instances: Instances) -> Hinges | None:
         """The program's, with gradients in w."""
-        y, s, units = self.parts(scenarios, bandwidth)
-        found = self.given.hinges(y, s)
+        own, units = self.parts(instances)
+        found = self.given.hinges(own)
         if found is None:
             return None
         jacobian = found.jacobian * units.view(len(units), 1, 1, -1)
         return Hinges(found.coefficient, found.offset, jacobian)
 
-    def quadratic(self, scenarios: Tensor, weights: Tensor) -> QuadraticCost | None:
+    def quadratic(self, instances: Instances) -> QuadraticCost | None:
         """The program's, in w."""
-        found = self.given.quadratic(scenarios[..., : self.given.num_outcomes], weights)
+        found = self.given.quadratic(self.parts(instances)[0])
         if found is None:
             return None
         return _QuadraticInUnits(found.hessian, found.linear, found.forms, self)
@@ -188,19 +187,15 @@ class _QuadraticInUnits(QuadraticCost):
         """The instances ``rows`` of the batch."""
         return replace(self, hessian=self.hessian[rows], linear=self.linear[rows])
 
-    def gradient(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, kinks: bool
-    ) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """``(B, n)``."""
-        y, s, units = self.program.parts(scenarios, bandwidth)
-        return units * super().gradient(y, weights, s, units * z, kinks)
+        own, units = self.program.parts(instances)
+        return units * super().gradient(own, units * z, kinks)
 
-    def curvature(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, kinks: bool
-    ) -> Tensor:
+    def curvature(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """``(B, n, n)``."""
-        y, s, units = self.program.parts(scenarios, bandwidth)
-        return _squared(units) * super().curvature(y, weights, s, units * z, kinks)
+        own, units = self.program.parts(instances)
+        return _squared(units) * super().curvature(own, units * z, kinks)
 
 
 def _squared(units: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import (
+    Instances,
     MeanVariancePortfolio,
     Newsvendor,
     PowerProgram,
@@ -17,9 +18,8 @@ from diffusion_dfl.programs import (
     TwoStageProgram,
 )
 from diffusion_dfl.programs.batching import is_differentiated
-from diffusion_dfl.programs.devices import require_float64
-from diffusion_dfl.programs.numbers import Numbers, as_tensor
-from diffusion_dfl.programs.smoothing import resolvable
+from diffusion_dfl.programs.instances import fitting
+from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.solvers.box_newton import solve_allocation
 from diffusion_dfl.solvers.interior_point import solve_interior_point
 from diffusion_dfl.solvers.newsvendor import solve_newsvendor
@@ -71,39 +71,36 @@ def solve(
             where one is asked for, or torch.func that would differentiate.
         ValueError: shapes that do not match, or a solver that cannot take this program.
     """
-    scenarios, weights, bandwidth, context, start = _checked(
-        program, scenarios, weights, bandwidth, context, start
-    )
+    if not isinstance(program, Program):
+        raise TypeError(
+            f"{program!r} is not a diffusion_dfl.programs.Program; pass an instance of one"
+        )
+    instances = Instances.of(scenarios, weights, bandwidth, context)
+    begun = fitting("start", start, instances.scenarios, len(instances), program.num_decisions)
+    if is_transformed():
+        return _TransformedSolve.of(program, solver, instances, begun)
+    return solve_instances(program, instances, solver=solver, start=begun)
+
+
+def solve_instances(
+    program: Program, instances: Instances, *, solver: SolverName, start: Tensor | None = None
+) -> Solution:
+    """:func:`solve` without its checks of shapes; without a gradient if the caller records none."""
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
-    if is_transformed():
-        return _TransformedSolve.of(program, solver, scenarios, weights, bandwidth, context, start)
-    program, scenarios, bandwidth = program.with_context(scenarios, bandwidth, context)
-    scenarios, weights, bandwidth = scenarios.detach(), weights.detach(), bandwidth.detach()
-    context = None if context is None else context.detach()
-    start = (
-        None
-        if start is None
-        else start.detach().nan_to_num(0.0, 0.0, 0.0).clone(memory_format=torch.contiguous_format)
-    )
-    valid = scenarios.isfinite().all(2).all(1) & weights.isfinite().all(1)
-    valid &= bandwidth.isfinite().all(1) & (bandwidth >= 0).all(1) & (weights >= 0).all(1)
-    valid &= (weights.sum(1) - 1.0).abs() <= 1e-3
-    if context is not None:
-        valid &= context.isfinite().all(1)
-    limits = program.constraints(scenarios, context)
-    valid &= limits.stated
-    bandwidth = resolvable(scenarios, bandwidth) if program.kinked else bandwidth * 0.0
+    program.validate(instances)
+    program, instances = program.with_context(instances)
+    instances = instances.detached()
+    if start is not None:
+        start = start.detach().nan_to_num(0.0, 0.0, 0.0)
+        start = start.clone(memory_format=torch.contiguous_format)
+    limits = program.constraints(instances.scenarios, instances.context)
+    valid = instances.valid & limits.stated
+    instances = instances.resolvable() if program.kinked else instances.exact()
     if bool(valid.all()):
-        solution = _run(solver, program, scenarios, weights, bandwidth, context, start)
+        solution = _run(solver, program, instances, start)
         return solution.without_decision(limits.impossible)
-    # A harmless stand-in keeps the batch together; its rows are overwritten below.
-    scenarios = torch.where(valid.view(-1, 1, 1), scenarios, 0.0)
-    weights = torch.where(valid.view(-1, 1), weights, 1.0 / scenarios.shape[1])
-    bandwidth = torch.where(valid.view(-1, 1), bandwidth, 0.0)
-    if context is not None:
-        context = torch.where(valid.view(-1, 1), context, 0.0)
-    solution = _run(solver, program, scenarios, weights, bandwidth, context, start)
+    solution = _run(solver, program, instances.stand_in(valid), start)
     return solution.without_decision(limits.impossible).invalidated(~valid)
 
 
@@ -111,7 +108,10 @@ class _TransformedSolve(torch.autograd.Function):
     """:func:`solve` for torch.func.vmap, which merges what it vectorises into the batch."""
 
     @classmethod
-    def of(cls, program: Program, solver: SolverName, *data: Tensor | None) -> Solution:
+    def of(
+        cls, program: Program, solver: SolverName, instances: Instances, start: Tensor | None
+    ) -> Solution:
+        data = (start, *instances.parts)
         if any(is_differentiated(part) for part in data):
             raise TypeError("solve() has no gradient; differentiate a DecisionLayer instead")
         # No list, which torch.func would take apart and copy.
@@ -121,13 +121,13 @@ class _TransformedSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        program: Program, solver: SolverName, names: SimpleNamespace, *data: Tensor | None
+        program: Program,
+        solver: SolverName,
+        names: SimpleNamespace,
+        start: Tensor | None,
+        *data: Any,
     ) -> tuple[Tensor, ...]:
-        scenarios, weights, bandwidth, context, start = data
-        assert scenarios is not None
-        solution = solve(
-            program, scenarios, weights, bandwidth, context, solver=solver, start=start
-        )
+        solution = solve_instances(program, Instances(*data), solver=solver, start=start)
         parts = {field.name: getattr(solution, field.name) for field in fields(solution)}
         parts = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
         names.of_tensors = tuple(parts)
@@ -142,82 +142,7 @@ class _TransformedSolve(torch.autograd.Function):
         return over_merged_batch(_TransformedSolve.apply, info.batch_size, in_dims, arguments)
 
 
-def _checked(
-    program: Program,
-    scenarios: Numbers,
-    weights: Numbers | None,
-    bandwidth: Numbers | None,
-    context: Numbers | None,
-    start: Numbers | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """The arguments as tensors with their defaults, or an error that names what does not fit."""
-    if not isinstance(program, Program):
-        raise TypeError(
-            f"{program!r} is not a diffusion_dfl.programs.Program; pass an instance of one"
-        )
-    scenarios = checked_scenarios(scenarios)
-    if scenarios.dtype != torch.float64:
-        raise TypeError(
-            f"scenarios have dtype {scenarios.dtype}; solves need torch.float64 "
-            "(DecisionLayer casts for you)"
-        )
-    batch, num_scenarios, size = scenarios.shape
-
-    def part(name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
-        if value is None:
-            return None
-        found = as_tensor(name, value)
-        if not isinstance(value, Tensor):
-            found = found.to(scenarios.device)
-        if tuple(found.shape) != shape:
-            raise ValueError(f"{name} have shape {tuple(found.shape)}; expected {shape}")
-        if found.dtype != scenarios.dtype or found.device != scenarios.device:
-            raise TypeError(
-                f"{name} are {found.dtype} on {found.device}; the scenarios are "
-                f"{scenarios.dtype} on {scenarios.device}: convert one of them"
-            )
-        return found
-
-    context = None if context is None else as_tensor("context", context)
-    context = part("context", context, (batch, *(() if context is None else context.shape[1:])))
-    if not is_transformed():
-        # Functions are tried at numbers, which are known inside of a transform only.
-        program.validate(scenarios, context)
-    weights = part("weights", weights, (batch, num_scenarios))
-    if weights is None:
-        weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)
-    bandwidth = part("bandwidth", bandwidth, (batch, size))
-    if bandwidth is None:
-        bandwidth = scenarios.new_zeros(batch, size)
-    return (
-        scenarios,
-        weights,
-        bandwidth,
-        context,
-        part("start", start, (batch, program.num_decisions)),
-    )
-
-
-def checked_scenarios(scenarios: Numbers) -> Tensor:
-    """Scenarios as a floating tensor ``(B, M, d_y)`` with ``M >= 1``, on a device with float64.
-
-    Raises:
-        TypeError, ValueError: what is none.
-    """
-    scenarios = as_tensor("scenarios", scenarios)
-    if not scenarios.is_floating_point():
-        raise TypeError(f"scenarios have dtype {scenarios.dtype}; pass floating scenarios")
-    require_float64(scenarios.device)
-    if scenarios.dim() != 3 or scenarios.shape[1] < 1:
-        raise ValueError(
-            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, d_y), M >= 1"
-        )
-    return scenarios
-
-
-def refuse_context(
-    program: Program, scenarios: Tensor, context: Tensor | None, solver: str
-) -> None:
+def refuse_context(program: Program, instances: Instances, solver: str) -> None:
     """Raise unless constraints are the same without a context: a cvxpy statement knows none.
 
     Raises:
@@ -229,12 +154,13 @@ def refuse_context(
             f"solver={solver!r} states the program in cvxpy, which knows no context, and the cost "
             "depends on it; use solver='auto'"
         )
-    if context is None or not program.contextual:
+    y = instances.scenarios
+    if instances.context is None or not program.contextual:
         return
-    plain = program.constraints(scenarios)
-    steps = torch.arange(1, program.num_decisions + 1).to(scenarios)
-    z = (1.5 + torch.cos(steps * steps)).expand(len(scenarios), -1)
-    told = program.constraints(scenarios, context).inequality_values(z)
+    plain = program.constraints(y)
+    steps = torch.arange(1, program.num_decisions + 1).to(y)
+    z = (1.5 + torch.cos(steps * steps)).expand(len(y), -1)
+    told = program.constraints(y, instances.context).inequality_values(z)
     try:
         same = torch.equal(plain.inequality_values(z).nan_to_num(), told.nan_to_num())
     except Exception:  # The user's function, of a context that is None.
@@ -247,99 +173,26 @@ def refuse_context(
 
 
 def _run(
-    solver: SolverName,
-    program: Program,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
+    solver: SolverName, program: Program, instances: Instances, start: Tensor | None
 ) -> Solution:
     if solver == "cvxpy":
         # Here, so that training never imports cvxpy.
         from diffusion_dfl.solvers.reference import solve_reference
 
-        refuse_context(program, scenarios, context, "cvxpy")
-        return solve_reference(program, scenarios, weights, bandwidth)
+        refuse_context(program, instances, "cvxpy")
+        return solve_reference(program, instances)
     if solver == "interior_point" and not isinstance(program, TwoStageProgram):
-        return solve_interior_point(program, scenarios, weights, bandwidth, context, start)
-    if solver == "structured" and _structured.dispatch(type(program)) is _unstructured:
+        return solve_interior_point(program, instances, start)
+    if solver == "structured" and _structured.dispatch(type(program)) is solve_interior_point:
         raise TypeError(
             f"{type(program).__name__} has no structured solver; use solver='interior_point'"
         )
-    return _structured(program, scenarios, weights, bandwidth, context, start)
+    return _structured(program, instances, start)
 
 
-@singledispatch
-def _structured(
-    program: Program,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> Solution:
-    return solve_interior_point(program, scenarios, weights, bandwidth, context, start)
-
-
-_unstructured = _structured.dispatch(object)
-
-
-@_structured.register
-def _(
-    program: PowerProgram,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> Solution:
-    return solve_power(program, scenarios, weights, bandwidth)
-
-
-@_structured.register
-def _(
-    program: Newsvendor,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> Solution:
-    return solve_newsvendor(program, scenarios, weights, bandwidth, start)
-
-
-@_structured.register
-def _(
-    program: MeanVariancePortfolio,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> Solution:
-    return solve_portfolio(program, scenarios, weights, bandwidth, start)
-
-
-@_structured.register
-def _(
-    program: ProductAllocation,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> Solution:
-    return solve_allocation(program, scenarios, weights, bandwidth, start)
-
-
-@_structured.register
-def _(
-    program: TwoStageProgram,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
-) -> Solution:
-    return solve_two_stage(program, scenarios, weights, context, start)
+_structured = singledispatch(solve_interior_point)
+_structured.register(MeanVariancePortfolio, solve_portfolio)
+_structured.register(Newsvendor, solve_newsvendor)
+_structured.register(PowerProgram, solve_power)
+_structured.register(ProductAllocation, solve_allocation)
+_structured.register(TwoStageProgram, solve_two_stage)

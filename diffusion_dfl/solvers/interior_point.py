@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
 from diffusion_dfl.solvers.active_set import Multipliers, polish
 from diffusion_dfl.solvers.columns import (
@@ -71,21 +71,13 @@ _STRICT = 1e-9
 
 
 def solve_interior_point(
-    program: Program,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None = None,
-    start: Tensor | None = None,
+    program: Program, instances: Instances, start: Tensor | None = None
 ) -> Solution:
     """Solve a batch of programs of any kind.
 
     Args:
         program: costs and constraints.
-        scenarios: ``(B, M, d_y)`` float64, finite, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, rows with a positive sum.
-        bandwidth: ``(B, d_y)``; where 0, kinks are exact.
-        context: ``(B, d_x)``, for constraints that depend on it.
+        instances: valid ones.
         start: ``(B, n)``, a decision believed close; it changes iterations, never the optimum.
 
     Returns:
@@ -94,68 +86,59 @@ def solve_interior_point(
         the program, UNBOUNDED by a feasible direction along which the cost still falls at that
         distance (:mod:`diffusion_dfl.solvers.evidence`); their residuals are ``Solution.proof``.
     """
-    problem = scaled_problem(program, scenarios, weights, bandwidth, context)
+    problem = scaled_problem(program, instances)
     units = Units.of(entries(problem), problem.origin)
     first = units.apart & units.plain
-    every = torch.arange(len(scenarios), device=scenarios.device)
-    solution = _in_units(problem, units, every, first, context, start)
+    every = torch.arange(len(first), device=first.device)
+    solution = _in_units(problem, units, every, first, start)
     apart = torch.nonzero(units.apart).flatten()
     if not apart.numel():
         return solution
-    checked = _precise(problem, solution, apart, context)
+    checked = _precise(problem, solution, apart)
     rows = apart[checked.status == int(Status.NOT_CONVERGED)]
     solution = solution.replaced(apart, checked)
     if rows.numel():
-        other = _in_units(problem, units, rows, ~first, context, start)
+        other = _in_units(problem, units, rows, ~first, start)
         solution = solution.replaced(rows, other)
-        solution = solution.replaced(rows, _precise(problem, solution, rows, context))
+        solution = solution.replaced(rows, _precise(problem, solution, rows))
     return solution
 
 
 def _in_units(
-    problem: Problem,
-    units: Units,
-    rows: Tensor,
-    chosen: Tensor,
-    context: Tensor | None,
-    start: Tensor | None,
+    problem: Problem, units: Units, rows: Tensor, chosen: Tensor, start: Tensor | None
 ) -> Solution:
     """Solve the instances ``rows``, those ``chosen (B,)`` in their units, others as they are given."""
-    context, start = (None if x is None else x[rows] for x in (context, start))
+    start = None if start is None else start[rows]
     problem, sizes = problem.select(rows), units.sizes[rows]
     sizes = torch.where(chosen[rows].unsqueeze(1), sizes, 1.0)
     if bool((sizes == 1).all()):
-        return _solved(problem, context, start)
-    program, weights = problem.program, problem.weights
-    given = program.constraints(problem.scenarios, context)
-    data = with_units(problem.scenarios, problem.bandwidth, sizes)
-    problem = scaled_problem(ProgramInUnits(program), data[0], weights, data[1], context)
-    solution = _solved(problem, context, None if start is None else start / sizes)
+        return _solved(problem, start)
+    program, instances = problem.program, problem.instances
+    given = program.constraints(instances.scenarios, instances.context)
+    problem = scaled_problem(ProgramInUnits(program), with_units(instances, sizes))
+    solution = _solved(problem, None if start is None else start / sizes)
     solution = in_given_units(solution, sizes, given)
     found = solution.decision, solution.subgradients, solution.duals, solution.equality_duals
-    return replace(solution, residuals=_residuals(given, weights, *found))
+    return replace(solution, residuals=_residuals(given, instances.weights, *found))
 
 
-def _precise(
-    problem: Problem, solution: Solution, rows: Tensor, context: Tensor | None
-) -> Solution:
+def _precise(problem: Problem, solution: Solution, rows: Tensor) -> Solution:
     """The instances ``rows``, NOT_CONVERGED where a residual is large beside its own terms.
 
     The certificate measures all coordinates by one slope and one length, which says nothing of those
     in smaller units. Here each is measured by itself, down to the rounding of the largest.
     """
     problem, solution = problem.select(rows), solution.select(rows)
-    context = None if context is None else context[rows]
-    z = solution.decision
-    given = problem.program.constraints(problem.scenarios, context)
+    z, instances = solution.decision, problem.instances
+    given = problem.program.constraints(instances.scenarios, instances.context)
     equalities = given.equality_matrix.expand(len(z), -1, -1)
     jacobian = torch.cat([given.inequality_jacobian(z), equalities], dim=1)
     multipliers = torch.cat([solution.duals, solution.equality_duals], dim=1)
     hessian = problem.curvature(z, torch.zeros_like(solution.duals))[0]
     slopes = solution.subgradients
-    stationarity = torch.einsum("bm,bmn->bn", problem.weights, slopes)
+    stationarity = torch.einsum("bm,bmn->bn", instances.weights, slopes)
     stationarity = stationarity + transpose_apply(jacobian, multipliers)
-    terms = torch.einsum("bm,bmn->bn", problem.weights, slopes.abs())
+    terms = torch.einsum("bm,bmn->bn", instances.weights, slopes.abs())
     terms = (
         terms + transpose_apply(jacobian.abs(), multipliers.abs()) + apply(hessian.abs(), z.abs())
     )
@@ -176,21 +159,17 @@ def _precise(
     return replace(solution, status=status)
 
 
-def _solved(problem: Problem, context: Tensor | None, start: Tensor | None) -> Solution:
+def _solved(problem: Problem, start: Tensor | None) -> Solution:
     """Solve a batch of scaled programs."""
-
-    def chosen(value: Tensor | None, rows: Tensor) -> Tensor | None:
-        return None if value is None else value[rows]
-
-    smoothed = (problem.bandwidth > 0).any(1) & problem.program.kinked
+    smoothed = (problem.instances.bandwidth > 0).any(1) & problem.program.kinked
     rows = torch.nonzero(smoothed).flatten()
     if rows.numel() < len(smoothed):
         outcome = _interior(problem, start)
     else:
         outcome = _Outcome.nothing(problem)
     if rows.numel():
-        first, x = chosen(start, rows), chosen(context, rows)
-        outcome.write(rows, _through_exact(problem.select(rows), first, x))
+        first = None if start is None else start[rows]
+        outcome.write(rows, _through_exact(problem.select(rows), first))
         # Where the exact program has no optimum, the smoothed one may.
         rows = torch.nonzero(smoothed & (outcome.status != int(Status.SOLVED))).flatten()
         if rows.numel():
@@ -208,7 +187,7 @@ def _solved(problem: Problem, context: Tensor | None, start: Tensor | None) -> S
     rows = outcome.open()
     if rows.numel():
         outcome.write(rows, _interior(sized_by_cost(problem.select(rows)), None))
-    return _solution(problem, outcome, context)
+    return _solution(problem, outcome)
 
 
 @dataclass(frozen=True)
@@ -224,11 +203,11 @@ class _Outcome:
     @staticmethod
     def nothing(problem: Problem) -> "_Outcome":
         """Without a solved instance."""
-        z = torch.zeros_like(problem.scenarios[:, 0, :1]).expand(-1, problem.program.num_decisions)
+        z = torch.zeros_like(problem.origin)
         at = problem.first_order(z)
         alpha = torch.zeros_like(at.arguments)
         dual, nu = torch.zeros_like(at.values), torch.zeros_like(at.equality)
-        point = Multipliers(z.clone(), dual, nu, alpha, torch.zeros_like(alpha, dtype=torch.bool))
+        point = Multipliers(z, dual, nu, alpha, torch.zeros_like(alpha, dtype=torch.bool))
         return _Outcome.of(point)
 
     @staticmethod
@@ -250,7 +229,7 @@ class _Outcome:
         self.iterations[rows] += other.iterations
 
 
-def _through_exact(problem: Problem, start: Tensor | None, context: Tensor | None) -> _Outcome:
+def _through_exact(problem: Problem, start: Tensor | None) -> _Outcome:
     """Solve convolved programs from the decisions of those with exact kinks.
 
     Through a narrow kernel the slope is a staircase, which Newton's method climbs one scenario at a
@@ -258,9 +237,7 @@ def _through_exact(problem: Problem, start: Tensor | None, context: Tensor | Non
     where a kink holds it, it is at the middle of the kernel, from where Newton's method does not
     overshoot.
     """
-    width = torch.zeros_like(problem.bandwidth)
-    exact = scaled_problem(problem.program, problem.scenarios, problem.weights, width, context)
-    outcome = _interior(exact, start)
+    outcome = _interior(scaled_problem(problem.program, problem.instances.exact()), start)
     point = outcome.point
     if problem.hinges is None:
         alpha = point.z.new_zeros(len(point.z), 0, 0)
@@ -379,16 +356,16 @@ def _finite_or_nan(proof: Tensor) -> Tensor:
     return torch.where(proof.isfinite(), proof, torch.nan)
 
 
-def _solution(problem: Problem, outcome: _Outcome, context: Tensor | None) -> Solution:
+def _solution(problem: Problem, outcome: _Outcome) -> Solution:
     """Multipliers, subgradients and residuals in the units of the program as it was given."""
-    point = outcome.point
+    point, instances = outcome.point, problem.instances
     program, hinges, z = problem.program, problem.hinges, point.z
-    given = program.constraints(problem.scenarios, context)
+    given = program.constraints(instances.scenarios, instances.context)
     dual, nu = problem.rows.original_duals(point.dual, point.nu)
-    exact = program.hinges(problem.scenarios, problem.bandwidth)
+    exact = program.hinges(instances)
     shares = None
     if exact is None:
-        subgradients = program.gradients(problem.scenarios, problem.bandwidth, z, problem.weights)
+        subgradients = program.gradients(instances, z)
         at_kink = torch.zeros_like(subgradients[..., :0], dtype=torch.bool)
     else:
         shares = side(exact.arguments(z))
@@ -408,7 +385,7 @@ def _solution(problem: Problem, outcome: _Outcome, context: Tensor | None) -> So
         at_kink=at_kink,
         status=outcome.status,
         iterations=outcome.iterations,
-        residuals=_residuals(given, problem.weights, z, subgradients, dual, nu),
+        residuals=_residuals(given, instances.weights, z, subgradients, dual, nu),
         shares=shares,
         proof=outcome.proof,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.newsvendor import Newsvendor
 from diffusion_dfl.programs.smoothing import HingePair, normal_cdf, normal_pdf, tail_ratio
 from diffusion_dfl.solvers.roots import increasing_roots
@@ -30,11 +31,7 @@ _FIRST_GUESS = 50
 
 
 def solve_newsvendor(
-    program: Newsvendor,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    start: Tensor | None = None,
+    program: Newsvendor, instances: Instances, start: Tensor | None = None
 ) -> Solution:
     """Solve ``min_z sum_m omega_m f_s(y_m, z)`` on ``0 <= z <= z_max`` for a batch.
 
@@ -43,18 +40,16 @@ def solve_newsvendor(
 
     Args:
         program: costs and the limit.
-        scenarios: ``(B, M, n)`` float64, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, rows with a positive sum.
-        bandwidth: ``(B, n)``; an item with 0 keeps its kinks.
+        instances: valid ones.
         start: ``(B, n)``, first guess for convolved items; the exact optimum of some of the
             scenarios if None.
     """
-    batch, _, size = scenarios.shape
+    batch, _, size = instances.scenarios.shape
     items = _Items(
         program,
-        scenarios.transpose(1, 2).flatten(0, 1),
-        weights.unsqueeze(1).expand(-1, size, -1).flatten(0, 1),
-        bandwidth.flatten(),
+        instances.scenarios.transpose(1, 2).flatten(0, 1),
+        instances.weights.unsqueeze(1).expand(-1, size, -1).flatten(0, 1),
+        instances.bandwidth.flatten(),
     )
     smooth = torch.nonzero(items.width > 0).flatten()
     if len(smooth) < len(items.width):
@@ -72,7 +67,7 @@ def solve_newsvendor(
         z = z.index_copy(0, smooth, orders)
         iterations = iterations.index_copy(0, smooth, steps)
     iterations = iterations.view(batch, size).amax(1)
-    return certify(program, scenarios, weights, bandwidth, z.view(batch, size), iterations)
+    return certify(program, instances, z.view(batch, size), iterations)
 
 
 @dataclass(frozen=True)
@@ -239,16 +234,10 @@ def _convolved_orders(items: _Items, start: Tensor) -> tuple[Tensor, Tensor]:
     return orders.index_copy(0, rows, roots), steps.index_add(0, rows, counts)
 
 
-def certify(
-    program: Newsvendor,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    z: Tensor,
-    iterations: Tensor,
-) -> Solution:
+def certify(program: Newsvendor, instances: Instances, z: Tensor, iterations: Tensor) -> Solution:
     """Duals, subgradients and KKT residuals of the orders, and from these the status."""
-    shortfall = scenarios - z.unsqueeze(1)
+    weights, bandwidth = instances.weights, instances.bandwidth
+    shortfall = instances.scenarios - z.unsqueeze(1)
     parts = HingePair.of(shortfall, bandwidth.unsqueeze(1))
     total, jump = weights.sum(1, keepdim=True), program.hinge_slope
     at_kink = (shortfall == 0) & (bandwidth <= 0).unsqueeze(1)

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Hinges, Program
+from diffusion_dfl.programs import Hinges, Instances, Program
 from diffusion_dfl.programs.constraints import apply, transpose_apply
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.solvers.rows import Rows, largest, take
@@ -115,9 +115,7 @@ class Problem:
     """
 
     program: Program
-    scenarios: Tensor
-    weights: Tensor
-    bandwidth: Tensor
+    instances: Instances
     rows: Rows
     hinges: ScaledHinges | None
     quadratic: QuadraticCost | None
@@ -129,9 +127,7 @@ class Problem:
     def select(self, rows: Tensor) -> "Problem":
         return Problem(
             self.program,
-            self.scenarios[rows],
-            self.weights[rows],
-            self.bandwidth[rows],
+            self.instances.select(rows),
             self.rows.select(rows),
             None if self.hinges is None else self.hinges.select(rows),
             None if self.quadratic is None else self.quadratic.select(rows),
@@ -146,11 +142,10 @@ class Problem:
         arguments = z.new_zeros(len(z), 0, 0)
         if self.hinges is not None:
             arguments = self.hinges.arguments(z)
-        data = self.scenarios, self.weights, self.bandwidth
         if self.quadratic is not None and not self._mixed:
-            gradient = self.quadratic.gradient(*data, z, self.hinges is None)
+            gradient = self.quadratic.gradient(self.instances, z, self.hinges is None)
         elif self.hinges is None:
-            gradient = self.program.gradient(*data, z)
+            gradient = self.program.gradient(self.instances, z)
         else:
             gradient = self._smooth(z, self._gradient_without_hinges)
         rows = self.rows.constraints
@@ -167,12 +162,12 @@ class Problem:
     @cached_property
     def _mixed(self) -> bool:
         """Whether some hinges are exact and others smoothed."""
-        return self.hinges is not None and bool((self.bandwidth > 0).any())
+        return self.hinges is not None and bool((self.instances.bandwidth > 0).any())
 
     def _gradient_without_hinges(self, z: Tensor) -> Tensor:
         hinges = self.hinges
         assert hinges is not None
-        gradient = self.program.gradient(self.scenarios, self.weights, self.bandwidth, z)
+        gradient = self.program.gradient(self.instances, z)
         # The program's gradient takes exact hinges at the slope of their side.
         return gradient - hinges.force(hinges.weight * side(hinges.arguments(z)))
 
@@ -181,8 +176,7 @@ class Problem:
 
         def gradients(point: Tensor) -> Tensor:
             slopes = exact.coefficient * side(exact.arguments(point))
-            every = self.program.gradients(self.scenarios, self.bandwidth, point, self.weights)
-            return every - exact.scenario_force(slopes)
+            return self.program.gradients(self.instances, point) - exact.scenario_force(slopes)
 
         return self._smooth(z, gradients)
 
@@ -201,13 +195,12 @@ class Problem:
 
     def curvature(self, z: Tensor, dual: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hessians ``(B, n, n)`` of F and of ``dual' c`` (None if all rows are affine)."""
-        data = self.scenarios, self.weights, self.bandwidth
         if self.quadratic is not None:
             # Exact hinges have no curvature.
             kinks = self.hinges is None or self._mixed
-            hessian = self.quadratic.curvature(*data, z, kinks)
+            hessian = self.quadratic.curvature(self.instances, z, kinks)
         else:
-            hessian = self.program.hessian(*data, z)
+            hessian = self.program.hessian(self.instances, z)
         if hessian.dim() == 2:
             hessian = torch.diag_embed(hessian)
         hessian = self._without_bounds(hessian, z)

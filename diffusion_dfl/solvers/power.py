@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.power import PowerProgram
 from diffusion_dfl.programs.smoothing import (
     INV_SQRT_2PI,
@@ -36,17 +37,16 @@ _GUESS_STEPS = 5
 
 
 def solve_power(
-    program: PowerProgram, scenarios: Tensor, weights: Tensor, bandwidth: Tensor
+    program: PowerProgram, instances: Instances, start: Tensor | None = None
 ) -> Solution:
     """Solve ``min_z sum_m omega_m f_s(y_m, z)`` under ramp limits for a batch.
 
     Args:
         program: costs and limits.
-        scenarios: ``(B, M, n)`` float64, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, rows with a positive sum.
-        bandwidth: ``(B, n)``; an hour with 0 keeps its kinks.
+        instances: valid ones.
+        start: unused, no search begins at a guess.
     """
-    data = _Data(program, scenarios, weights, bandwidth)
+    data = _Data(program, instances)
     z, iterations = _hours_apart(data)
     binding = ((z[:, 1:] - z[:, :-1]).abs() > program.ramp).any(1)
     rows = torch.nonzero(binding).flatten()
@@ -62,33 +62,32 @@ class _Data:
     """A batch of programs and the sums its slopes need."""
 
     program: PowerProgram
-    scenarios: Tensor
-    weights: Tensor
-    bandwidth: Tensor
+    instances: Instances
 
     def select(self, rows: Tensor) -> "_Data":
-        return _Data(self.program, self.scenarios[rows], self.weights[rows], self.bandwidth[rows])
+        return _Data(self.program, self.instances.select(rows))
 
     @cached_property
     def total(self) -> Tensor:
         """Sum of the weights, ``(B,)``: the curvature of the quadratic part."""
-        return self.weights.sum(1)
+        return self.instances.weights.sum(1)
 
     @cached_property
     def exact(self) -> bool:
         """Whether no hour has a bandwidth."""
-        return not bool((self.bandwidth > 0).any())
+        return not bool((self.instances.bandwidth > 0).any())
 
     @cached_property
     def offset(self) -> Tensor:
         """``sum_m omega_m (gamma_e - y_m)``, ``(B, n)``: slope at z = 0 without the hinges."""
-        mean = torch.einsum("bm,bmn->bn", self.weights, self.scenarios)
+        mean = torch.einsum("bm,bmn->bn", self.instances.weights, self.instances.scenarios)
         return self.program.excess * self.total.unsqueeze(1) - mean
 
     @cached_property
     def scale(self) -> Tensor:
         """Magnitude of a slope, ``(B,)``; rounding is relative to it."""
-        return self.total * (1e-300 + self.program.hinge_slope + self.scenarios.abs().amax((1, 2)))
+        largest = self.instances.scenarios.abs().amax((1, 2))
+        return self.total * (1e-300 + self.program.hinge_slope + largest)
 
 
 def _hours_apart(data: _Data) -> tuple[Tensor, Tensor]:
@@ -96,7 +95,7 @@ def _hours_apart(data: _Data) -> tuple[Tensor, Tensor]:
     if data.exact:
         z = _exact_hours(data)
         return z, torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
-    convolved = data.bandwidth > 0
+    convolved = data.instances.bandwidth > 0
     z = _gaussian_hours(data)
     # Sorting takes a fifth of a convolved solve: only for those who need it.
     rows = torch.nonzero(~convolved.all(1)).flatten()
@@ -105,7 +104,7 @@ def _hours_apart(data: _Data) -> tuple[Tensor, Tensor]:
         z = z.index_copy(0, rows, torch.where(convolved[rows], z[rows], exact))
     smooth = torch.nonzero(convolved.flatten()).flatten()
     roots, steps = _convolved_hours(data, smooth, z.flatten()[smooth])
-    counts = torch.zeros_like(data.bandwidth, dtype=torch.int64).flatten()
+    counts = torch.zeros_like(data.instances.bandwidth, dtype=torch.int64).flatten()
     iterations = counts.index_copy(0, smooth, steps).view_as(z).amax(1)
     return z.flatten().index_copy(0, smooth, roots).view_as(z), iterations
 
@@ -113,8 +112,8 @@ def _hours_apart(data: _Data) -> tuple[Tensor, Tensor]:
 def _exact_hours(data: _Data) -> Tensor:
     """Sort the scenarios of an hour and find where its slope changes sign: ``(B, n)``."""
     program = data.program
-    ordered, order = data.scenarios.sort(dim=1)
-    share = data.weights.unsqueeze(-1).expand_as(order).gather(1, order)
+    ordered, order = data.instances.scenarios.sort(dim=1)
+    share = data.instances.weights.unsqueeze(-1).expand_as(order).gather(1, order)
     total = data.total.view(-1, 1, 1)
     smooth = total * ordered + data.offset.unsqueeze(1)
     right = smooth - program.hinge_slope * (total - share.cumsum(1))
@@ -137,9 +136,9 @@ def _gaussian_hours(data: _Data) -> Tensor:
     """
     program, total = data.program, data.total.unsqueeze(1)
     mean = program.excess - data.offset / total
-    offsets = data.scenarios - mean.unsqueeze(1)
-    square = torch.einsum("bm,bmn->bn", data.weights, offsets.square_()) / total
-    scale = torch.sqrt(square + data.bandwidth**2)
+    offsets = data.instances.scenarios - mean.unsqueeze(1)
+    square = torch.einsum("bm,bmn->bn", data.instances.weights, offsets.square_()) / total
+    scale = torch.sqrt(square + data.instances.bandwidth**2)
     place = torch.zeros_like(mean)
     for _ in range(_GUESS_STEPS if program.hinge_slope else 0):
         tail = (program.excess + place * scale) / program.hinge_slope
@@ -150,12 +149,12 @@ def _gaussian_hours(data: _Data) -> Tensor:
 def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """Roots of the convolved slopes of the hours ``chosen`` (indices into B * n)."""
     program = data.program
-    num_scenarios, num_hours = data.scenarios.shape[1:]
+    num_scenarios, num_hours = data.instances.scenarios.shape[1:]
     instance = torch.div(chosen, num_hours, rounding_mode="floor")
-    y = data.scenarios.transpose(1, 2).reshape(-1, num_scenarios)[chosen]
-    width = data.bandwidth.flatten()[chosen]
+    y = data.instances.scenarios.transpose(1, 2).reshape(-1, num_scenarios)[chosen]
+    width = data.instances.bandwidth.flatten()[chosen]
     total, offset = data.total[instance], data.offset.flatten()[chosen]
-    weights = data.weights[instance]
+    weights = data.instances.weights[instance]
     current = [chosen[:0], y, weights, width, total, offset]
 
     def slope(points: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,25 +186,26 @@ def _convolved_hours(data: _Data, chosen: Tensor, start: Tensor) -> tuple[Tensor
 def _hours_coupled(data: _Data, apart: Tensor) -> tuple[Tensor, Tensor]:
     """Optimum under ramp limits: schedules ``(B, n)``, iterations ``(B,)``."""
     program = data.program
-    exact = (data.bandwidth <= 0).all(1)
+    exact = (data.instances.bandwidth <= 0).all(1)
     z = apart.clone()
     iterations = torch.zeros(len(apart), dtype=torch.int64, device=apart.device)
     rows = torch.nonzero(exact).flatten()
     if rows.numel():
         part = data.select(rows)
-        jumps = program.hinge_slope * part.weights.unsqueeze(-1).expand_as(part.scenarios)
+        y, weights = part.instances.scenarios, part.instances.weights
+        jumps = program.hinge_slope * weights.unsqueeze(-1).expand_as(y)
         offset = part.offset - program.hinge_slope * part.total.unsqueeze(1)
-        z[rows] = kinked_chain(part.scenarios, jumps, offset, part.total, program.ramp)
+        z[rows] = kinked_chain(y, jumps, offset, part.total, program.ramp)
     rows = torch.nonzero(~exact).flatten()
     if rows.numel():
         part = data.select(rows)
         total, offset = part.total, part.offset
-        by_hour = part.scenarios.transpose(1, 2).contiguous()
+        by_hour = part.instances.scenarios.transpose(1, 2).contiguous()
 
         def hour_slope(points: Tensor, instances: Tensor, hours: Tensor) -> tuple[Tensor, Tensor]:
             shortfall = by_hour[instances, hours] - points.unsqueeze(1)
-            width = part.bandwidth[instances, hours].unsqueeze(1)
-            weight, curvature = part.weights[instances], total[instances]
+            width = part.instances.bandwidth[instances, hours].unsqueeze(1)
+            weight, curvature = part.instances.weights[instances], total[instances]
             pull = (weight * hinge_slope(shortfall, width)).sum(1)
             bend = (weight * hinge_density(shortfall, width)).sum(1)
             line = curvature * points + offset[instances, hours]
@@ -220,16 +220,17 @@ def _snap(data: _Data, z: Tensor) -> Tensor:
     """Put kinked hours that are a rounding error off a scenario onto it, so that kinks show."""
     if data.program.hinge_slope == 0:
         return z
-    distance, nearest = (data.scenarios - z.unsqueeze(1)).abs().min(dim=1)
-    value = data.scenarios.gather(1, nearest.unsqueeze(1)).squeeze(1)
-    reach = 100 * _ROUNDING * data.scenarios.abs().amax((1, 2)).unsqueeze(1)
-    return torch.where((data.bandwidth <= 0) & (distance <= reach), value, z)
+    y = data.instances.scenarios
+    distance, nearest = (y - z.unsqueeze(1)).abs().min(dim=1)
+    value = y.gather(1, nearest.unsqueeze(1)).squeeze(1)
+    reach = 100 * _ROUNDING * y.abs().amax((1, 2)).unsqueeze(1)
+    return torch.where((data.instances.bandwidth <= 0) & (distance <= reach), value, z)
 
 
 def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     """Duals, subgradients and KKT residuals of the schedules, and from these the status."""
     program = data.program
-    magnitude = z.abs().amax(1) + data.scenarios.abs().amax((1, 2))
+    magnitude = z.abs().amax(1) + data.instances.scenarios.abs().amax((1, 2))
     rounding = 1e3 * _ROUNDING * magnitude.unsqueeze(1)
     change = z[:, 1:] - z[:, :-1]
     shares = _shares(data, z)
@@ -244,9 +245,9 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
     matrix, limit = program.inequalities(z)
     force = duals @ matrix
     share, held = _kink_shares(data, shares, line + force, pull, tied)
-    subgradients = (z + program.excess).unsqueeze(1) - data.scenarios
+    subgradients = (z + program.excess).unsqueeze(1) - data.instances.scenarios
     subgradients = subgradients.sub_(share, alpha=program.hinge_slope)
-    stationarity = torch.einsum("bm,bmn->bn", data.weights, subgradients) + force
+    stationarity = torch.einsum("bm,bmn->bn", data.instances.weights, subgradients) + force
     slack = limit - z @ matrix.T
     # An infinite ramp has an infinite slack.
     unused = torch.where(duals > 0, duals * slack, 0.0)
@@ -254,7 +255,7 @@ def _certify(data: _Data, z: Tensor, iterations: Tensor) -> Solution:
         [_largest(stationarity), _largest((-slack).clamp_min(0)), _largest(unused)], dim=1
     )
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
-    curvature = program.hessian(data.scenarios, data.weights, data.bandwidth, z).amax(1)
+    curvature = program.hessian(data.instances, z).amax(1)
     resolution = _ROUNDING * curvature * magnitude
     # In the units of the three residuals: a slope, a length and their product.
     slope, length = _TOLERANCE * (1e-300 + data.scale), 1e-300 + magnitude
@@ -277,20 +278,21 @@ class _Shares(NamedTuple):
 
 
 def _shares(data: _Data, z: Tensor) -> _Shares:
-    shortfall = data.scenarios - z.unsqueeze(1)
+    shortfall = data.instances.scenarios - z.unsqueeze(1)
     step, at_kink = (shortfall > 0).to(z.dtype), shortfall == 0
     if data.exact:
         return _Shares(step, at_kink)
-    width = data.bandwidth.unsqueeze(1)
+    width = data.instances.bandwidth.unsqueeze(1)
     exact = width <= 0
     return _Shares(torch.where(exact, step, hinge_slope(shortfall, width)), at_kink & exact)
 
 
 def _pulls(data: _Data, shares: _Shares) -> tuple[Tensor, Tensor]:
     """Weight pulling up at z, and the weight of the scenarios whose kink is at z: ``(B, n)`` both."""
+    weights = data.instances.weights
     return (
-        torch.einsum("bm,bmn->bn", data.weights, shares.share),
-        torch.einsum("bm,bmn->bn", data.weights, shares.at_kink.to(data.weights.dtype)),
+        torch.einsum("bm,bmn->bn", weights, shares.share),
+        torch.einsum("bm,bmn->bn", weights, shares.at_kink.to(weights.dtype)),
     )
 
 
@@ -309,5 +311,5 @@ def _kink_shares(
     rest = torch.where(kinked, rest, 0.0).clamp(0, 1)
     strict = (rest > _STRICT) & (rest < 1 - _STRICT)
     # A scenario without weight shares the subgradient of its ties but holds nothing.
-    held = at_kink & strict.unsqueeze(1) & (data.weights > 0).unsqueeze(-1)
+    held = at_kink & strict.unsqueeze(1) & (data.instances.weights > 0).unsqueeze(-1)
     return share.addcmul(rest.unsqueeze(1), at_kink.to(share.dtype)), held

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.programs import Hinges, Program
+from diffusion_dfl.programs import Hinges, Instances, Program
 from diffusion_dfl.solvers.solution import Solution, Status
 
 try:
@@ -27,19 +27,12 @@ _AT_KINK = 1e-7
 _STRICT = 1e-6
 
 
-def solve_reference(
-    program: Program,
-    scenarios: Tensor,
-    weights: Tensor | None = None,
-    bandwidth: Tensor | None = None,
-) -> Solution:
+def solve_reference(program: Program, instances: Instances) -> Solution:
     """Solve ``min_z sum_m omega_m f(y_m, z)`` under the program's constraints with Clarabel.
 
     Args:
         program: what to solve; its ``cvxpy_problem`` is the statement.
-        scenarios: ``(B, M, d_y)`` float64, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, each row with sum 1; uniform if None.
-        bandwidth: None or zeros: only the exact program has a conic form.
+        instances: valid ones, without a bandwidth: only the exact program has a conic form.
 
     Returns:
         The :class:`Solution` of the exact program. ``status`` is Clarabel's word, ``iterations``
@@ -47,29 +40,15 @@ def solve_reference(
         the slope shares at kinks are what stationarity with Clarabel's duals leaves over.
 
     Raises:
-        TypeError: scenarios that are not float64, or a program without a cvxpy statement.
-        ValueError: a positive bandwidth, or shapes that do not match.
+        TypeError: a program without a cvxpy statement.
+        ValueError: a positive bandwidth.
     """
-    if scenarios.dtype != torch.float64:
-        raise TypeError(f"scenarios have dtype {scenarios.dtype}; torch.float64 is needed")
-    if scenarios.dim() != 3 or scenarios.shape[1] < 1:
-        raise ValueError(
-            f"scenarios have shape {tuple(scenarios.shape)}; expected (B, M, d_y), M >= 1"
-        )
-    if program.kinked and bandwidth is not None and bool((bandwidth > 0).any()):
+    if bool((instances.bandwidth > 0).any()):
         raise ValueError(
             "the reference solves exact programs only: a convolved cost has no conic form; "
             "pass bandwidth=None"
         )
-    program.validate(scenarios, None)
-    batch, num_scenarios, _ = scenarios.shape
-    if weights is None:
-        weights = scenarios.new_full((batch, num_scenarios), 1.0 / num_scenarios)
-    if tuple(weights.shape) != (batch, num_scenarios):
-        raise ValueError(
-            f"weights have shape {tuple(weights.shape)}; expected {(batch, num_scenarios)}"
-        )
-    scenarios, weights = scenarios.detach(), weights.detach()
+    scenarios, batch = instances.scenarios, len(instances)
     constraints = program.constraints(scenarios)
     num_equalities = constraints.equality_matrix.shape[1]
     num_duals = sum(constraints.counts) + num_equalities
@@ -79,25 +58,20 @@ def solve_reference(
     iterations = torch.zeros_like(status)
     for row in range(batch):
         z, multipliers, status[row], iterations[row] = _solve_one(
-            program, scenarios[row], weights[row]
+            program, scenarios[row], instances.weights[row]
         )
         if z is not None and multipliers is not None:
             decision[row] = scenarios.new_tensor(z)
             duals[row] = scenarios.new_tensor(multipliers)
     inequality = duals[:, : num_duals - num_equalities].clamp_min(0)
     equality = duals[:, num_duals - num_equalities :]
-    return _complete(
-        program, scenarios, weights, decision, inequality, equality, status, iterations
-    )
+    return _complete(program, instances, decision, inequality, equality, status, iterations)
 
 
 def _solve_one(
     program: Program, scenarios: Tensor, weights: Tensor
 ) -> tuple[np.ndarray | None, np.ndarray | None, int, int]:
     """Decision ``(n,)``, duals ``(q + p,)``, status and iterations of one instance."""
-    valid = scenarios.isfinite().all() & weights.isfinite().all() & (weights >= 0).all()
-    if not bool(valid & ((weights.sum() - 1.0).abs() <= 1e-3)):
-        return None, None, int(Status.INVALID_INPUT), 0
     # Scenarios without weight change nothing but the conditioning of the conic form.
     used = weights > 0
     problem, z, constraints = program.cvxpy_problem(
@@ -130,8 +104,7 @@ def _solve_one(
 
 def _complete(
     program: Program,
-    scenarios: Tensor,
-    weights: Tensor,
+    instances: Instances,
     decision: Tensor,
     duals: Tensor,
     equality_duals: Tensor,
@@ -142,10 +115,9 @@ def _complete(
     constraints = program.constraints(decision)
     force = constraints.inequality_force(decision, duals)
     force = force + equality_duals @ constraints.equality_matrix[0]
-    exact = torch.zeros_like(scenarios[:, 0])
-    hinges = program.hinges(scenarios, exact)
-    at_kink = torch.zeros_like(scenarios[..., :0], dtype=torch.bool)
-    subgradients = program.gradients(scenarios, exact, decision, weights)
+    hinges, weights = program.hinges(instances), instances.weights
+    subgradients = program.gradients(instances, decision)
+    at_kink = torch.zeros_like(subgradients[..., :0], dtype=torch.bool)
     if hinges is not None:
         arguments = hinges.arguments(decision)
         reach = _AT_KINK * (1e-300 + hinges.offset.abs().amax((1, 2))).view(-1, 1, 1)

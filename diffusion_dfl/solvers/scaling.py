@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.solvers.newton_system import Factor, Problem, ScaledHinges
 from diffusion_dfl.solvers.rows import Rows, largest
@@ -16,51 +16,42 @@ _NOISE = 1e-6
 _ASIDE = (1.0, 1e-3)
 
 
-def scaled_problem(
-    program: Program,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    context: Tensor | None,
-) -> Problem:
+def scaled_problem(program: Program, instances: Instances) -> Problem:
     """The program with unit gradients and its magnitudes, at the allowed decision nearest to 0."""
-    given = program.constraints(scenarios, context)
-    z = _origin(program, given, scenarios)
+    given = program.constraints(instances.scenarios, instances.context)
+    z = _origin(program, given, instances)
     rows = Rows.of(given, z)
-    hinges = _scaled_hinges(program, scenarios, weights, bandwidth)
-    slopes = program.gradients(scenarios, bandwidth, z, weights).abs()
-    slope = largest(torch.einsum("bm,bmn->bn", weights, slopes))
+    hinges = _scaled_hinges(program, instances)
+    slopes = program.gradients(instances, z).abs()
+    slope = largest(torch.einsum("bm,bmn->bn", instances.weights, slopes))
     kinks = hinges
-    if program.kinked and bool((bandwidth > 0).any()):
+    if program.kinked and bool((instances.bandwidth > 0).any()):
         # Kernels are where the kinks are.
-        kinks = _scaled_hinges(program, scenarios, weights, torch.zeros_like(bandwidth))
+        kinks = _scaled_hinges(program, instances.exact())
     length = _length(rows, kinks, z)
     if hinges is not None:
         slope = torch.maximum(slope, largest(hinges.weight.sum(1)))
-    quadratic = program.quadratic(scenarios, weights)
-    problem = Problem(
-        program, scenarios, weights, bandwidth, rows, hinges, quadratic, z, length, length, slope
-    )
+    quadratic = program.quadratic(instances)
+    problem = Problem(program, instances, rows, hinges, quadratic, z, length, length, slope)
     if not bool(((length > 0) & (slope > 0)).all()):
         problem = _with_defaults(problem)
     return problem
 
 
-def _origin(program: Program, given: Constraints, like: Tensor) -> Tensor:
+def _origin(program: Program, given: Constraints, instances: Instances) -> Tensor:
     """The allowed decision nearest to 0, aside of it where the cost has no derivatives: ``(B, n)``.
 
     An entropy has none on the bound that is the end of its domain, a norm none at 0.
     """
-    batch, size = len(like), program.num_decisions
-    z = like.new_zeros(batch, size)
+    batch, size = len(instances), program.num_decisions
+    first = Instances.of(instances.scenarios[:, :1])
+    z = first.bandwidth.new_zeros(batch, size)
     lower = z - torch.inf if given.lower is None else given.lower.expand_as(z)
     upper = z + torch.inf if given.upper is None else given.upper.expand_as(z)
     z = torch.minimum(torch.maximum(z, lower), upper).nan_to_num(0.0, 0.0, 0.0)
-    one, exact = torch.ones_like(like[:, :1, 0]), torch.zeros_like(like[:, 0])
     for aside in _ASIDE:
-        point = (like[:, :1], one, exact, z)
-        known = program.hessian(*point).isfinite().flatten(1).all(1)
-        known = known & program.gradient(*point).isfinite().all(1)
+        known = program.hessian(first, z).isfinite().flatten(1).all(1)
+        known = known & program.gradient(first, z).isfinite().all(1)
         if given.smooth is not None:
             bend = given.smooth.hessian(z, z.new_ones(batch, given.smooth.size))
             known = known & bend.isfinite().flatten(1).all(1)
@@ -131,13 +122,11 @@ def sized_by_cost(problem: Problem) -> Problem:
     return _with_defaults(replace(problem, length=torch.zeros_like(problem.length)))
 
 
-def _scaled_hinges(
-    program: Program, scenarios: Tensor, weights: Tensor, bandwidth: Tensor
-) -> ScaledHinges | None:
-    hinges = program.hinges(scenarios, bandwidth)
+def _scaled_hinges(program: Program, instances: Instances) -> ScaledHinges | None:
+    hinges = program.hinges(instances)
     if hinges is None:
         return None
-    weight = hinges.coefficient * weights.unsqueeze(-1)
+    weight = hinges.coefficient * instances.weights.unsqueeze(-1)
     if not bool((weight > 0).any()):
         return None
     if hinges.jacobian.shape[1] == 1 and bool((hinges.offset == hinges.offset[:, :1]).all()):
@@ -203,10 +192,8 @@ def rescaled(problem: Problem, z: Tensor) -> Problem:
 
     Distances to kinks and slopes there do not depend on where 0 is, unlike those of the data.
     """
-    gradients = problem.program.gradients(
-        problem.scenarios, problem.bandwidth, z, problem.weights
-    ).abs()
-    steep = largest(torch.einsum("bm,bmn->bn", problem.weights, gradients))
+    gradients = problem.program.gradients(problem.instances, z).abs()
+    steep = largest(torch.einsum("bm,bmn->bn", problem.instances.weights, gradients))
     if problem.hinges is None:
         length = torch.maximum(problem.length, largest(z))
         slope = torch.maximum(steep, 1e-3 * problem.slope)

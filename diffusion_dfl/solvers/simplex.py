@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.portfolio import MeanVariancePortfolio
 from diffusion_dfl.solvers.solution import Solution, Status
 
@@ -46,19 +47,13 @@ _NEGLIGIBLE = 1e-8
 
 
 def solve_portfolio(
-    program: MeanVariancePortfolio,
-    scenarios: Tensor,
-    weights: Tensor,
-    bandwidth: Tensor,
-    start: Tensor | None = None,
+    program: MeanVariancePortfolio, instances: Instances, start: Tensor | None = None
 ) -> Solution:
     """Solve ``min_z sum_m omega_m f(y_m, z)`` on the simplex for a batch.
 
     Args:
         program: risk aversion and ridge.
-        scenarios: ``(B, M, n)`` float64, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, rows with a positive sum.
-        bandwidth: ``(B, n)``, ignored: the program is smooth.
+        instances: valid ones, whose bandwidth is ignored: the program is smooth.
         start: ``(B, n)``, a portfolio whose positive holdings are the first guess of the assets
             held; the best single asset where it has none, or if None.
 
@@ -67,7 +62,7 @@ def solve_portfolio(
         not unique, one of the optima. ``duals (B, n)`` are the reduced costs,
         ``equality_duals (B, 1)`` minus the marginal cost of the assets held, ``at_kink (B, M, 0)``.
     """
-    problem = _Problem.of(program, scenarios, weights)
+    problem = _Problem.of(program, instances)
     z = problem.best_single_asset()
     if start is not None:
         guess = torch.where(start > _NEGLIGIBLE * start.amax(1, keepdim=True), start, 0.0)
@@ -75,7 +70,7 @@ def solve_portfolio(
         total = guess.sum(1, keepdim=True)
         z = torch.where((total > 0) & total.isfinite(), guess / total.clamp_min(1e-300), z)
     z, iterations = _active_set(problem, z)
-    return _certify(program, problem, scenarios, weights, z, iterations)
+    return _certify(program, problem, instances, z, iterations)
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,8 @@ class _Problem:
     diagonal: Tensor
 
     @staticmethod
-    def of(program: MeanVariancePortfolio, scenarios: Tensor, weights: Tensor) -> "_Problem":
+    def of(program: MeanVariancePortfolio, instances: Instances) -> "_Problem":
+        scenarios, weights = instances.scenarios, instances.weights
         total = weights.sum(1, keepdim=True)
         ridge = program.ridge * total
         mean = torch.bmm(weights.unsqueeze(1), scenarios).squeeze(1)
@@ -304,14 +300,13 @@ def _newton_direction(
 def _certify(
     program: MeanVariancePortfolio,
     problem: _Problem,
-    scenarios: Tensor,
-    weights: Tensor,
+    instances: Instances,
     z: Tensor,
     iterations: Tensor,
 ) -> Solution:
     """Duals, residuals and status from the gradient at z."""
-    subgradients = program.gradients(scenarios, torch.zeros_like(z), z)
-    gradient = torch.bmm(weights.unsqueeze(1), subgradients).squeeze(1)
+    subgradients = program.gradients(instances, z)
+    gradient = torch.bmm(instances.weights.unsqueeze(1), subgradients).squeeze(1)
     reduced, terms = problem.reduced_costs(z, gradient)
     duals = torch.where(z > 0, 0.0, reduced.clamp_min(0))
     stationarity = (reduced - duals).abs()
@@ -323,7 +318,7 @@ def _certify(
         duals=duals,
         equality_duals=-(z * gradient).sum(1, keepdim=True),
         subgradients=subgradients,
-        at_kink=z.new_zeros(*scenarios.shape[:2], 0, dtype=torch.bool),
+        at_kink=z.new_zeros(*instances.weights.shape, 0, dtype=torch.bool),
         status=torch.where(good, int(Status.SOLVED), int(Status.NOT_CONVERGED)),
         iterations=iterations,
         residuals=torch.stack([stationarity.amax(1), infeasible, unused], dim=1),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.two_stage import ScenarioProblem, TwoStageProgram
 from diffusion_dfl.solvers.active_set import TOLERANCE
 from diffusion_dfl.solvers.arrow import (
@@ -51,20 +52,13 @@ _CHUNK = 2**24
 
 @torch.no_grad()
 def solve_two_stage(
-    program: TwoStageProgram,
-    scenarios: Tensor,
-    weights: Tensor,
-    context: Tensor | None = None,
-    start: Tensor | None = None,
+    program: TwoStageProgram, instances: Instances, start: Tensor | None = None
 ) -> Solution:
     """Solve a batch of two-stage programs.
 
     Args:
         program: costs and constraints.
-        scenarios: ``(B, M, d_y)`` float64, finite, ``M >= 1``.
-        weights: ``(B, M)``, non-negative, rows with a positive sum; a scenario without weight has no
-            say, and NaN for its recourse.
-        context: ``(B, d_x)``, for constraints that depend on it.
+        instances: valid ones; a scenario without weight has no say, and NaN for its recourse.
         start: ``(B, n)``, a decision believed close; it changes iterations, never the optimum.
 
     Returns:
@@ -72,20 +66,19 @@ def solve_two_stage(
         residuals, INFEASIBLE by multipliers and UNBOUNDED by a direction; ``Solution.proof``. NON_CONVEX
         are costs with negative curvature where the iteration ended.
     """
-    if not len(scenarios):
-        one = scenarios.new_zeros(1, *scenarios.shape[1:])
-        known = None if context is None else context.new_zeros(1, context.shape[1])
-        found = solve_two_stage(program, one, torch.ones_like(one[..., 0]), known)
-        return found.select(torch.arange(0, device=scenarios.device))
-    scenarios, unknown = with_weight(scenarios, weights), weights <= 0
-    problem = program.problem(scenarios)
+    y, x = instances.scenarios, instances.context
+    if not len(y):
+        known = None if x is None else x.new_zeros(1, x.shape[1])
+        one = Instances.of(y.new_zeros(1, *y.shape[1:]), context=known)
+        return solve_two_stage(program, one).select(torch.arange(0, device=y.device))
+    instances, unknown = with_weight(instances), instances.weights <= 0
+    problem = program.problem(instances.scenarios)
     pieces = []
-    for rows in _chunks(problem, scenarios):
-        known = None if context is None else context[rows]
-        given = program.constraints(scenarios[rows], known)
-        begun = None if start is None else start[rows]
-        attempts = _attempts(problem, scenarios[rows], weights[rows], given, begun)
-        parts = [_solution(program, part, given.select(part.rows)) for part in attempts]
+    for rows in _chunks(problem, y):
+        part = instances.select(rows)
+        given = program.constraints(part.scenarios, part.context)
+        attempts = _attempts(problem, part, given, None if start is None else start[rows])
+        parts = [_solution(program, found, given.select(found.rows)) for found in attempts]
         pieces.append(Solution.joined(parts).select(_order(attempts)))
     solution = Solution.joined(pieces)
     assert solution.recourse is not None
@@ -93,24 +86,20 @@ def solve_two_stage(
     return replace(solution, recourse=recourse)
 
 
-def with_weight(scenarios: Tensor, weights: Tensor) -> Tensor:
-    """Scenarios ``(B, M, d_y)`` with the heaviest in place of those without weight, which have no say."""
-    heaviest = weights.argmax(1).view(-1, 1, 1).expand(-1, 1, scenarios.shape[2])
-    return torch.where(weights.unsqueeze(2) > 0, scenarios, scenarios.gather(1, heaviest))
+def with_weight(instances: Instances) -> Instances:
+    """With the heaviest scenario in place of those without weight, which have no say."""
+    y, weights = instances.scenarios, instances.weights
+    heaviest = weights.argmax(1).view(-1, 1, 1).expand(-1, 1, y.shape[2])
+    y = torch.where(weights.unsqueeze(2) > 0, y, y.gather(1, heaviest))
+    return replace(instances, scenarios=y)
 
 
-def scaled_arrow(
-    program: TwoStageProgram,
-    scenarios: Tensor,
-    weights: Tensor,
-    context: Tensor | None,
-    units: Tensor,
-) -> Arrow:
+def scaled_arrow(program: TwoStageProgram, instances: Instances, units: Tensor) -> Arrow:
     """The programs in arrow form, in ``units (n + r,)``, with unit gradients and their magnitudes."""
-    given = program.constraints(scenarios, context)
-    given = first_in_units(given, units[: program.num_decisions], len(scenarios))
-    problem = problem_in_units(program.problem(scenarios), units)
-    return _arrow(problem, scenarios, weights, given)
+    given = program.constraints(instances.scenarios, instances.context)
+    given = first_in_units(given, units[: program.num_decisions], len(instances))
+    problem = problem_in_units(program.problem(instances.scenarios), units)
+    return _arrow(problem, instances, given)
 
 
 @dataclass(frozen=True)
@@ -129,15 +118,12 @@ class SecondStageCost:
 @without_saved_tensor_hooks()
 def solve_second_stage(problem: ScenarioProblem, outcomes: Tensor) -> SecondStageCost:
     """Decide w for outcomes ``(N, d)`` of a problem without a first stage."""
-    scenarios = outcomes.unsqueeze(1)
     finite = outcomes.isfinite().all(1)
-    scenarios = torch.where(finite.view(-1, 1, 1), scenarios, 0.0)
+    y = torch.where(finite.view(-1, 1, 1), outcomes.unsqueeze(1), 0.0)
+    instances = Instances(y, torch.ones_like(y[..., 0]), torch.zeros_like(y[:, 0]))
     pieces: list[tuple[Tensor, ...]] = []
-    for rows in _chunks(problem, scenarios):
-        part = scenarios[rows]
-        attempts = _attempts(
-            problem, part, part.new_ones(len(part), 1), Constraints.of(part, 0), None
-        )
+    for rows in _chunks(problem, y):
+        attempts = _attempts(problem, instances.select(rows), Constraints.of(y, 0), None)
         every = zip(*(_second_stage(attempt) for attempt in attempts), strict=True)
         order = _order(attempts)
         pieces.append(tuple(torch.cat(values)[order] for values in every))
@@ -182,12 +168,10 @@ def _chunks(problem: ScenarioProblem, scenarios: Tensor) -> list[Tensor]:
     return list(every.split(max(1, _CHUNK // each))) if len(every) else []
 
 
-def _arrow(
-    problem: ScenarioProblem, outcomes: Tensor, weights: Tensor, given: Constraints
-) -> Arrow:
+def _arrow(problem: ScenarioProblem, instances: Instances, given: Constraints) -> Arrow:
     """The programs with unit gradients and their magnitudes."""
-    scenarios = Scenarios.of(problem, outcomes)
-    z = outcomes.new_zeros(len(outcomes), problem.size)
+    weights, scenarios = instances.weights, Scenarios.of(problem, instances.scenarios)
+    z = weights.new_zeros(len(weights), problem.size)
     first = Rows.of(given, z)
     one = torch.ones_like(weights[:, 0])
     arrow = Arrow(scenarios, first, weights, one, one)
@@ -309,39 +293,37 @@ class _Attempt:
 
 
 def _attempts(
-    problem: ScenarioProblem,
-    outcomes: Tensor,
-    weights: Tensor,
-    given: Constraints,
-    start: Tensor | None,
+    problem: ScenarioProblem, instances: Instances, given: Constraints, start: Tensor | None
 ) -> list[_Attempt]:
     """Solve a batch, every instance in units that suit it; in others where that fails."""
-    arrow = _arrow(problem, outcomes, weights, given)
+    arrow = _arrow(problem, instances, given)
     v = arrow.joined(*_begin(arrow, None, 1.0))
     units, n = units_of(arrow, v), problem.size
-    every = torch.arange(len(outcomes), device=outcomes.device)
+    every = torch.arange(len(v), device=v.device)
     if not bool(units.apart.any()):
-        return [_Attempt(every, torch.ones_like(v[0, 0]), arrow, _decided(arrow, given, start))]
+        outcome = _decided(arrow, instances, given, start)
+        return [_Attempt(every, torch.ones_like(v[0, 0]), arrow, outcome)]
 
     def decided(rows: Tensor, inside: Tensor) -> list[_Attempt]:
         made = []
         for chosen, own in alike(torch.where(inside.unsqueeze(1), units.sizes[rows], 1.0)):
             some = rows[chosen]
-            part = first_in_units(given.select(some), own[:n], len(some))
-            arrow = _arrow(problem_in_units(problem, own), outcomes[some], weights[some], part)
+            part = instances.select(some)
+            first = first_in_units(given.select(some), own[:n], len(some))
+            arrow = _arrow(problem_in_units(problem, own), part, first)
             begun = None if start is None else start[some] / own[:n]
-            made.append(_Attempt(some, own, arrow, _decided(arrow, part, begun)))
+            made.append(_Attempt(some, own, arrow, _decided(arrow, part, first, begun)))
         return made
 
-    first = units.apart & units.plain
+    inside = units.apart & units.plain
     attempts, again = [], []
-    for attempt in decided(every, first):
+    for attempt in decided(every, inside):
         failed = attempt.outcome.status == int(Status.NOT_CONVERGED)
         failed &= units.apart[attempt.rows]
         again.append(attempt.rows[failed])
         attempts.append(attempt.select(torch.nonzero(~failed).flatten()))
     rows = torch.cat(again)
-    return attempts + (decided(rows, ~first[rows]) if rows.numel() else [])
+    return attempts + (decided(rows, ~inside[rows]) if rows.numel() else [])
 
 
 def _order(attempts: list[_Attempt]) -> Tensor:
@@ -349,15 +331,16 @@ def _order(attempts: list[_Attempt]) -> Tensor:
     return torch.cat([attempt.rows for attempt in attempts]).argsort()
 
 
-def _decided(arrow: Arrow, given: Constraints, start: Tensor | None) -> _Outcome:
+def _decided(
+    arrow: Arrow, instances: Instances, given: Constraints, start: Tensor | None
+) -> _Outcome:
     """Solve a batch; what falls for ever must do so from a decision that the constraints allow."""
     outcome = _iterated(arrow, start)
     rows = torch.nonzero(outcome.status == int(Status.UNBOUNDED)).flatten()
     if rows.numel():
         # The least decision has an end, whatever the cost.
         least = replace(arrow.scenarios.problem, cost=_square)
-        outcomes, weights = arrow.scenarios.outcomes[rows], arrow.weights[rows]
-        nearest = _iterated(_arrow(least, outcomes, weights, given.select(rows)), None)
+        nearest = _iterated(_arrow(least, instances.select(rows), given.select(rows)), None)
         empty = nearest.status == int(Status.INFEASIBLE)
         outcome.status[rows[empty]] = int(Status.INFEASIBLE)
         outcome.proof[rows[empty]] = nearest.proof[empty]

@@ -24,7 +24,7 @@ from torch import Tensor
 from diffusion_dfl.data import Dataset
 from diffusion_dfl.data.dataset import require
 from diffusion_dfl.data.demand import DemandMixture, demand_dataset
-from diffusion_dfl.programs import Newsvendor
+from diffusion_dfl.programs import Instances, Newsvendor
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.neighbours import neighbour_decisions
 from diffusion_dfl.tasks.task import Judgement, Task, plan_level
@@ -127,7 +127,8 @@ class InventoryTask(Task):
         """``E f(y, z)`` given the context of each row, exact: ``(N,), (N,) -> (N,)``."""
         means, weights, deviation = self._components(rows)
         order = torch.as_tensor(orders, dtype=torch.float64).unsqueeze(1)
-        return self.program.objective(means, weights, deviation, order).numpy()
+        instances = Instances(means, weights, deviation)
+        return self.program.objective(instances, order).numpy()
 
     def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:
         """Expected cost a row, given its context.

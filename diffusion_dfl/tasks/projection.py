@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.solvers import solve
 
@@ -23,27 +23,19 @@ class Projection(Program):
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
         return 0.5 * (decision - outcome).square().sum(-1)
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        return (weights * self.cost(scenarios, z.unsqueeze(1))).sum(1)
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
+        return (instances.weights * self.cost(instances.scenarios, z.unsqueeze(1))).sum(1)
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        return z.unsqueeze(1) - scenarios
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
+        return z.unsqueeze(1) - instances.scenarios
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         return torch.ones_like(z)
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
-        return -adjoint.unsqueeze(1).expand_as(scenarios)
+        return -adjoint.unsqueeze(1).expand_as(instances.scenarios)
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         return self.program.constraints(like, context)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Program
-from diffusion_dfl.solvers import Solution
-from diffusion_dfl.solvers.reference import solve_reference
+from diffusion_dfl.programs import Instances, Program
+from diffusion_dfl.solvers import Solution, solve
 
 # A hinge argument this small beside the largest scenario is at its kink.
 _AT_KINK = 1e-12
@@ -50,7 +49,7 @@ def best_exact(program: Program, scenarios: Tensor, ours: Tensor) -> tuple[Optim
     with warnings.catch_warnings():
         # A tolerance that Clarabel misses is tried again, looser, by the reference itself.
         warnings.simplefilter("ignore")
-        reference = solve_reference(program, scenarios)
+        reference = solve(program, scenarios, solver="cvxpy")
     values = [mean_cost(program, scenarios, ours)]
     theirs = mean_cost(program, scenarios, reference.decision.nan_to_num())
     values.append(torch.where(reference.solved, theirs, torch.inf))
@@ -65,12 +64,10 @@ def best_exact(program: Program, scenarios: Tensor, ours: Tensor) -> tuple[Optim
 
 def best_convolved(program: Program, scenarios: Tensor, width: Tensor, ours: Tensor) -> Optimum:
     """As :func:`best_exact`, against the general interior point: no conic solver has this cost."""
-    from diffusion_dfl.solvers import solve
-
     other = solve(program, scenarios, None, width, solver="interior_point")
-    weights = scenarios.new_full(scenarios.shape[:2], 1.0 / scenarios.shape[1])
+    given = Instances.of(scenarios, None, width)
     candidates = torch.stack([ours, torch.where(other.solved.unsqueeze(1), other.decision, ours)])
-    values = torch.stack([program.objective(scenarios, weights, width, z) for z in candidates])
+    values = torch.stack([program.objective(given, z) for z in candidates])
     objective, which = values.min(0)
     decision = torch.where((which == 0).unsqueeze(1), candidates[0], candidates[1])
     scale = program.cost(scenarios, decision.unsqueeze(1)).abs().mean(1)
@@ -111,8 +108,9 @@ def _outside(program: Program, scenarios: Tensor, width: Tensor, solution: Solut
     For programs without kinks or with one hinge a coordinate, as all of the benchmark are.
     """
     z = solution.decision
-    gradients = program.gradients(scenarios, width, z)
-    hinges = program.hinges(scenarios, width) if program.kinked else None
+    given = Instances.of(scenarios, None, width)
+    gradients = program.gradients(given, z)
+    hinges = program.hinges(given) if program.kinked else None
     if hinges is None:
         return (solution.subgradients - gradients).abs().mean(1)
     arguments = hinges.arguments(z)

@@ -21,6 +21,7 @@ from benchmarks.errors import (
     violation,
 )
 from benchmarks.peers import OURS, PEERS, Contender, Solve, Unavailable
+from diffusion_dfl.programs import Instances
 from diffusion_dfl.solvers import solve
 
 
@@ -156,8 +157,8 @@ def run_case(case: Case, effort: Effort, peers: tuple[Contender, ...] = PEERS) -
     mine = decision[: effort.checked]
     if case.convolved:
         convolved = best_convolved(program, checked, width[: effort.checked], mine)
-        weights = checked.new_full(checked.shape[:2], 1.0 / checked.shape[1])
-        values = program.objective(checked, weights, width[: effort.checked], mine)
+        given = Instances.of(checked, None, width[: effort.checked])
+        values = program.objective(given, mine)
         ours.gap = convolved.gap(values)
         ours.decision_difference = float((mine - convolved.decision).abs().max())
     else:

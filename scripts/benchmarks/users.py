@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.programs import Hinge, Recourse, TorchProgram, TwoStageProgram
+from diffusion_dfl.programs import Hinge, Instances, Recourse, TorchProgram, TwoStageProgram
 from diffusion_dfl.solvers import solve
 
 D: dict[str, Any] = {"dtype": torch.float64}
@@ -417,9 +417,7 @@ def _gap(problem: Problem, checked: int = 12) -> float:
     outcomes = problem.outcomes[:checked]
     context = None if problem.context is None else problem.context[:checked]
     decision = solve(problem.program, outcomes, context=context).decision
-    uniform = torch.full(outcomes.shape[:2], 1.0 / outcomes.shape[1], **D)
-    exact = torch.zeros_like(outcomes[:, 0])
-    ours = problem.program.objective(outcomes, uniform, exact, decision)
+    ours = problem.program.objective(Instances.of(outcomes), decision)
     worst = 0.0
     for index in range(len(outcomes)):
         limits = None if context is None else context[index].numpy()

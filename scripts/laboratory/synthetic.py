@@ -15,6 +15,7 @@ from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor
 from diffusion_dfl.predictors.diffusion import Elbo
+from diffusion_dfl.programs import Instances
 from diffusion_dfl.tasks import SyntheticTask, synthetic_task
 from laboratory.common import agreement, draws
 from laboratory.files import environment, write_files
@@ -185,9 +186,8 @@ class Bench:
         generator = torch.Generator().manual_seed(0)
         context = self.contexts[:1].expand(repeats, -1)
         drawn = self.predictor.sample(context, count, generator).double()
-        shares = self.task.program.shares(
-            drawn, torch.full_like(drawn[..., 0], 1.0 / count), self.layer.solve(drawn).decision
-        )
+        decision = self.layer.solve(drawn).decision
+        shares = self.task.program.shares(Instances.of(drawn), decision)
         return float((1.0 / shares.square().sum(1)).mean())
 
     def expected_cost(self, scenarios: int = 4000) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from diffusion_dfl.predictors import (
     Predictor,
 )
 from diffusion_dfl.programs import PowerProgram
-from diffusion_dfl.solvers import Solution, Status, solve
+from diffusion_dfl.solvers import Solution, Status
+from diffusion_dfl.solvers.dispatch import solve_instances
 
 HOURS = 4
 PROGRAM = PowerProgram(num_decisions=HOURS)
@@ -312,14 +314,14 @@ def test_two_stage_is_the_predictors_loss() -> None:
 def _fail(rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the solver give up on these instances of every batch."""
 
-    def broken(*arguments: object, **options: object) -> Solution:
-        solution = solve(*arguments, **options)  # type: ignore[arg-type]
+    def broken(*arguments: Any, **options: Any) -> Solution:
+        solution = solve_instances(*arguments, **options)
         status, decision = solution.status.clone(), solution.decision.clone()
         status[rows] = int(Status.NOT_CONVERGED)
         decision[rows] = torch.nan
         return dataclasses.replace(solution, status=status, decision=decision)
 
-    monkeypatch.setattr(failures, "solve", broken)
+    monkeypatch.setattr(failures, "solve_instances", broken)
 
 
 @pytest.mark.parametrize("kind", [Reparam, Score])

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffusion_dfl.layers import DecisionLayer, SolverFailure, failures
 from diffusion_dfl.programs import Newsvendor, PowerProgram
 from diffusion_dfl.solvers import Solution, Status, solve
+from diffusion_dfl.solvers.dispatch import solve_instances
 
 BAD = [0, 2]
 
@@ -24,16 +25,16 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The first solve of a batch gives up on the instances BAD; the solvers asked, in order."""
     asked: list[str] = []
 
-    def give_up(program: Any, scenarios: Tensor, *arguments: Any, **options: Any) -> Solution:
+    def give_up(*arguments: Any, **options: Any) -> Solution:
         asked.append(options["solver"])
-        solution = solve(program, scenarios, *arguments, **options)
+        solution = solve_instances(*arguments, **options)
         if len(asked) > 1:
             return solution
         status, decision = solution.status.clone(), solution.decision.clone()
         status[BAD], decision[BAD] = int(Status.NOT_CONVERGED), torch.nan
         return dataclasses.replace(solution, status=status, decision=decision)
 
-    monkeypatch.setattr(failures, "solve", give_up)
+    monkeypatch.setattr(failures, "solve_instances", give_up)
     return asked
 
 
@@ -60,15 +61,15 @@ def test_retry_solves_the_instance_by_the_other_solver(broken: list[str]) -> Non
 def test_reference_asks_cvxpy_when_the_retry_fails_too(
     broken: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = failures.solve
+    first = failures.solve_instances
 
-    def stubborn(program: Any, scenarios: Tensor, *arguments: Any, **options: Any) -> Solution:
-        solution = first(program, scenarios, *arguments, **options)
+    def stubborn(*arguments: Any, **options: Any) -> Solution:
+        solution = first(*arguments, **options)
         if options["solver"] == "interior_point":
             return dataclasses.replace(solution, status=torch.ones_like(solution.status))
         return solution
 
-    monkeypatch.setattr(failures, "solve", stubborn)
+    monkeypatch.setattr(failures, "solve_instances", stubborn)
     layer, scenarios = _layer(on_failure="reference"), _scenarios()
     decision = layer(scenarios)
     assert broken == ["auto", "interior_point", "cvxpy"]

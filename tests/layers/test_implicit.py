@@ -13,9 +13,8 @@ from torch import Tensor
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.layers.adjoint import solve_binding
 from diffusion_dfl.layers.differentiate import differentiate
-from diffusion_dfl.programs import PowerProgram, bandwidth
+from diffusion_dfl.programs import Instances, PowerProgram, bandwidth
 from diffusion_dfl.solvers import solve
-from diffusion_dfl.solvers.reference import solve_reference
 
 Array = NDArray[np.float64]
 HOURS = 10
@@ -126,10 +125,11 @@ def test_exact_gradients_match_finite_differences_of_clarabel(ramp: float) -> No
     analytic = sum(float((x.grad * d).sum()) for x, d in zip(inputs, moves, strict=True))
     # The decision is piecewise linear in the scenarios: a large step costs no accuracy.
     step = 1e-4
-    ends = [
-        solve_reference(program, scenarios + t * moves[0], weights).decision for t in (step, -step)
-    ]
-    numeric = float((direction * (ends[0] - ends[1])).sum()) / (2 * step)
+    up, down = (
+        solve(program, scenarios + t * moves[0], weights, solver="cvxpy").decision
+        for t in (step, -step)
+    )
+    numeric = float((direction * (up - down)).sum()) / (2 * step)
     assert analytic == pytest.approx(numeric, abs=2e-5, rel=2e-5)
 
 
@@ -213,12 +213,15 @@ def test_exact_decisions_with_tight_ramps_equal_a_dense_solve_of_their_active_se
 
 def _jacobian(program: PowerProgram, scenarios: Tensor, weights: Tensor, width: Tensor) -> Tensor:
     """dz/dy, ``(B, n, M, n)``, one adjoint a decision."""
-    solution = solve(program, scenarios, weights, width)
+    solution, given = (
+        solve(program, scenarios, weights, width),
+        Instances(scenarios, weights, width),
+    )
     rows = []
     for hour in range(program.num_decisions):
         unit = torch.zeros_like(solution.decision)
         unit[:, hour] = 1
-        rows.append(differentiate(program, solution, scenarios, weights, width, unit)[0])
+        rows.append(differentiate(program, solution, given, unit)[0])
     return torch.stack(rows, dim=1)
 
 
@@ -262,7 +265,8 @@ def test_score_weights_sum_to_zero(ramp: float, scale: float) -> None:
     scenarios, weights, direction = _instance(9, batch=6, num_scenarios=20)
     program, width = _program(ramp), bandwidth(scenarios, weights, scale)
     solution = solve(program, scenarios, weights, width)
-    _, score, *_ = differentiate(program, solution, scenarios, weights, width, direction)
+    given = Instances(scenarios, weights, width)
+    _, score, *_ = differentiate(program, solution, given, direction)
     total = (weights * score).sum(1).abs()
     assert bool((total <= 1e-12 * (1 + (weights * score.abs()).sum(1))).all()), total
 

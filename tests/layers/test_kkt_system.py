@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.programs import MeanVariancePortfolio, Program, TorchProgram
+from diffusion_dfl.programs import Instances, MeanVariancePortfolio, Program, TorchProgram
 from diffusion_dfl.solvers import Solution, solve
 
 D = {"dtype": torch.float64}
@@ -43,8 +43,7 @@ CASES = {
 def _matrix(program: Program, scenarios: Tensor, solution: Solution) -> Tensor:
     """The matrix of Eq. 5 and Lemma A.2, every inequality in it, binding or not."""
     z, duals, nu = solution.decision, solution.duals[0], solution.equality_duals
-    weights = torch.full(scenarios.shape[:2], 1 / scenarios.shape[1], **D)
-    hessian = program.hessian(scenarios, weights, torch.zeros_like(z), z)[0]
+    hessian = program.hessian(Instances.of(scenarios), z)[0]
     limits = program.constraints(z)
     rows = [limits.matrix[0]]
     if limits.lower is not None:
@@ -83,8 +82,7 @@ def test_the_adjoint_is_the_first_block_of_the_transposed_kkt_system(name: str) 
     score = -(solution.subgradients[0] @ u)
     assert torch.allclose(weights.grad[0], score, rtol=1e-7, atol=1e-9)
     # Eq. 5: dL/dy_m = -omega_m f_zy' u.
-    exact = torch.zeros_like(scenarios[:, 0])
-    cross = program.cross_product(scenarios, exact, solution.decision, u[None])
+    cross = program.cross_product(Instances.of(scenarios), solution.decision, u[None])
     assert torch.allclose(leaves.grad, -cross / scenarios.shape[1], rtol=1e-7, atol=1e-9)
 
 

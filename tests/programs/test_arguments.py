@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.programs import Hinge, Program, Recourse, TorchProgram, TwoStageProgram
+from diffusion_dfl.programs import (
+    Hinge,
+    Instances,
+    Program,
+    Recourse,
+    TorchProgram,
+    TwoStageProgram,
+)
 from diffusion_dfl.solvers import solve
 
 D: dict[str, Any] = {"dtype": torch.float64}
@@ -71,22 +78,21 @@ def test_a_cost_takes_arrays_lists_and_whole_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_objective_names_the_argument_that_does_not_fit(name: str) -> None:
     program: Program = PROGRAMS[name]
-    y, weights, none, z = uniform(4, 3, 2), uniform(4, 3), torch.zeros(4, 2, **D), uniform(4, 2)
+    y, weights, z = uniform(4, 3, 2), uniform(4, 3), uniform(4, 2)
     for bad, message in (
-        ((y[..., :1], weights, none, z), r"scenarios have shape \(4, 3, 1\); expected \(B, M, 2\)"),
-        ((y, weights[:, :2], none, z), r"weights have shape \(4, 2\); expected \(4, 3\)"),
-        ((y, weights, none, z[:2]), r"z has shape \(2, 2\); expected \(4, 2\)"),
+        ((y[..., :1], weights, z), r"scenarios have shape \(4, 3, 1\); expected \(B, M, 2\)"),
+        ((y, weights[:, :2], z), r"weights have shape \(4, 2\); expected \(4, 3\)"),
+        ((y, weights, z[:2]), r"z has shape \(2, 2\); expected \(4, 2\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            program.objective(*bad)
+            program.objective(Instances.of(*bad[:2]), bad[2])
 
 
 def test_the_second_stages_gradients_name_the_argument_that_does_not_fit() -> None:
-    none, z = torch.zeros(4, 2, **D), uniform(4, 2)
     with pytest.raises(ValueError, match="scenarios have shape"):
-        TWO.gradients(uniform(4, 3, 1), none, z)
-    with pytest.raises(ValueError, match="weights have shape"):
-        TWO.gradient(uniform(4, 3, 2), uniform(4, 2), none, z)
+        TWO.gradients(Instances.of(uniform(4, 3, 1)), uniform(4, 2))
+    with pytest.raises(ValueError, match="z has shape"):
+        TWO.gradient(Instances.of(uniform(4, 3, 2)), uniform(4, 3))
 
 
 @pytest.mark.parametrize("part", ["smooth", "inequality", "equality"])

@@ -105,7 +105,7 @@ def test_the_context_is_asked_for_by_name() -> None:
         solve(priced(), y)
     with pytest.raises(ValueError, match=r"\(y, z, x\).*pass context="):
         priced().cost(y[:, 0], y[:, 0])
-    with pytest.raises(ValueError, match="context has 2 rows; the scenarios have 3"):
+    with pytest.raises(ValueError, match=r"context have shape \(2, 1\); expected \(3, 1\)"):
         DecisionLayer(priced())(y, context=uniform(2, 1))
     with pytest.raises(ValueError, match="scenarios have 2 outcomes; TorchProgram has 3"):
         DecisionLayer(priced(3))(y, context=uniform(3, 1))

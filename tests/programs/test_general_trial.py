@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.programs import (
     Hinge,
+    Instances,
     Recourse,
     TorchProgram,
     TwoStageProgram,
@@ -26,7 +27,7 @@ def bad(**parts: Any) -> None:
     """A program with a fault, as the first solve meets it."""
     parts = {"smooth": lambda y, z: (z**2).sum(), **parts}
     program = TorchProgram(2, 2, **parts)
-    program.validate(torch.ones(1, 3, 2, **D), None)
+    program.validate(Instances.of(torch.ones(1, 3, 2, **D)))
 
 
 def value(y: Tensor, z: Tensor) -> Tensor:

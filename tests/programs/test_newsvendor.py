@@ -8,7 +8,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from torch import Tensor
 
-from diffusion_dfl.programs import Newsvendor
+from diffusion_dfl.programs import Instances, Newsvendor
 
 PROGRAM = Newsvendor(num_decisions=3)
 PARAMETERS = [
@@ -19,12 +19,13 @@ PARAMETERS = [
 ]
 
 
-def _instance(seed: int = 0, width: float = 0.3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _instance(seed: int = 0, width: float = 0.3) -> tuple[Instances, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     scenarios = 2 + torch.randn(2, 4, 3, dtype=torch.float64, generator=generator)
     weights = torch.rand(2, 4, dtype=torch.float64, generator=generator)
     z = 2 + torch.randn(2, 3, dtype=torch.float64, generator=generator)
-    return scenarios, weights / weights.sum(1, keepdim=True), torch.full_like(z, width), z
+    weights = weights / weights.sum(1, keepdim=True)
+    return Instances(scenarios, weights, torch.full_like(z, width)), z
 
 
 def _paper_cost(p: Newsvendor, y: float, z: float) -> float:
@@ -41,8 +42,8 @@ def _paper_cost(p: Newsvendor, y: float, z: float) -> float:
 
 @pytest.mark.parametrize("program", PARAMETERS)
 def test_cost_is_the_papers_formula_summed_over_items(program: Newsvendor) -> None:
-    y, _, _, z = _instance()
-    y = y[:, 0]
+    at, z = _instance()
+    y = at.scenarios[:, 0]
     y[0, 0] = z[0, 0]
     for row in range(2):
         pairs = zip(y[row].tolist(), z[row].tolist(), strict=True)
@@ -52,10 +53,9 @@ def test_cost_is_the_papers_formula_summed_over_items(program: Newsvendor) -> No
 
 @pytest.mark.parametrize("program", PARAMETERS)
 def test_objective_without_width_is_the_weighted_cost(program: Newsvendor) -> None:
-    scenarios, weights, _, z = _instance()
-    plain = (weights * program.cost(scenarios, z.unsqueeze(1))).sum(1)
-    value = program.objective(scenarios, weights, torch.zeros_like(z), z)
-    assert torch.allclose(value, plain, rtol=1e-13)
+    at, z = _instance()
+    plain = (at.weights * program.cost(at.scenarios, z.unsqueeze(1))).sum(1)
+    assert torch.allclose(program.objective(at.exact(), z), plain, rtol=1e-13)
 
 
 @pytest.mark.parametrize("program", PARAMETERS)
@@ -63,104 +63,103 @@ def test_objective_without_width_is_the_weighted_cost(program: Newsvendor) -> No
 def test_objective_is_the_gaussian_expectation_of_the_cost(
     program: Newsvendor, width: float
 ) -> None:
-    scenarios, weights, s, z = _instance(1, width)
+    instances, z = _instance(1, width)
     expected = 0.0
     for m in range(4):
         for i in range(3):
-            y, at = float(scenarios[0, m, i]), float(z[0, i])
+            y, at = float(instances.scenarios[0, m, i]), float(z[0, i])
 
             def integrand(x: float, y: float = y, at: float = at) -> float:
                 return _paper_cost(program, y + width * x, at) * norm.pdf(x)
 
             kink = min(max((at - y) / width, -12.0), 12.0)
             mean = sum(quad(integrand, *ends)[0] for ends in ((-12, kink), (kink, 12)))
-            expected += float(weights[0, m]) * mean
-    value = float(program.objective(scenarios, weights, s, z)[0])
+            expected += float(instances.weights[0, m]) * mean
+    value = float(program.objective(instances, z)[0])
     assert value == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("program", PARAMETERS)
 @pytest.mark.parametrize("width", [0.05, 0.3, 2.0])
 def test_derivatives_are_those_of_the_objective(program: Newsvendor, width: float) -> None:
-    scenarios, weights, s, z = _instance(2, width)
-    inputs = [t.clone().requires_grad_() for t in (scenarios, weights, s, z)]
-    value = program.objective(*inputs).sum()
+    at, z = _instance(2, width)
+    inputs = [t.clone().requires_grad_() for t in (*at.parts[:3], z)]
+    value = program.objective(Instances(*inputs[:3]), inputs[3]).sum()
     (gradient,) = torch.autograd.grad(value, inputs[3], create_graph=True)
-    closed = program.gradient(scenarios, weights, s, z)
-    assert torch.allclose(gradient, closed, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(gradient, program.gradient(at, z), rtol=1e-12, atol=1e-12)
 
     in_y, in_w, in_s, in_z = torch.autograd.grad(gradient.sum(), inputs)
     ones = torch.ones_like(z)
-    hessian = program.hessian(scenarios, weights, s, z)
-    assert torch.allclose(in_z, hessian, rtol=1e-11, atol=1e-11)
-    cross = weights.unsqueeze(-1) * program.cross_product(scenarios, s, z, ones)
+    assert torch.allclose(in_z, program.hessian(at, z), rtol=1e-11, atol=1e-11)
+    cross = at.weights.unsqueeze(-1) * program.cross_product(at, z, ones)
     assert torch.allclose(in_y, cross, rtol=1e-11, atol=1e-11)
-    per_scenario = program.gradients(scenarios, s, z).sum(-1)
+    per_scenario = program.gradients(at, z).sum(-1)
     assert torch.allclose(in_w, per_scenario, rtol=1e-12, atol=1e-11)
-    in_width = program.bandwidth_product(scenarios, weights, s, z, ones)
+    in_width = program.bandwidth_product(at, z, ones)
     assert torch.allclose(in_s, in_width, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("width", [0.0, 0.4])
 def test_derivatives_agree_with_central_differences(width: float) -> None:
-    scenarios, weights, s, z = _instance(3, width)
+    at, z = _instance(3, width)
+    y, s = at.scenarios, at.bandwidth
     step, adjoint = 1e-5, torch.tensor([[1.0, -2.0, 0.5], [0.3, 1.0, 1.0]], dtype=torch.float64)
 
     def slope(y: Tensor, s: Tensor, z: Tensor) -> Tensor:
-        return PROGRAM.gradients(y, s, z)
+        return PROGRAM.gradients(Instances(y, at.weights, s), z)
 
-    up = PROGRAM.objective(scenarios, weights, s, z + step * adjoint)
-    down = PROGRAM.objective(scenarios, weights, s, z - step * adjoint)
-    product = (PROGRAM.gradient(scenarios, weights, s, z) * adjoint).sum(1)
+    up = PROGRAM.objective(at, z + step * adjoint)
+    down = PROGRAM.objective(at, z - step * adjoint)
+    product = (PROGRAM.gradient(at, z) * adjoint).sum(1)
     assert torch.allclose((up - down) / (2 * step), product, rtol=1e-7)
-    change = slope(scenarios, s, z + step) - slope(scenarios, s, z - step)
-    mean = torch.einsum("bm,bmn->bn", weights, change) / (2 * step)
-    assert torch.allclose(mean, PROGRAM.hessian(scenarios, weights, s, z), rtol=1e-6)
-    change = slope(scenarios + step, s, z) - slope(scenarios - step, s, z)
-    product = PROGRAM.cross_product(scenarios, s, z, adjoint)
+    change = slope(y, s, z + step) - slope(y, s, z - step)
+    mean = torch.einsum("bm,bmn->bn", at.weights, change) / (2 * step)
+    assert torch.allclose(mean, PROGRAM.hessian(at, z), rtol=1e-6)
+    change = slope(y + step, s, z) - slope(y - step, s, z)
+    product = PROGRAM.cross_product(at, z, adjoint)
     assert torch.allclose(adjoint.unsqueeze(1) * change / (2 * step), product, rtol=1e-6)
     if width > 0:
-        change = slope(scenarios, s + step, z) - slope(scenarios, s - step, z)
-        mean = adjoint * torch.einsum("bm,bmn->bn", weights, change) / (2 * step)
-        product = PROGRAM.bandwidth_product(scenarios, weights, s, z, adjoint)
+        change = slope(y, s + step, z) - slope(y, s - step, z)
+        mean = adjoint * torch.einsum("bm,bmn->bn", at.weights, change) / (2 * step)
+        product = PROGRAM.bandwidth_product(at, z, adjoint)
         assert torch.allclose(mean, product, rtol=1e-6, atol=1e-8)
 
 
 def test_translation_of_demand_and_order_changes_only_the_ordering_cost() -> None:
-    scenarios, weights, s, z = _instance(4)
-    cross = torch.einsum("bm,bmn->bn", weights, PROGRAM.cross(scenarios, s, z))
-    total = cross + PROGRAM.hessian(scenarios, weights, s, z)
+    at, z = _instance(4)
+    cross = torch.einsum("bm,bmn->bn", at.weights, PROGRAM.cross(at, z))
+    total = cross + PROGRAM.hessian(at, z)
     assert torch.allclose(total, torch.full_like(z, PROGRAM.q0), rtol=1e-12)
 
 
 def test_derivatives_without_width_are_those_of_the_smooth_part_and_finite_at_the_kink() -> None:
-    scenarios, weights, s, z = _instance(5, 0.0)
+    at, z = _instance(5, 0.0)
+    scenarios = at.scenarios
     scenarios[:, 0] = z
     gap = (scenarios - z.unsqueeze(1)).abs()
     slope = torch.where(scenarios > z.unsqueeze(1), 2 * PROGRAM.rb, 2 * PROGRAM.rh) * gap
-    assert torch.allclose(PROGRAM.cross(scenarios, s, z), -slope, rtol=1e-14)
-    ones = torch.ones_like(z)
-    zero = PROGRAM.bandwidth_product(scenarios, weights, s, z, ones)
+    assert torch.allclose(PROGRAM.cross(at, z), -slope, rtol=1e-14)
+    zero = PROGRAM.bandwidth_product(at, z, torch.ones_like(z))
     assert torch.equal(zero, torch.zeros_like(z))
     midpoint = PROGRAM.c0 + PROGRAM.q0 * z + 0.5 * (PROGRAM.ch - PROGRAM.cb)
-    assert torch.allclose(PROGRAM.gradients(scenarios, s, z)[:, 0], midpoint, rtol=1e-14)
+    assert torch.allclose(PROGRAM.gradients(at, z)[:, 0], midpoint, rtol=1e-14)
 
 
 def test_hinges_hold_the_kinks_of_items_without_a_width_and_nothing_else() -> None:
-    scenarios, _, s, z = _instance(6)
-    s[:, 1] = 0
-    hinges = PROGRAM.hinges(scenarios, s)
+    at, z = _instance(6)
+    scenarios = at.scenarios
+    at.bandwidth[:, 1] = 0
+    hinges = PROGRAM.hinges(at)
     assert hinges.coefficient[0, 0].tolist() == [0.0, 40.0, 0.0]
     assert torch.allclose(hinges.arguments(z), scenarios - z.unsqueeze(1))
     multipliers = torch.rand_like(scenarios)
-    assert torch.equal(PROGRAM.hinge_product(scenarios, z, multipliers), multipliers)
+    assert torch.equal(PROGRAM.hinge_product(at, z, multipliers), multipliers)
     # Without its hinges the gradient is the same on both sides of a scenario.
     scenarios[:, 0] = z
     near = []
     for side in (-1e-9, 1e-9):
-        at = z + side
-        slopes = hinges.coefficient * (PROGRAM.hinges(scenarios, s).arguments(at) > 0)
-        near.append(PROGRAM.gradients(scenarios, s, at) - hinges.scenario_force(slopes))
+        slopes = hinges.coefficient * (PROGRAM.hinges(at).arguments(z + side) > 0)
+        near.append(PROGRAM.gradients(at, z + side) - hinges.scenario_force(slopes))
     assert torch.allclose(near[0], near[1], rtol=0, atol=1e-5)
 
 
@@ -173,7 +172,8 @@ def test_constraints_are_the_box() -> None:
 
 @pytest.mark.parametrize("program", PARAMETERS)
 def test_cvxpy_statement_has_the_cost_of_the_program(program: Newsvendor) -> None:
-    scenarios, weights, _, z = _instance(7)
+    at, z = _instance(7)
+    scenarios, weights = at.scenarios, at.weights
     problem, variable, constraints = program.cvxpy_problem(scenarios[0].numpy(), weights[0].numpy())
     variable.value = z[0].numpy()
     cost = (weights[0] * program.cost(scenarios[0], z[0])).sum()

@@ -7,17 +7,18 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.programs import Instances, PowerProgram
 
 PROGRAM = PowerProgram(shortage=5.0, excess=0.5, num_decisions=3)
 
 
-def _instance(seed: int = 0, width: float = 0.3) -> tuple[torch.Tensor, ...]:
+def _instance(seed: int = 0, width: float = 0.3) -> tuple[Instances, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     scenarios = torch.randn(2, 4, 3, dtype=torch.float64, generator=generator)
     weights = torch.rand(2, 4, dtype=torch.float64, generator=generator)
     z = torch.randn(2, 3, dtype=torch.float64, generator=generator)
-    return scenarios, weights / weights.sum(1, keepdim=True), torch.full_like(z, width), z
+    weights = weights / weights.sum(1, keepdim=True)
+    return Instances(scenarios, weights, torch.full_like(z, width)), z
 
 
 def _paper_cost(y: float, z: float, shortage: float, excess: float) -> float:
@@ -38,66 +39,63 @@ def test_cost_is_the_papers_formula_summed_over_hours(shortage: float, excess: f
 
 
 def test_objective_without_width_is_the_weighted_cost() -> None:
-    scenarios, weights, _, z = _instance()
-    plain = (weights * PROGRAM.cost(scenarios, z.unsqueeze(1))).sum(1)
-    assert torch.allclose(
-        PROGRAM.objective(scenarios, weights, torch.zeros_like(z), z), plain, rtol=1e-13
-    )
+    at, z = _instance()
+    plain = (at.weights * PROGRAM.cost(at.scenarios, z.unsqueeze(1))).sum(1)
+    assert torch.allclose(PROGRAM.objective(at.exact(), z), plain, rtol=1e-13)
 
 
 @pytest.mark.parametrize("width", [0.1, 1.0])
 def test_objective_is_the_gaussian_expectation_of_the_cost_less_its_constant(width: float) -> None:
-    scenarios, weights, s, z = _instance(1, width)
-    value = PROGRAM.objective(scenarios, weights, s, z)
+    instances, z = _instance(1, width)
+    value = PROGRAM.objective(instances, z)
     for b in range(2):
         expected = 0.0
         for m in range(4):
             for h in range(3):
-                y, at = float(scenarios[b, m, h]), float(z[b, h])
+                y, at = float(instances.scenarios[b, m, h]), float(z[b, h])
 
                 def integrand(x: float, y: float = y, at: float = at) -> float:
                     return _paper_cost(y + width * x, at, 5.0, 0.5) * norm.pdf(x)
 
                 kink = min(max((at - y) / width, -10.0), 10.0)
                 mean = sum(quad(integrand, *ends)[0] for ends in ((-10, kink), (kink, 10)))
-                expected += float(weights[b, m]) * (mean - 0.5 * width**2)
+                expected += float(instances.weights[b, m]) * (mean - 0.5 * width**2)
         assert float(value[b]) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("width", [0.05, 0.3, 2.0])
 def test_derivatives_are_those_of_the_objective(width: float) -> None:
-    scenarios, weights, s, z = _instance(2, width)
-    inputs = [t.clone().requires_grad_() for t in (scenarios, weights, s, z)]
-    value = PROGRAM.objective(*inputs).sum()
+    at, z = _instance(2, width)
+    inputs = [t.clone().requires_grad_() for t in (*at.parts[:3], z)]
+    value = PROGRAM.objective(Instances(*inputs[:3]), inputs[3]).sum()
     (gradient,) = torch.autograd.grad(value, inputs[3], create_graph=True)
-    closed = torch.einsum("bm,bmn->bn", weights, PROGRAM.gradients(scenarios, s, z))
+    closed = torch.einsum("bm,bmn->bn", at.weights, PROGRAM.gradients(at, z))
     assert torch.allclose(gradient, closed, rtol=0, atol=1e-12)
 
     in_y, in_w, in_s, in_z = torch.autograd.grad(gradient.sum(), inputs, retain_graph=True)
-    assert torch.allclose(in_z, PROGRAM.hessian(scenarios, weights, s, z), rtol=1e-12)
-    cross = weights.unsqueeze(-1) * PROGRAM.cross(scenarios, s, z)
+    assert torch.allclose(in_z, PROGRAM.hessian(at, z), rtol=1e-12)
+    cross = at.weights.unsqueeze(-1) * PROGRAM.cross(at, z)
     assert torch.allclose(in_y, cross, rtol=1e-12)
-    per_scenario = PROGRAM.gradients(scenarios, s, z).sum(-1)
+    per_scenario = PROGRAM.gradients(at, z).sum(-1)
     assert torch.allclose(in_w, per_scenario, rtol=0, atol=1e-12)
-    closed_width = PROGRAM.bandwidth_product(scenarios, weights, s, z, torch.ones_like(z))
+    closed_width = PROGRAM.bandwidth_product(at, z, torch.ones_like(z))
     assert torch.allclose(in_s, closed_width, rtol=0, atol=1e-12)
 
 
 def test_translation_of_outcome_and_decision_leaves_the_gradient_alone() -> None:
-    scenarios, weights, s, z = _instance(3)
-    cross = torch.einsum("bm,bmn->bn", weights, PROGRAM.cross(scenarios, s, z))
-    assert torch.allclose(cross, -PROGRAM.hessian(scenarios, weights, s, z), rtol=1e-13)
+    at, z = _instance(3)
+    cross = torch.einsum("bm,bmn->bn", at.weights, PROGRAM.cross(at, z))
+    assert torch.allclose(cross, -PROGRAM.hessian(at, z), rtol=1e-13)
 
 
 def test_derivatives_without_width_are_those_of_the_smooth_part_and_finite_at_the_kink() -> None:
-    scenarios, weights, s, z = _instance(4, 0.0)
-    scenarios[:, 0] = z
-    assert torch.equal(PROGRAM.cross(scenarios, s, z), -torch.ones_like(scenarios))
-    assert torch.allclose(PROGRAM.hessian(scenarios, weights, s, z), torch.ones_like(z), rtol=1e-14)
-    assert torch.equal(
-        PROGRAM.bandwidth_product(scenarios, weights, s, z, torch.ones_like(z)), torch.zeros_like(z)
-    )
-    midpoint = PROGRAM.gradients(scenarios, s, z)[:, 0]
+    at, z = _instance(4, 0.0)
+    at.scenarios[:, 0] = z
+    ones = torch.ones_like(z)
+    assert torch.equal(PROGRAM.cross(at, z), -torch.ones_like(at.scenarios))
+    assert torch.allclose(PROGRAM.hessian(at, z), ones, rtol=1e-14)
+    assert torch.equal(PROGRAM.bandwidth_product(at, z, ones), 0 * z)
+    midpoint = PROGRAM.gradients(at, z)[:, 0]
     assert torch.allclose(midpoint, torch.full_like(z, 0.5 * (0.5 - 5.0)), rtol=1e-14)
 
 

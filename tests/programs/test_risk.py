@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Hinge, bandwidth, conditional_value_at_risk
+from diffusion_dfl.programs import Hinge, Instances, bandwidth, conditional_value_at_risk
 from diffusion_dfl.solvers import solve
 
 D: dict[str, Any] = {"dtype": torch.float64}
@@ -85,12 +85,12 @@ def test_convolved_portfolio_is_solved_and_near_the_exact_one(scale: float, widt
 def test_gaussian_losses_have_their_closed_form_tail() -> None:
     program = conditional_value_at_risk(lambda y, z: y[0] - z[0], 0.95, 1, 1, lower=0.0, upper=1.0)
     s = torch.full((1, 1), 0.3, **D)
-    solution = solve(program, torch.full((1, 1, 1), 2.0, **D), None, s)
+    y = torch.full((1, 1, 1), 2.0, **D)
+    solution = solve(program, y, None, s)
     assert bool(solution.solved.all()), solution.report()
     quantile = 1.6448536269514722
     tail = math.exp(-0.5 * quantile**2) / math.sqrt(2 * math.pi) / 0.05
-    y, w = torch.full((1, 1, 1), 2.0, **D), torch.ones(1, 1, **D)
-    risk = program.objective(y, w, s, solution.decision)
+    risk = program.objective(Instances.of(y, None, s), solution.decision)
     assert float(risk) == pytest.approx(1.0 + 0.3 * tail, rel=1e-10)
     assert solution.decision[0].tolist() == pytest.approx([1.0, 1.0 + 0.3 * quantile], abs=1e-8)
 
@@ -104,7 +104,7 @@ def test_a_level_lies_between_zero_and_one(level: float) -> None:
 def test_a_loss_curved_in_the_decision_is_refused() -> None:
     program = conditional_value_at_risk(lambda y, z: (y - z).square().sum(), 0.9, 1, 1)
     with pytest.raises(ValueError, match="not affine in z"):
-        program.validate(torch.ones(1, 3, 1, **D), None)
+        program.validate(Instances.of(torch.ones(1, 3, 1, **D)))
 
 
 KINKS = [Hinge(5.0, lambda y, z: y - z), Hinge([1.0, 2.0], lambda y, z: z - y)]

@@ -16,7 +16,6 @@ from diffusion_dfl.programs.smoothing import (
     hinge_slope,
     hinge_square,
     normal_cdf,
-    resolvable,
 )
 
 ARGUMENTS = (-3.0, -0.4, 0.0, 0.2, 1.0, 2.5)
@@ -179,12 +178,3 @@ def test_values_that_are_not_finite_leave_other_instances_gradients_alone(bad: f
     gradients = torch.autograd.grad(width.sum(), (dirty, dirty_weights))
     assert all(bool(g.isfinite().all()) for g in gradients)
     assert torch.equal(gradients[0][1, :, 0], torch.zeros(5, dtype=torch.float64))
-
-
-def test_widths_below_rounding_become_zero_and_bad_ones_stay_for_the_solver_to_refuse() -> None:
-    scenarios = torch.tensor([[[100.0, 1.0]]], dtype=torch.float64).expand(1, 4, 2)
-    width = torch.tensor([[0.9e-8, 1.1e-8]], dtype=torch.float64)
-    assert resolvable(scenarios, width).tolist() == [[0.0, 1.1e-8]]
-    bad = torch.tensor([[math.nan, -1e-20]], dtype=torch.float64)
-    kept = resolvable(scenarios, bad)
-    assert math.isnan(kept[0, 0]) and kept[0, 1] == -1e-20

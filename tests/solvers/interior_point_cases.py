@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs import Program
+from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.solvers import Solution, solve
 
@@ -32,16 +32,14 @@ class Quadratic(Program):
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
         return 0.5 * ((decision @ self.matrix) * decision).sum(-1) - (outcome * decision).sum(-1)
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        return (weights * self.cost(scenarios, z.unsqueeze(1))).sum(1)
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
+        return (instances.weights * self.cost(instances.scenarios, z.unsqueeze(1))).sum(1)
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        return (z @ self.matrix).unsqueeze(1) - scenarios
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
+        return (z @ self.matrix).unsqueeze(1) - instances.scenarios
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
-        return self.matrix * weights.sum(1).view(-1, 1, 1)
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
+        return self.matrix * instances.weights.sum(1).view(-1, 1, 1)
 
     def cross_product(self, *args: Any, **kwargs: Any) -> Tensor:
         raise AssertionError("no derivative is asked for here")

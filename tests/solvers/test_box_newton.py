@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
-from diffusion_dfl.programs import ProductAllocation
+from diffusion_dfl.programs import Instances, ProductAllocation
 from diffusion_dfl.solvers import Solution, Status, box_newton, solve
 
 Array = NDArray[np.float64]
@@ -345,7 +345,7 @@ def _check_adversarial(seed: int, size: int, num_scenarios: int, scale: float, k
     for _ in range(3):
         other = 2 * torch.rand(8, size, dtype=torch.float64, generator=generator)
         values = [
-            program.objective(scenarios, weights, torch.zeros_like(other), z)
+            program.objective(Instances.of(scenarios, weights), z)
             for z in (solution.decision, other)
         ]
         assert bool((values[0] <= values[1] + 1e-9 * scenarios.abs().amax((1, 2))).all())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import (
+    Instances,
     MeanVariancePortfolio,
     Newsvendor,
     PowerProgram,
@@ -112,11 +113,8 @@ def test_portfolio_has_the_objective_of_the_structured_solver(
     ours, theirs = interior(program, scenarios), solve(program, scenarios)
     assert ours.solved.all(), ours.report()
     assert_kkt(program, scenarios, ours)
-    weights = torch.full_like(scenarios[..., 0], 1 / num_scenarios)
-    value, best = (
-        program.objective(scenarios, weights, 0 * scenarios[:, 0], solution.decision)
-        for solution in (ours, theirs)
-    )
+    given = Instances.of(scenarios)
+    value, best = (program.objective(given, found.decision) for found in (ours, theirs))
     assert torch.allclose(value, best, rtol=1e-9, atol=0)
 
 
@@ -252,8 +250,7 @@ def test_value_at_risk_in_a_ball_agrees_with_clarabel(scale: float) -> None:
     )
     solution = interior(program, returns)
     assert solution.solved.all(), solution.report()
-    weights = torch.full((2, 12), 1 / 12, **D)
-    values = program.objective(returns, weights, 0 * returns[:, 0], solution.decision) / scale
+    values = program.objective(Instances.of(returns), solution.decision) / scale
     for row in range(2):
         z, t = cp.Variable(4), cp.Variable()
         tail = cp.sum(cp.pos(-(returns[row].numpy() / scale) @ z - t)) / 12 / 0.2

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from torch import Tensor
 
-from diffusion_dfl.programs import Newsvendor, bandwidth
+from diffusion_dfl.programs import Instances, Newsvendor, bandwidth
 from diffusion_dfl.solvers import solve
 from tests.solvers.newsvendor_cases import Array, demand, kkt_residual, random_weights, slopes
 
@@ -111,8 +111,7 @@ def test_at_a_bound_the_dual_is_the_slope(program: Newsvendor, bound: float, sca
     assert bool(solution.solved.all()) and torch.equal(
         solution.decision, torch.full_like(solution.decision, bound)
     )
-    weights = torch.full((5, 20), 0.05, dtype=torch.float64)
-    slope = program.gradient(scenarios, weights, width, solution.decision)
+    slope = program.gradient(Instances.of(scenarios, None, width), solution.decision)
     assert torch.allclose(solution.duals[:, :1] - solution.duals[:, 1:], slope, rtol=1e-12)
     assert bool((solution.duals.amax(1) > 1).all()) and not bool(solution.at_kink.any())
 

@@ -9,8 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion_dfl.programs import Newsvendor, bandwidth
-from diffusion_dfl.programs.smoothing import resolvable
+from diffusion_dfl.programs import Instances, Newsvendor, bandwidth
 from diffusion_dfl.solvers import Status, solve
 from diffusion_dfl.solvers.newsvendor import certify
 from tests.solvers.newsvendor_cases import demand, kkt_residual, random_weights
@@ -55,7 +54,8 @@ def _programs(draw: st.DrawFn) -> tuple[Newsvendor, Tensor, Tensor, Tensor]:
     width = scale * bandwidth(y, weights, draw(st.sampled_from([0.0, 1e-5, 0.1, 1.5])))
     width[0] *= draw(st.sampled_from([0.0, 1.0]))
     # Narrower ones are none for the solver.
-    return program, scale * y, weights, resolvable(scale * y, width)
+    given = Instances(scale * y, weights, width).resolvable()
+    return program, given.scenarios, weights, given.bandwidth
 
 
 def _check_kkt(case: tuple[Newsvendor, Tensor, Tensor, Tensor]) -> None:
@@ -63,7 +63,7 @@ def _check_kkt(case: tuple[Newsvendor, Tensor, Tensor, Tensor]) -> None:
     solution = solve(program, scenarios, weights, width)
     assert bool(solution.solved.all()), (solution.residuals, solution.decision)
     # Rounding of z alone moves a smooth slope by curvature * eps * |z|.
-    curvature = program.hessian(scenarios, weights, width, solution.decision)
+    curvature = program.hessian(Instances(scenarios, weights, width), solution.decision)
     steep = 1e-300 + abs(program.c0) + program.cb + program.ch
     rounding = (
         float((1e-15 * curvature * solution.decision.clamp_min(1e-9 * program.z_max)).max()) / steep
@@ -132,7 +132,8 @@ def test_order_and_splitting_of_the_scenarios_leave_the_cost_alone(
     first = solve(program, scenarios, weights, width)
     second = solve(program, doubled, shares, width)
     assert bool(second.solved.all())
-    costs = [program.objective(scenarios, weights, width, s.decision) for s in (first, second)]
+    given = Instances(scenarios, weights, width)
+    costs = [program.objective(given, s.decision) for s in (first, second)]
     # The terms of the cost cancel where ordering earns money.
     size = (
         weights * replace(program, c0=abs(program.c0)).cost(scenarios, first.decision.unsqueeze(1))
@@ -166,7 +167,7 @@ def test_a_decision_beside_the_optimum_is_never_certified(
     p = Newsvendor(q0=2 / factor, rb=14 / factor**2, rh=2 / factor**2, z_max=5 * factor)
     best = solve(p, scenarios, weights, width)
     moved = (best.decision + move * factor).clamp(0, p.z_max)
-    judged = certify(p, scenarios, weights, width, moved, best.iterations)
+    judged = certify(p, Instances(scenarios, weights, width), moved, best.iterations)
     assert bool(best.solved.all()) and not bool(judged.solved.any())
 
 

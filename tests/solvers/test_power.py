@@ -12,9 +12,8 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 from torch import Tensor
 
-from diffusion_dfl.programs import PowerProgram, bandwidth
+from diffusion_dfl.programs import Instances, PowerProgram, bandwidth
 from diffusion_dfl.solvers import Solution, Status, solve
-from diffusion_dfl.solvers.reference import solve_reference
 
 Array = NDArray[np.float64]
 
@@ -85,21 +84,18 @@ def _compare_with_clarabel(
     program: PowerProgram, scenarios: Tensor, weights: Tensor | None
 ) -> None:
     fast = solve(program, scenarios, weights)
-    reference = solve_reference(program, scenarios, weights)
-    batch, num_scenarios, _ = scenarios.shape
+    reference = solve(program, scenarios, weights, solver="cvxpy")
     assert (fast.status == Status.SOLVED).all() and (reference.status == Status.SOLVED).all()
-    if weights is None:
-        weights = torch.full((batch, num_scenarios), 1 / num_scenarios, dtype=torch.float64)
-    zero = torch.zeros_like(fast.decision)
-    ours = program.objective(scenarios, weights, zero, fast.decision)
-    theirs = program.objective(scenarios, weights, zero, reference.decision)
+    given = Instances.of(scenarios, weights)
+    ours = program.objective(given, fast.decision)
+    theirs = program.objective(given, reference.decision)
     size = 1 + ours.abs()
     # Clarabel's point may violate the limits by its tolerance, so it may lie below by as much.
     assert ((ours - theirs).abs() <= 1e-9 * size).all(), (ours - theirs).abs().max()
     error = (fast.decision - reference.decision).abs().amax(1)
     assert (error <= 1e-7 * (1 + scenarios.abs().amax((1, 2)))).all(), error.max()
     # Strong convexity of modulus 1: this residual bounds our distance to the optimum.
-    residual = _kkt_residual(program, scenarios, weights, zero, fast)
+    residual = _kkt_residual(program, scenarios, given.weights, given.bandwidth, fast)
     assert (residual <= 1e-12).all(), residual.max()
 
 
@@ -324,7 +320,8 @@ def _assert_solved_to_rounding(case: tuple[PowerProgram, Tensor, Tensor, Tensor]
         assert not solution.decision.any()  # Nothing costs anything, and nothing is wanted.
         return
     # Rounding of z alone moves a smooth slope by curvature * eps * |z|.
-    curvature = float(program.hessian(scenarios, weights, width, solution.decision).max())
+    given = Instances(scenarios, weights, width)
+    curvature = float(program.hessian(given, solution.decision).max())
     rounding = 1e-14 * curvature * float(scenarios.abs().max()) / _scale(program, scenarios)
     residual = _kkt_residual(program, scenarios, weights, width, solution)
     assert float(residual[0]) <= 1e-12 + rounding

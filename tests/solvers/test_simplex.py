@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffusion_dfl.programs import MeanVariancePortfolio
+from diffusion_dfl.programs import Instances, MeanVariancePortfolio
 from diffusion_dfl.solvers import Solution, Status, solve
-from diffusion_dfl.solvers.reference import solve_reference
 
 Array = NDArray[np.float64]
 
@@ -154,10 +153,10 @@ def test_the_solver_agrees_with_clarabel(
     weights = weights / weights.sum(1, keepdim=True)
     program = MeanVariancePortfolio(num_assets, risk_aversion)
     solution = _assert_solved(program, scenarios, weights)
-    reference = solve_reference(program, scenarios, weights)
-    width = torch.zeros_like(solution.decision)
-    ours = program.objective(scenarios, weights, width, solution.decision)
-    theirs = program.objective(scenarios, weights, width, reference.decision)
+    reference = solve(program, scenarios, weights, solver="cvxpy")
+    given = Instances.of(scenarios, weights)
+    ours = program.objective(given, solution.decision)
+    theirs = program.objective(given, reference.decision)
     # Costs are about 1e-3; Clarabel's point may be infeasible by its tolerance.
     assert ((ours - theirs).abs() <= 1e-10).all(), (ours - theirs).abs().max()
     if num_scenarios >= num_assets:
@@ -189,8 +188,7 @@ def test_the_subgradients_are_the_gradients_and_balance_the_duals() -> None:
     scenarios = _returns(5, 30, 12)
     weights, program = _uniform(scenarios), MeanVariancePortfolio(12, 60.0)
     solution = solve(program, scenarios, weights)
-    width = torch.zeros_like(solution.decision)
-    expected = program.gradients(scenarios, width, solution.decision)
+    expected = program.gradients(Instances.of(scenarios), solution.decision)
     assert torch.equal(solution.subgradients, expected)
     assert solution.at_kink.shape == (5, 30, 0)
     mean = torch.einsum("bm,bmn->bn", weights, solution.subgradients)
@@ -233,14 +231,14 @@ def test_a_start_changes_the_steps_and_not_the_cost(num_scenarios: int) -> None:
     scenarios = _returns(8, num_scenarios, 25)
     weights, program = _uniform(scenarios), MeanVariancePortfolio(25, 100.0)
     cold = _assert_solved(program, scenarios, weights)
-    width = torch.zeros_like(cold.decision)
-    best = program.objective(scenarios, weights, width, cold.decision)
+    given = Instances.of(scenarios)
+    best = program.objective(given, cold.decision)
     wrong = torch.randn(8, 25, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     wrong[0], wrong[1], wrong[2, 3] = -1.0, 0.0, math.inf
     for start in (cold.decision, wrong, torch.full_like(wrong, 1 / 25)):
         warm = solve(program, scenarios, weights, start=start)
         assert bool(warm.solved.all())
-        cost = program.objective(scenarios, weights, width, warm.decision)
+        cost = program.objective(given, warm.decision)
         assert torch.allclose(cost, best, rtol=1e-12, atol=1e-18)
     warm = solve(program, scenarios, weights, start=cold.decision)
     assert bool((warm.iterations <= 2).all()) and bool((cold.iterations >= 2).any())
@@ -256,13 +254,11 @@ def test_easy_and_hard_instances_of_one_batch_do_not_disturb_each_other() -> Non
     scenarios[3] = scenarios[3] * 1e4
     program = MeanVariancePortfolio(30, 100.0)
     together = _assert_solved(program, scenarios, _uniform(scenarios))
-    weights = _uniform(scenarios)
-    width = torch.zeros_like(together.decision)
-    cost = program.objective(scenarios, weights, width, together.decision)
+    cost = program.objective(Instances.of(scenarios), together.decision)
     for row in range(5):
         one = scenarios[row : row + 1]
         alone = solve(program, one).decision
-        value = program.objective(one, weights[:1], width[:1], alone)
+        value = program.objective(Instances.of(one), alone)
         assert float(value[0]) == pytest.approx(float(cost[row]), rel=1e-12, abs=1e-18)
 
 

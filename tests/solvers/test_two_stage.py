@@ -12,15 +12,15 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer, SolverFailure
-from diffusion_dfl.programs import Hinge, Recourse, TorchProgram, TwoStageProgram
+from diffusion_dfl.programs import Hinge, Instances, Recourse, TorchProgram, TwoStageProgram
 from diffusion_dfl.solvers import Solution, Status, solve
 from tests.solvers.two_stage_cases import CASES, Case, D, apart, in_units, uniform
 
 
 def objective(case: Case, decision: Tensor, weights: Tensor) -> Tensor:
-    none = torch.zeros_like(case.outcomes[:, 0])
-    program, scenarios, none = case.program.with_context(case.outcomes, none, case.context)
-    return program.objective(scenarios, weights, none, decision)
+    given = Instances.of(case.outcomes, weights, context=case.context)
+    program, instances = case.program.with_context(given)
+    return program.objective(instances, decision)
 
 
 def weighted(case: Case, seed: int = 3) -> Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.programs import Instances
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.suite.runs.compile import make_task
 from diffusion_dfl.tasks import PowerTask, ReleasedPowerTask
@@ -74,10 +75,9 @@ def test_every_baseline_is_made_from_days_before_the_test() -> None:
 def test_subgradients_without_the_mask_are_those_of_the_solver() -> None:
     task = configured(*SIMULATED, "task.kink_mask=false", "task.ramp=0.02")
     drawn = scenarios(task, 7)
-    weights = torch.full(drawn.shape[:2], 1 / 7, dtype=torch.float64)
     exact = solve(task.program, drawn)
     assert (exact.duals > 1e-6).any()  # some ramps bind
-    found = task.program.masked_gradients(drawn, exact.decision, weights)
+    found = task.program.masked_gradients(Instances.of(drawn), exact.decision)
     torch.testing.assert_close(found, exact.subgradients)
 
 

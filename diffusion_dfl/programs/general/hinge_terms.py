@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import jacrev, vjp, vmap
 
 from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.numbers import as_tensor
 from diffusion_dfl.programs.program import Hinges
 from diffusion_dfl.programs.smoothing import (
@@ -90,7 +91,7 @@ class Hinge:
         root = torch.sqrt(torch.where(positive, variance, torch.ones_like(variance)))
         return torch.where(positive, root, torch.zeros_like(root))
 
-    def kinks(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Hinges:
+    def kinks(self, instances: Instances, z: Tensor) -> Hinges:
         """The hinges whose argument has width 0 at z, coefficient 0 for the others."""
         origin = z.new_zeros(z.shape[1])
 
@@ -100,19 +101,19 @@ class Hinge:
         def slopes(y: Tensor) -> Tensor:
             return jacrev(self.values, argnums=1)(y, origin)
 
-        offset = over_batch(vmap(offsets), scenarios)
-        jacobian = over_batch(vmap(slopes), scenarios)
+        y = instances.scenarios
+        offset, jacobian = over_batch(vmap(offsets), y), over_batch(vmap(slopes), y)
         every = vmap(self.widths, in_dims=(0, None, None))
-        widths = over_batch(every, scenarios, z, bandwidth)
+        widths = over_batch(every, y, z, instances.bandwidth)
         return Hinges((widths <= 0) * self.coefficients(offset), offset, jacobian)
 
-    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+    def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_k multiplier_mk grad_y a_k(y_m, z)``: ``(B, M, K) -> (B, M, d_y)``."""
 
         def one(y: Tensor, multiplier: Tensor, z: Tensor) -> Tensor:
             return vjp(lambda at: self.values(at, z), y)[1](multiplier)[0]
 
-        return over_batch(vmap(one, in_dims=(0, 0, None)), scenarios, multipliers, z)
+        return over_batch(vmap(one, in_dims=(0, 0, None)), instances.scenarios, multipliers, z)
 
     def cost(self, argument: Tensor, width: Tensor | None, shares: Tensor | None) -> Tensor:
         """``sum_k coefficient_k E (a_k + width_k xi)_+^power``: a scalar for torch.func.
@@ -227,61 +228,56 @@ class AffineHinge:
         """Standard deviation of the arguments under the kernel: ``(B, d_y) -> (B, 1, K)``."""
         return torch.sqrt(bandwidth**2 @ (self.outcome_slopes**2).T).unsqueeze(1)
 
-    def derivative(self, order: int, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def derivative(self, order: int, instances: Instances, z: Tensor) -> Tensor:
         """``coefficient * d^order/da^order E (a + s xi)_+^power``: ``(B, M, K)``."""
         level = self.power - order
         factor = perm(self.power, order) if level >= 0 else perm(self.power, self.power)
-        argument, width = self.arguments(scenarios, z), self.widths(bandwidth)
-        return factor * self.coefficient * _ladder(argument, width, level)
+        argument = self.arguments(instances.scenarios, z)
+        return (
+            factor * self.coefficient * _ladder(argument, self.widths(instances.bandwidth), level)
+        )
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B,)``."""
-        return torch.einsum("bm,bmk->b", weights, self.derivative(0, scenarios, bandwidth, z))
+        return torch.einsum("bm,bmk->b", instances.weights, self.derivative(0, instances, z))
 
-    def gradients(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, M, n)``."""
-        return self.derivative(1, scenarios, bandwidth, z) @ self.decision_slopes
+        return self.derivative(1, instances, z) @ self.decision_slopes
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, n)``."""
-        slopes = torch.einsum("bm,bmk->bk", weights, self.derivative(1, scenarios, bandwidth, z))
+        slopes = torch.einsum("bm,bmk->bk", instances.weights, self.derivative(1, instances, z))
         return slopes @ self.decision_slopes
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, n, n)``; kinks of width 0 left out."""
-        bends = torch.einsum("bm,bmk->bk", weights, self.derivative(2, scenarios, bandwidth, z))
+        bends = torch.einsum("bm,bmk->bk", instances.weights, self.derivative(2, instances, z))
         return (self.decision_slopes.T * bends.unsqueeze(1)) @ self.decision_slopes
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
         """``(B, M, d_y)``: slopes in z do not depend on y, so only the bend counts, not shares."""
         along = (adjoint @ self.decision_slopes.T).unsqueeze(1)
-        return (self.derivative(2, scenarios, bandwidth, z) * along) @ self.outcome_slopes
+        return (self.derivative(2, instances, z) * along) @ self.outcome_slopes
 
-    def bandwidth_product(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
-    ) -> Tensor:
+    def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(B, d_y)``: the width's factor ``ds_k/ds_j = s_j D_kj^2 / s_k`` meets ``s_k d^3/da^3``."""
-        bends = torch.einsum("bm,bmk->bk", weights, self.derivative(3, scenarios, bandwidth, z))
+        bends = torch.einsum("bm,bmk->bk", instances.weights, self.derivative(3, instances, z))
         along = adjoint @ self.decision_slopes.T
-        return bandwidth * ((bends * along) @ self.outcome_slopes**2)
+        return instances.bandwidth * ((bends * along) @ self.outcome_slopes**2)
 
-    def kinks(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Hinges:
+    def kinks(self, instances: Instances, z: Tensor) -> Hinges:
         """The hinges whose argument has width 0, coefficient 0 for the others."""
-        exact = (self.widths(bandwidth) <= 0) * self.coefficient
-        offset = scenarios @ self.outcome_slopes.T + self.offset
+        exact = (self.widths(instances.bandwidth) <= 0) * self.coefficient
+        offset = instances.scenarios @ self.outcome_slopes.T + self.offset
         return Hinges(
             exact.expand_as(offset),
             offset,
             self.decision_slopes.view(1, 1, *self.decision_slopes.shape),
         )
 
-    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+    def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_k multiplier_mk D_k``: ``(B, M, K) -> (B, M, d_y)``."""
         return multipliers @ self.outcome_slopes

@@ -38,6 +38,7 @@ from diffusion_dfl.programs.general.trial import (
     try_kinks,
 )
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
+from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.integers import continuous, refuse_integers
 from diffusion_dfl.programs.numbers import Numbers, as_size
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
@@ -192,22 +193,17 @@ class TorchProgram(Program):
         """:meth:`cost`, the context passed on if it takes one."""
         return self.cost(outcome, decision, context)
 
-    def with_context(
-        self, scenarios: Tensor, bandwidth: Tensor, context: Tensor | None
-    ) -> tuple[Program, Tensor, Tensor]:
+    def with_context(self, instances: Instances) -> tuple[Program, Instances]:
         """The program of ``(y, x)`` with its scenarios, where the cost depends on the context."""
         if not self.cost_context:
-            return self, scenarios, bandwidth
-        context = self._needed(context)
-        super().validate(scenarios, context)
-        _same_rows(scenarios, context)
-        every = context.to(scenarios).unsqueeze(1).expand(-1, scenarios.shape[1], -1)
-        none = bandwidth.new_zeros(len(bandwidth), context.shape[1])
-        return (
-            self._joint(context.shape[1]),
-            torch.cat([scenarios, every], dim=2),
-            torch.cat([bandwidth, none], dim=1),
-        )
+            return self, instances
+        context = self._needed(instances.context)
+        super().validate(instances)
+        y, width = instances.scenarios, instances.bandwidth
+        every = context.to(y).unsqueeze(1).expand(-1, y.shape[1], -1)
+        none = width.new_zeros(context.shape)
+        y, width = torch.cat([y, every], dim=2), torch.cat([width, none], dim=1)
+        return self._joint(context.shape[1]), replace(instances, scenarios=y, bandwidth=width)
 
     def _needed(self, context: Tensor | None) -> Tensor:
         if context is None:
@@ -250,73 +246,62 @@ class TorchProgram(Program):
             self._joints[width] = made
         return self._joints[width]
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
-        fit_batch(self.num_outcomes, self.num_decisions, scenarios, weights, z)
-        width = self._width(bandwidth)
-        return _sum(part.objective(scenarios, weights, width, z) for part in self._parts(z, width))
+        fit_batch(self, instances, z)
+        instances = self._smoothed(instances)
+        return _sum(part.objective(instances, z) for part in self._parts(instances))
 
-    def gradients(
-        self, scenarios: Tensor, bandwidth: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient in z of each scenario's cost, kinks of width 0 at half slope: ``(B, M, n)``."""
-        width = self._width(bandwidth)
-        return _sum(part.gradients(scenarios, width, z) for part in self._parts(z, width))
+        instances = self._smoothed(instances)
+        return _sum(part.gradients(instances, z) for part in self._parts(instances))
 
-    def gradient(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor) -> Tensor:
         """Gradient of :meth:`objective` in z: ``(B, n)``."""
-        width = self._width(bandwidth)
-        return _sum(part.gradient(scenarios, weights, width, z) for part in self._parts(z, width))
+        instances = self._smoothed(instances)
+        return _sum(part.gradient(instances, z) for part in self._parts(instances))
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """Hessian of :meth:`objective` in z, kinks of width 0 left out: ``(B, n, n)``."""
-        width = self._width(bandwidth)
-        return _sum(part.hessian(scenarios, weights, width, z) for part in self._parts(z, width))
+        instances = self._smoothed(instances)
+        return _sum(part.hessian(instances, z) for part in self._parts(instances))
 
-    def quadratic(self, scenarios: Tensor, weights: Tensor) -> QuadraticCost | None:
+    def quadratic(self, instances: Instances) -> QuadraticCost | None:
         """The cost of a batch as a quadratic form and closed hinges; None where it is of another kind."""
-        forms = self._closed_forms(scenarios)
+        y = instances.scenarios
+        forms = self._closed_forms(y)
         closed = tuple(form for form in forms if form is not None)
         if not self._quadratic or len(closed) < len(forms):
             return None
-        size = scenarios.abs().amax((1, 2)).clamp_min(1e-3).unsqueeze(1)
-        generic = size * _generic(scenarios, self.num_decisions)
+        size = y.abs().amax((1, 2)).clamp_min(1e-3).unsqueeze(1)
+        generic = size * _generic(y, self.num_decisions)
         smooth = None if self.smooth is None else ScenarioCost(self.smooth, alike=self._alike)
-        found = QuadraticCost.of(smooth, closed, scenarios, weights, generic)
+        found = QuadraticCost.of(smooth, closed, instances, generic)
         self._quadratic = found is not None
         return found
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
-        weights: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
         """``f_zy(y_m, z)' u``, as the gradient in y of ``u' grad_z f``: ``(B, M, d_y)``.
 
         ``shares (B, M, K)`` are the slopes of the kinks of width 0, in the order of :meth:`hinges`.
         """
-        width = self._width(bandwidth)
+        instances = self._smoothed(instances)
         return _sum(
-            part.cross_product(scenarios, width, z, adjoint, shares)
-            for part in self._parts(z, width)
+            part.cross_product(instances, z, adjoint, shares) for part in self._parts(instances)
         )
 
-    def bandwidth_product(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
-    ) -> Tensor:
+    def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(d/ds gradient)' u``: ``(B, d_y)``; 0 for a smooth program and where s = 0."""
         if not self.kinked:
-            return torch.zeros_like(bandwidth)
-        parts = self._parts(z, bandwidth)
+            return torch.zeros_like(instances.bandwidth)
         return _sum(
-            part.bandwidth_product(scenarios, weights, bandwidth, z, adjoint) for part in parts
+            part.bandwidth_product(instances, z, adjoint) for part in self._parts(instances)
         )
 
-    def hinges(self, scenarios: Tensor, bandwidth: Tensor) -> Hinges | None:
+    def hinges(self, instances: Instances) -> Hinges | None:
         """The arguments of power 1 in the order of their declaration; None if there are none.
 
         A hinge is left exact where the width of its argument is 0 at a decision drawn at random:
@@ -324,21 +309,21 @@ class TorchProgram(Program):
         """
         if not self.kinked:
             return None
-        batch, num_scenarios, _ = scenarios.shape
-        z = _generic(scenarios, self.num_decisions).expand(batch, -1)
-        found = [kink.kinks(scenarios, bandwidth, z) for kink in self._kinks(scenarios)]
+        y = instances.scenarios
+        z = _generic(y, self.num_decisions).expand(len(y), -1)
+        found = [kink.kinks(instances, z) for kink in self._kinks(y)]
         if len(found) == 1:
             return found[0]
         jacobians = [kink.jacobian for kink in found]
         if any(jacobian.shape[:2] != (1, 1) for jacobian in jacobians):
-            jacobians = [part.expand(batch, num_scenarios, -1, -1) for part in jacobians]
+            jacobians = [part.expand(*y.shape[:2], -1, -1) for part in jacobians]
         return Hinges(
             torch.cat([kink.coefficient for kink in found], dim=2),
             torch.cat([kink.offset for kink in found], dim=2),
             torch.cat(jacobians, dim=2),
         )
 
-    def hinge_product(self, scenarios: Tensor, z: Tensor, multipliers: Tensor) -> Tensor:
+    def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_k multiplier_mk grad_y a_k(y_m, z)``: ``(B, M, K) -> (B, M, d_y)``."""
         kinks = self._kinks(z)
         sizes = [
@@ -347,39 +332,32 @@ class TorchProgram(Program):
             if term.power == 1
         ]
         parts = zip(kinks, multipliers.split(sizes, dim=2), strict=True)
-        return _sum(kink.hinge_product(scenarios, z, part) for kink, part in parts)
+        return _sum(kink.hinge_product(instances, z, part) for kink, part in parts)
 
-    def learned(
-        self,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        context: Tensor | None,
-        optimum: Optimum,
-    ) -> KKTValues | None:
+    def learned(self, instances: Instances, optimum: Optimum) -> KKTValues | None:
         """Optimality conditions that hold a graph to tensors and modules of the user's functions."""
         z = optimum.z
-        if not self.learns(z, context):
+        if not self.learns(z, instances.context):
             return None
-        constraints = self.constraints(z, context)
+        constraints = self.constraints(z, instances.context)
         values = constraints.inequality_values(z)
         equalities = constraints.equality_residual(z)
         every, column = [], 0
         for term, size in zip(self.terms, self._num_arguments, strict=True):
             every.append((term, slice(column, column + size)))
             column += size if term.power == 1 else 0
-        width = self._width(bandwidth)
-        cost = ScenarioCost(self.smooth, tuple(every), bool((width > 0).any()), self._alike)
-        stationarity = cost.gradient(scenarios, weights, width, z, optimum.shares)
+        instances = self._smoothed(instances)
+        convolved = bool((instances.bandwidth > 0).any())
+        cost = ScenarioCost(self.smooth, tuple(every), convolved, self._alike)
+        stationarity = cost.gradient(instances, z, optimum.shares)
         stationarity = stationarity + constraints.inequality_force(z, optimum.duals)
         stationarity = stationarity + transpose_apply(
             constraints.equality_matrix, optimum.equality_duals
         )
         kinks = [term for term in self.terms if term.power == 1]
-        arguments = [
-            over_batch(vmap(term.values, in_dims=(0, None)), scenarios, z) for term in kinks
-        ]
-        none = z.new_zeros(*weights.shape, 0)
+        y = instances.scenarios
+        arguments = [over_batch(vmap(term.values, in_dims=(0, None)), y, z) for term in kinks]
+        none = z.new_zeros(*y.shape[:2], 0)
         return KKTValues(stationarity, values, equalities, torch.cat([none, *arguments], dim=2))
 
     def learns(self, like: Tensor, context: Tensor | None = None) -> bool:
@@ -419,33 +397,33 @@ class TorchProgram(Program):
         refuse_integers(stated[0])
         return stated
 
-    def validate(self, scenarios: Tensor, context: Tensor | None) -> None:
+    def validate(self, instances: Instances) -> None:
         """Raise ``ValueError`` or ``TypeError`` if scenarios, context or functions do not fit."""
-        super().validate(scenarios, context)
-        _same_rows(scenarios, context)
+        super().validate(instances)
         if self.cost_context:
-            program, both, _ = self.with_context(scenarios, scenarios[:, 0], context)
-            program.validate(both, context)
+            program, both = self.with_context(instances)
+            program.validate(both)
             return
-        self.constraints(scenarios, context)
-        if not self._tried and scenarios.shape[0]:
-            self._closed_forms(scenarios)
-            bounds = self.feasible_set.bounds(scenarios, context)
-            points = TrialPoints.of(scenarios, self.num_outcomes, self.num_decisions, *bounds)
+        y, context = instances.scenarios, instances.context
+        self.constraints(y, context)
+        if not self._tried and len(y):
+            self._closed_forms(y)
+            bounds = self.feasible_set.bounds(y, context)
+            points = TrialPoints.of(y, self.num_outcomes, self.num_decisions, *bounds)
             self.feasible_set.try_inequality(points, context, bounds)
-            outcomes = scenarios.detach()[0, :2].nan_to_num(0.0, 0.0, 0.0)
+            outcomes = y.detach()[0, :2].nan_to_num(0.0, 0.0, 0.0)
             if self.smooth is not None:
                 segments = Segments.of(outcomes, self.num_decisions, *bounds)
                 try_kinks("smooth(y, z)", self.smooth, segments, "declare it in hinges=")
             self._tried = True
-        self._verify_forms(scenarios)
+        self._verify_forms(y)
 
-    def _width(self, bandwidth: Tensor) -> Tensor:
-        return bandwidth if self.kinked else torch.zeros_like(bandwidth)
+    def _smoothed(self, instances: Instances) -> Instances:
+        return instances if self.kinked else instances.exact()
 
-    def _parts(self, like: Tensor, bandwidth: Tensor) -> list[AffineHinge | ScenarioCost]:
+    def _parts(self, instances: Instances) -> list[AffineHinge | ScenarioCost]:
         """The summands of f: hinges with a closed form, and the rest."""
-        forms = self._closed_forms(like)
+        forms = self._closed_forms(instances.scenarios)
         rest, column = [], 0
         for term, form, size in zip(self.terms, forms, self._num_arguments, strict=True):
             columns = slice(column, column + size)
@@ -454,7 +432,7 @@ class TorchProgram(Program):
                 rest.append((term, columns))
         parts: list[AffineHinge | ScenarioCost] = [form for form in forms if form is not None]
         if self.smooth is not None or rest:
-            convolved = bool(rest) and bool((bandwidth > 0).any())
+            convolved = bool(rest) and bool((instances.bandwidth > 0).any())
             parts.append(ScenarioCost(self.smooth, tuple(rest), convolved, self._alike))
         return parts
 
@@ -518,13 +496,6 @@ def takes_context(function: Callable[..., Tensor], arguments: int = 3) -> bool:
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     wanted = [p for p in parameters if p.kind in positional and p.default is Parameter.empty]
     return len(wanted) == arguments
-
-
-def _same_rows(scenarios: Tensor, context: Tensor | None) -> None:
-    if context is not None and context.shape[0] != scenarios.shape[0]:
-        raise ValueError(
-            f"context has {context.shape[0]} rows; the scenarios have {scenarios.shape[0]}"
-        )
 
 
 def _generic(like: Tensor, size: int) -> Tensor:

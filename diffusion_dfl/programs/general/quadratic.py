@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.general.hinge_terms import AffineHinge
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
+from diffusion_dfl.programs.instances import Instances
 
 # A gradient this close to that of the quadratic form, relative to its terms, is that gradient.
 _SAME = 1e-10
@@ -35,8 +36,7 @@ class QuadraticCost:
     def of(
         smooth: ScenarioCost | None,
         forms: tuple[AffineHinge, ...],
-        scenarios: Tensor,
-        weights: Tensor,
+        instances: Instances,
         generic: Tensor,
     ) -> "QuadraticCost | None":
         """The form of a smooth part that is quadratic, or None of one that is not.
@@ -49,13 +49,12 @@ class QuadraticCost:
         if smooth is None:
             square = origin.new_zeros(*origin.shape, origin.shape[1])
             return QuadraticCost(square, origin, forms)
-        none = torch.zeros_like(scenarios[:, 0])
-        linear = smooth.gradient(scenarios, weights, none, origin)
-        hessian = smooth.hessian(scenarios, weights, none, origin)
+        exact = instances.exact()
+        linear, hessian = smooth.gradient(exact, origin), smooth.hessian(exact, origin)
         if not bool(linear.isfinite().all() & hessian.isfinite().all()):
             return None
         for z in (generic, -3.0 * generic):
-            found = smooth.gradient(scenarios, weights, none, z)
+            found = smooth.gradient(exact, z)
             error = (found - linear - torch.einsum("bij,bj->bi", hessian, z)).abs()
             size = linear.abs() + torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
             if not bool((error <= _SAME * size.amax(1, keepdim=True)).all()):
@@ -66,22 +65,18 @@ class QuadraticCost:
         """The instances ``rows`` of the batch."""
         return QuadraticCost(self.hessian[rows], self.linear[rows], self.forms)
 
-    def gradient(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, kinks: bool
-    ) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """Gradient of the sum, ``(B, n)``; ``kinks``: with the hinges of power 1."""
         total = self.linear + torch.einsum("bij,bj->bi", self.hessian, z)
         for form in self.forms:
             if kinks or form.power > 1:
-                total = total + form.gradient(scenarios, weights, bandwidth, z)
+                total = total + form.gradient(instances, z)
         return total
 
-    def curvature(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, kinks: bool
-    ) -> Tensor:
+    def curvature(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """Hessian of the sum, ``(B, n, n)``; ``kinks``: with the hinges of power 1."""
         total = self.hessian
         for form in self.forms:
             if kinks or form.power > 1:
-                total = total + form.hessian(scenarios, weights, bandwidth, z)
+                total = total + form.hessian(instances, z)
         return total

@@ -16,6 +16,7 @@ from torch.func import grad, jacrev, vmap
 
 from diffusion_dfl.programs.batching import over_batch
 from diffusion_dfl.programs.general.hinge_terms import Hinge
+from diffusion_dfl.programs.instances import Instances
 
 # Numbers that an intermediate tensor of one chunk may hold: 64 MiB in float64.
 _CHUNK = 2**23
@@ -26,7 +27,7 @@ _Total = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class ScenarioCost:
-    """A cost of one scenario, batched: ``(B, M, d_y)``, ``(B, M)``, ``(B, d_y)``, ``(B, n)``.
+    """A cost of one scenario, batched.
 
     Attributes:
         smooth: ``(y (d_y,), z (n,)) -> scalar`` or None.
@@ -55,73 +56,46 @@ class ScenarioCost:
         chunk = _chunk(len(outcome), outcome.shape[1] + decision.shape[1])
         return over_batch(lambda y, z: plain.value(y, z, y, None), outcome, decision, chunk=chunk)
 
-    def objective(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B,)``."""
-        numbers = z.shape[1] + scenarios.shape[2]
-        return self._summed(
-            lambda total, z, s: total(z, s), numbers, scenarios, weights, [z, bandwidth]
-        )
+        return self._summed(lambda total, z, s: total(z, s), instances, [z])
 
-    def gradient(
-        self,
-        scenarios: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        shares: Tensor | None = None,
-    ) -> Tensor:
+    def gradient(self, instances: Instances, z: Tensor, shares: Tensor | None = None) -> Tensor:
         """``(B, n)``; ``shares (B, M, K)`` as slopes of the kinks."""
-        numbers = z.shape[1] + scenarios.shape[2]
-        return self._summed(
-            lambda total, z, s: grad(total)(z, s),
-            numbers,
-            scenarios,
-            weights,
-            [z, bandwidth],
-            shares,
-        )
+        return self._summed(lambda total, z, s: grad(total)(z, s), instances, [z], shares=shares)
 
-    def hessian(self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def hessian(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, n, n)``; kinks of width 0 left out."""
         if not self.convolved and any(hinge.power == 1 for hinge, _ in self.hinges):
             bent = tuple((hinge, columns) for hinge, columns in self.hinges if hinge.power > 1)
             rest = ScenarioCost(self.smooth, bent, alike=self.alike)
-            return rest.hessian(scenarios, weights, bandwidth, z)
+            return rest.hessian(instances, z)
 
         def second(total: _Total, z: Tensor, s: Tensor) -> Tensor:
             return jacrev(grad(total))(z, s)
 
-        numbers = z.shape[1] * (z.shape[1] + scenarios.shape[2])
-        return self._summed(second, numbers, scenarios, weights, [z, bandwidth])
+        return self._summed(second, instances, [z], values=z.shape[1])
 
-    def bandwidth_product(
-        self, scenarios: Tensor, weights: Tensor, bandwidth: Tensor, z: Tensor, adjoint: Tensor
-    ) -> Tensor:
+    def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(d/ds gradient)' u``: ``(B, d_y)``."""
         if not (self.convolved and self.hinges):
-            return torch.zeros_like(bandwidth)
+            return torch.zeros_like(instances.bandwidth)
 
         def product(total: _Total, z: Tensor, s: Tensor, u: Tensor) -> Tensor:
             return grad(lambda s: grad(total)(z, s) @ u)(s)
 
-        numbers = z.shape[1] + scenarios.shape[2]
-        return self._summed(product, numbers, scenarios, weights, [z, bandwidth, adjoint])
+        return self._summed(product, instances, [z, adjoint])
 
-    def gradients(self, scenarios: Tensor, bandwidth: Tensor, z: Tensor) -> Tensor:
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B, M, n)``."""
 
         def one(y: Tensor, z: Tensor, s: Tensor) -> Tensor:
             return grad(lambda at: self.value(y, at, s, None))(z)
 
-        return self._each(one, [scenarios], [z, bandwidth])
+        return self._each(one, [instances.scenarios], [z, instances.bandwidth])
 
     def cross_product(
-        self,
-        scenarios: Tensor,
-        bandwidth: Tensor,
-        z: Tensor,
-        adjoint: Tensor,
-        shares: Tensor | None = None,
+        self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None
     ) -> Tensor:
         """Gradient in y of ``u' grad_z r``: ``(B, M, d_y)``; ``shares`` as slopes of the kinks."""
 
@@ -133,20 +107,26 @@ class ScenarioCost:
 
             return grad(along)(y)
 
-        every = scenarios[:, :, :0] if shares is None else shares
-        return self._each(one, [scenarios, every], [z, bandwidth, adjoint])
+        every = instances.scenarios[:, :, :0] if shares is None else shares
+        return self._each(one, [instances.scenarios, every], [z, instances.bandwidth, adjoint])
 
     def _summed(
         self,
         derivative: Callable[..., Tensor],
-        numbers: int,
-        scenarios: Tensor,
-        weights: Tensor,
-        instance: Sequence[Tensor],
+        instances: Instances,
+        at: list[Tensor],
+        values: int = 1,
         shares: Tensor | None = None,
     ) -> Tensor:
-        """``derivative(total, *instance)`` of the weighted sum, an instance; linear in the sum."""
-        slopes = scenarios[:, :, :0] if shares is None else shares
+        """``derivative(total, z, bandwidth, ...)`` of the weighted sum, an instance; linear in the sum.
+
+        Args:
+            at: z ``(B, n)``, and what else the derivative takes.
+            values: of it a coordinate of z, for the size of chunks.
+        """
+        y = instances.scenarios
+        slopes = y[:, :, :0] if shares is None else shares
+        instance = (at[0], instances.bandwidth, *at[1:])
 
         def one(ys: Tensor, omegas: Tensor, slopes: Tensor, *given: Tensor) -> Tensor:
             def total(z: Tensor, s: Tensor) -> Tensor:
@@ -159,10 +139,11 @@ class ScenarioCost:
 
             return derivative(total, *given)
 
-        batch, num_scenarios = weights.shape
+        batch, num_scenarios, size = y.shape
+        numbers = values * (at[0].shape[1] + size)
         of_scenarios = _chunk(num_scenarios, numbers)
         of_batch = _chunk(batch, numbers * of_scenarios)
-        split = (part.split(of_scenarios, 1) for part in (scenarios, weights, slopes))
+        split = (part.split(of_scenarios, 1) for part in (y, instances.weights, slopes))
         parts = zip(*split, strict=True)
         first, *others = parts
         result = over_batch(one, *first, *instance, chunk=of_batch)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffusion_dfl.data.pjm import PJM_URL
 from diffusion_dfl.data.released_power import released_power_dataset
-from diffusion_dfl.programs import PowerProgram
+from diffusion_dfl.programs import Instances, PowerProgram
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.power import PowerTask, least_squares
 
@@ -98,11 +98,9 @@ class StationaryPowerProgram(PowerProgram):
     the formula's one fault.
     """
 
-    def masked_gradients(
-        self, scenarios: Tensor, z: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        """Subgradients of the exact optimum of ``scenarios``, which ``z`` is: ``(B, M, n)``."""
-        return solve(self, scenarios, weights).subgradients
+    def masked_gradients(self, instances: Instances, z: Tensor) -> Tensor:
+        """Subgradients of the exact optimum, which ``z`` is: ``(B, M, n)``."""
+        return solve(self, instances.scenarios, instances.weights).subgradients
 
 
 class ReleasedPowerTask(PowerTask):
