@@ -2,15 +2,20 @@
 solvers failing, NaN in the loss. In the end every run must equal the unbroken one.
 
     python scripts/chaos.py --runs 40 --kills 200 --workers 2
+    python scripts/chaos.py --runs 40 --kills 200 --workers 3 --hosts
 
 The driver does every run once, unbroken, and then the same sweep in forked workers. Each worker takes
 the runs in an order of its own; the driver kills one at a random moment, damages a random file between
 two lives, and starts another, until the kills are made and every run is finished. A worker may also be
 born with a fault: a limit on the size of files, a folder it may not write, a solver that solves nothing,
-a loss that is not a number. The exit code is 1 if a number, a line or a lock is not as it should be.
+a loss that is not a number, a disk whose fsync fails. With ``--hosts`` every worker is a host of its
+own on a file system whose locks do not reach the others, and in place of a kill it may be suspended
+until it counts as dead, and woken while another is in its run. The exit code is 1 if a number, a line
+or a lock is not as it should be.
 """
 
 import argparse
+import errno
 import json
 import os
 import random
@@ -54,7 +59,9 @@ CELLS = (
     ("gaussian", "reparam"),
     ("diffusion", "two_stage"),
 )
-FAULTS = ("none", "none", "none", "disk", "permission", "solver", "nan")
+FAULTS = ("none", "none", "none", "disk", "permission", "solver", "nan", "sync")
+# Seconds between signs of life, and without one until a host counts as dead, in a storm of hosts.
+_BEAT, _EXPIRY = 0.1, 1.0
 # Nobody: root may write where no one may.
 _NOBODY = 65534
 
@@ -66,6 +73,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--hosts", action="store_true", help="a host a worker; some are suspended")
     parser.add_argument("--seed", type=int, default=0, help="of what breaks when")
     parser.add_argument("--minutes", type=float, default=60, help="give up after")
     arguments = parser.parse_args()
@@ -74,6 +82,8 @@ def main() -> int:
         os.chmod(folder, 0o777)
         storm = Storm(Path(folder), arguments)
         storm.whole()
+        if arguments.hosts:
+            _become_a_host("driver")
         storm.break_it()
         return storm.report()
 
@@ -119,6 +129,7 @@ class Storm:
         os.chmod(self.broken, 0o777)
         deadline = time.monotonic() + 60 * self.arguments.minutes
         workers: dict[int, str] = {}
+        asleep: dict[int, float] = {}
         start = time.perf_counter()
         while time.monotonic() < deadline:
             storming = self.counts["killed"] < self.arguments.kills
@@ -128,7 +139,10 @@ class Storm:
                     f"all finished {time.perf_counter() - start:.0f} s after the first", flush=True
                 )
                 return
-            while not done and len(workers) < self.arguments.workers:
+            for pid in [pid for pid, until in asleep.items() if until < time.monotonic()]:
+                del asleep[pid]
+                os.kill(pid, signal.SIGCONT)
+            while not done and len(workers) - len(asleep) < self.arguments.workers:
                 fault = self.random.choice(FAULTS) if storming else "none"
                 self._unlock_folders()
                 workers[self._worker(fault)] = fault
@@ -137,10 +151,16 @@ class Storm:
             time.sleep(self.random.expovariate(2.0) if storming else 0.2)
             if storming:
                 victim = self.random.choice(list(workers))
+                if self.arguments.hosts and victim not in asleep and self.random.random() < 0.5:
+                    os.kill(victim, signal.SIGSTOP)
+                    asleep[victim] = time.monotonic() + self.random.uniform(0.5, 3) * _EXPIRY
+                    self.counts["suspended and woken"] += 1
+                    continue
                 os.kill(victim, signal.SIGKILL)
                 _, status = os.waitpid(victim, 0)
                 self.counts["killed"] += os.WIFSIGNALED(status)
                 del workers[victim]
+                asleep.pop(victim, None)
                 if self.random.random() < 0.3:
                     self._damage()
                 if self._all_finished():
@@ -149,6 +169,7 @@ class Storm:
             for pid in list(workers):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
+                    asleep.pop(pid, None)
                     code = os.waitstatus_to_exitcode(status)
                     self.refused[f"worker with fault {workers.pop(pid)} ended with {code}"] += 1
         print("gave up", flush=True)
@@ -168,6 +189,8 @@ class Storm:
         if pid:
             return pid
         try:
+            if self.arguments.hosts:
+                _become_a_host(f"host-{os.getpid()}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             if os.getuid() == 0:
                 os.setgid(_NOBODY)
@@ -224,7 +247,7 @@ class Storm:
         try:
             with Lease(folder):
                 for item in folder.iterdir():
-                    if item.name not in (".lock", ".owner"):
+                    if not item.name.startswith("."):
                         item.unlink()
         except UserError:
             return
@@ -248,9 +271,9 @@ class Storm:
                     theirs.exists() and _numbers(ours) != _numbers(theirs)
                 ):
                     wrong.append(f"{path}: {name} is not that of the unbroken run")
-            leftover = [item.name for item in folder.iterdir() if item.name.endswith(".partial")]
-            if leftover or (folder / ".owner").exists():
-                wrong.append(f"{path}: left behind {leftover or '.owner'}")
+            leftover = {item.name for item in folder.iterdir() if item.name.startswith(".")}
+            if leftover - {".lock"}:
+                wrong.append(f"{path}: left behind {', '.join(leftover)}")
         for name, count in sorted({**self.counts, **self.refused}.items()):
             print(f"{count:5d} {name}")
         for line in wrong:
@@ -258,6 +281,12 @@ class Storm:
         verdict = "as unbroken" if not wrong else f"{len(wrong)} things wrong"
         print(f"{len(self.paths)} runs after {self.counts['killed']} kills: {verdict}")
         return 1 if wrong else 0
+
+
+def _become_a_host(name: str) -> None:
+    """A host of its own on a file system whose locks do not reach the others."""
+    Lease.__init__.__defaults__ = (False, _BEAT, _EXPIRY, name)
+    Lease._lock_here = lambda self: False  # type: ignore[method-assign]
 
 
 def _break(fault: str, folder: Path, start: float) -> Callable[[], None] | None:
@@ -277,6 +306,16 @@ def _break(fault: str, folder: Path, start: float) -> Callable[[], None] | None:
         solved = DecisionLayer.forward
         DecisionLayer.forward = _refuse  # type: ignore[method-assign]
         return lambda: setattr(DecisionLayer, "forward", solved)
+    if fault == "sync":
+        sync = os.fsync
+
+        def fails(handle: Any) -> None:
+            if random.random() < 0.2:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            sync(handle)
+
+        os.fsync = fails
+        return lambda: setattr(os, "fsync", sync)
     if fault == "nan":
         whole = TwoStage.__call__
 
