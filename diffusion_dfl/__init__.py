@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from diffusion_dfl.layers import DecisionLayer, SolverFailure
     from diffusion_dfl.predictors import (
+        DecisionMaker,
         DeterministicPredictor,
         DiffusionPredictor,
         FlowPredictor,
@@ -98,6 +99,7 @@ _HOMES = {
     ),
     "diffusion_dfl.layers": ("DecisionLayer", "SolverFailure"),
     "diffusion_dfl.predictors": (
+        "DecisionMaker",
         "DeterministicPredictor",
         "DiffusionPredictor",
         "FlowPredictor",
@@ -148,6 +150,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "DecisionLayer",
+    "DecisionMaker",
     "DecisionRule",
     "Decisions",
     "DeterministicPredictor",

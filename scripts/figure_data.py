@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from diffusion_dfl.files import write_text
+from diffusion_dfl.predictors import Predictor
 from diffusion_dfl.programs import Newsvendor, ProductAllocation
 from diffusion_dfl.suite.config.compose import compose_config
 from diffusion_dfl.suite.runs.deployed import load_finished
@@ -100,6 +101,7 @@ def _density(task: InventoryTask, row: int, grid: np.ndarray) -> np.ndarray:
 def _samples(found: Fitted, contexts: np.ndarray) -> np.ndarray:
     """Scenarios ``(B, 2000, d_y)``."""
     generator = torch.Generator().manual_seed(0)
+    assert isinstance(found.predictor, Predictor)
     with torch.no_grad():
         drawn = found.predictor.sample(
             torch.as_tensor(contexts, dtype=torch.float32), _SAMPLES, generator

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -95,9 +95,12 @@ class Estimator(Protocol):
     decision_focused: bool
 
     def __call__(
-        self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
+        self, predictor: Any, layer: DecisionLayer, batch: Batch, generator: torch.Generator
     ) -> Loss:
-        """Loss of a batch; noise comes from ``generator``, on the batch's device."""
+        """Loss of a batch; noise comes from ``generator``, on the batch's device.
+
+        ``predictor`` is a :class:`~diffusion_dfl.predictors.Predictor`, or a policy for its estimator.
+        """
         ...
 
 

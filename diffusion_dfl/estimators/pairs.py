@@ -6,7 +6,7 @@ from typing import Any
 from diffusion_dfl.estimators.policy import Policy
 from diffusion_dfl.estimators.reparam import Reparam
 from diffusion_dfl.estimators.score import Score, ScorePath
-from diffusion_dfl.predictors import DiffusionPredictor, PolicyNetwork, Predictor
+from diffusion_dfl.predictors import DecisionMaker, DiffusionPredictor, Predictor
 
 
 def check_estimator(estimator: Any) -> None:
@@ -24,15 +24,14 @@ def check_estimator(estimator: Any) -> None:
         )
 
 
-def check_pair(predictor: Predictor, estimator: Any) -> None:
+def check_pair(predictor: DecisionMaker, estimator: Any) -> None:
     """Raise TypeError where an estimator of this package has no use for a predictor, ValueError where a
     knob of the one does not suit the other.
 
     An estimator of the user's own that derives from none of them is left to judge for itself.
     """
     kind, name = type(predictor).__name__, type(estimator).__name__
-    policy = isinstance(predictor, PolicyNetwork)
-    if isinstance(estimator, Policy) and not policy:
+    if isinstance(estimator, Policy) and not predictor.decides:
         raise TypeError(f"{name} trains a PolicyNetwork, not a {kind}")
     if isinstance(estimator, Reparam) and not predictor.pathwise:
         raise TypeError(
@@ -43,21 +42,23 @@ def check_pair(predictor: Predictor, estimator: Any) -> None:
         raise TypeError(
             f"{name} needs a DiffusionPredictor, whose sampler has a path, not a {kind}"
         )
-    if isinstance(estimator, Reparam):
+    if isinstance(estimator, Reparam) and isinstance(predictor, Predictor):
         predictor.check_backpropagation(estimator.backpropagation)
     if isinstance(estimator, ScorePath) and isinstance(predictor, DiffusionPredictor):
         predictor.check_path_density()
     needs_density = getattr(estimator, "needs_density", isinstance(estimator, Score))
     if needs_density and not predictor.has_density:
         raise TypeError(f"{name} needs a log-density, and {kind} says has_density = False")
-    if policy and not estimator.decision_focused:
+    if predictor.decides and not estimator.decision_focused:
         raise TypeError(f"{kind} predicts no outcome, so {name} has nothing to fit; use Policy")
 
 
-def check_weights(predictor: Predictor, estimator: Any) -> None:
+def check_weights(predictor: DecisionMaker, estimator: Any) -> None:
     """Raise TypeError where weights of rows would be left unread."""
-    for one in (predictor, *(() if predictor.base is None else predictor.base.members)):
-        assert isinstance(one, Predictor)
+    base = predictor.base if isinstance(predictor, Predictor) else None
+    for one in (predictor, *(() if base is None else base.members)):
+        if not isinstance(one, Predictor):
+            continue  # A policy has no loss of its own.
         read = one.fit_rows if one.closed_form else one.loss
         if "weights" not in signature(read).parameters:
             raise TypeError(

@@ -4,7 +4,7 @@ import torch
 
 from diffusion_dfl.estimators.base import Batch, Loss
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.predictors.base import row_mean
 
 
@@ -15,11 +15,15 @@ class Policy:
     takes_weights = True
 
     def __call__(
-        self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
+        self,
+        predictor: DecisionMaker,
+        layer: DecisionLayer,
+        batch: Batch,
+        generator: torch.Generator,
     ) -> Loss:
-        if not isinstance(predictor, PolicyNetwork):
+        if not predictor.decides:
             raise TypeError(f"grad=policy needs model=policy, not {type(predictor).__name__}")
-        decision = predictor.decide(batch.context)
+        decision = predictor(batch.context)
         context = batch.outcome_context.double()
         costs = layer.program.cost_given(batch.outcome.double(), decision.double(), context)
         cost = row_mean(costs, batch.weights)

@@ -1,14 +1,14 @@
-"""Predictors: networks that turn a context into scenarios of the outcome. They know no program."""
+"""Networks that turn a context into scenarios of the outcome, or a decision. They know no program."""
 
 from diffusion_dfl.predictors.base import (
     Backpropagation,
     LogDensity,
     Predictor,
     Scaling,
-    Standardiser,
 )
 from diffusion_dfl.predictors.boosting import BoostedQuantiles
 from diffusion_dfl.predictors.bootstrap import ResidualBootstrap
+from diffusion_dfl.predictors.decision_maker import DecisionMaker, Standardiser
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.diffusion import DiffusionPredictor
 from diffusion_dfl.predictors.flow import FlowPredictor
@@ -20,6 +20,7 @@ from diffusion_dfl.predictors.residual import ResidualBase
 __all__ = [
     "Backpropagation",
     "BoostedQuantiles",
+    "DecisionMaker",
     "DeterministicPredictor",
     "DiffusionPredictor",
     "FlowPredictor",

@@ -6,12 +6,15 @@ training days, kept as buffers beside its weights, and outcomes with those or by
 """
 
 import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from diffusion_dfl.predictors.decision_maker import Decided, DecisionMaker, Rule
 
 if TYPE_CHECKING:
     from diffusion_dfl.predictors.residual import ResidualBase
@@ -76,32 +79,6 @@ class Scaling(NamedTuple):
         return Scaling(self.location[index], self.scale[index])
 
 
-class Standardiser(nn.Module):
-    """Column-wise ``(value - mean) / scale``; a constant column gets scale 1."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
-
-    def fit(self, values: Tensor) -> None:
-        """Take the statistics of ``values`` ``(N, size)``: training rows only."""
-        mean, scale = values.double().mean(0), values.double().std(0, correction=0)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(scale > 1e-8 * (1.0 + mean.abs()), scale, 1.0))
-
-    def forward(self, values: Tensor) -> Tensor:
-        """``(..., size)`` in raw units -> standardised float32."""
-        return (values.to(self.mean.dtype) - self.mean) / self.scale
-
-    def inverse(self, values: Tensor) -> Tensor:
-        """Standardised ``(..., size)`` -> raw units."""
-        return values * self.scale + self.mean
-
-
 def row_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     """Mean of ``values (B, ...)``, every row times its weight ``(B,)`` if there are any: a scalar."""
     if weights is None:
@@ -109,17 +86,10 @@ def row_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     return (weights.to(values.dtype).view(-1, *[1] * (values.dim() - 1)) * values).mean()
 
 
-class Predictor(nn.Module, ABC):
-    """Base of all predictors.
+class Predictor(DecisionMaker):
+    """Base of all predictors, with the attributes of a :class:`DecisionMaker` and
 
     Attributes:
-        pathwise: whether scenarios are differentiable functions of the weights and of noise.
-        has_density: whether :meth:`weighted_log_density` exists.
-        stochastic: whether more than one scenario makes sense.
-        has_path: whether its sampler has a path with a density of its own.
-        decides: whether it maps contexts to decisions and predicts no outcome, as a policy does.
-        num_sampling_steps: S, steps of a sampler that takes many; 0 for none.
-        closed_form: whether it is fitted by :meth:`fit_rows`, not by steps down :meth:`loss`.
         base: what gives outcomes their location and scale, fitted before everything else and then
             fixed, so that the predictor learns the law of what is left; None for the training days'
             mean and standard deviation.
@@ -132,21 +102,12 @@ class Predictor(nn.Module, ABC):
         context_size: d_x.
         outcome_size: d_y.
         base: see above.
-        context_rank: numbers that the network knows a context by, a linear map of the standardised
-            features that is learned with it; 0 for the features themselves. Few of them keep a network
-            of many features and few rows from telling the rows apart.
-
-    Raises:
-        ValueError: a rank below 0.
+        context_rank: as a :class:`DecisionMaker` has it.
     """
 
     pathwise = True
     has_density = True
     stochastic = True
-    has_path = False
-    decides = False
-    num_sampling_steps = 0
-    closed_form = False
 
     def __init__(
         self,
@@ -155,28 +116,21 @@ class Predictor(nn.Module, ABC):
         base: "ResidualBase | None" = None,
         context_rank: int = 0,
     ) -> None:
-        super().__init__()
-        if context_rank < 0:
-            raise ValueError(f"context_rank={context_rank} must be an integer >= 0")
-        self.context_size, self.outcome_size = context_size, outcome_size
-        self.contexts = Standardiser(context_size)
-        self.outcomes = Standardiser(outcome_size)
+        super().__init__(context_size, outcome_size, context_rank)
         self.base = base
-        self.encoded_size = context_rank or context_size
-        self.encoder: nn.Module = nn.Identity()
-        if context_rank:
-            self.encoder = nn.Linear(context_size, context_rank, bias=False)
         self._scaling: Scaling | None = None
 
-    def encoded(self, context: Tensor) -> Tensor:
-        """What the network knows of contexts ``(B, d_x)``: ``(B, encoded_size)``."""
-        encoded: Tensor = self.encoder(self.contexts(context))
-        return encoded
-
-    def fit_scaling(self, contexts: Tensor, outcomes: Tensor) -> None:
-        """Set the standardisation from training rows, ``(N, d_x)`` and ``(N, d_y)``, raw units."""
-        self.contexts.fit(contexts)
-        self.outcomes.fit(outcomes)
+    @torch.no_grad()
+    def decide(
+        self,
+        rules: Sequence[Rule],
+        context: Tensor,
+        exact_context: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[list[Decided], Tensor]:
+        count = max(rule.num_scenarios for rule in rules)
+        scenarios = self.sample(context, count, generator)[: len(exact_context)]
+        return [rule.optimal(scenarios, exact_context) for rule in rules], scenarios
 
     def fit_rows(self, contexts: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> None:
         """Fit to rows ``(N, d_x)`` and ``(N, d_y)`` in closed form; TypeError where there is none.

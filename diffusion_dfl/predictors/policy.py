@@ -1,13 +1,15 @@
 """The bandit baseline (appendix A.7): a network that maps the context to a decision."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from diffusion_dfl.predictors.backbone import ActivationName, backbone
-from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity, Predictor
+from diffusion_dfl.predictors.decision_maker import Decided, DecisionMaker, Rule
 
 
-class PolicyNetwork(Predictor):
+class PolicyNetwork(DecisionMaker):
     """``z = phi(x)``, trained on the cost itself; it knows no constraint and predicts no outcome.
 
     Args:
@@ -23,9 +25,6 @@ class PolicyNetwork(Predictor):
     """
 
     decides = True
-    pathwise = False
-    has_density = False
-    stochastic = False
 
     def __init__(
         self,
@@ -40,35 +39,17 @@ class PolicyNetwork(Predictor):
         super().__init__(context_size, outcome_size, context_rank=context_rank)
         self.network = backbone(self.encoded_size, outcome_size, width, layers, activation, dropout)
 
-    def decide(self, context: Tensor) -> Tensor:
+    def forward(self, context: Tensor) -> Tensor:
         """Decisions ``(B, n)`` in raw units, before any projection on the feasible set."""
         return self.outcomes.inverse(self.network(self.encoded(context)))
 
-    def loss(
+    @torch.no_grad()
+    def decide(
         self,
+        rules: Sequence[Rule],
         context: Tensor,
-        outcome: Tensor,
+        exact_context: Tensor,
         generator: torch.Generator,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        raise TypeError("a policy predicts no outcome; train it with grad=policy")
-
-    def sample(
-        self,
-        context: Tensor,
-        num_scenarios: int,
-        generator: torch.Generator,
-        differentiable: bool = False,
-        backpropagation: Backpropagation = FULL,
-    ) -> Tensor:
-        raise TypeError("a policy predicts no outcome; use decide()")
-
-    def weighted_log_density(
-        self,
-        context: Tensor,
-        scenarios: Tensor,
-        weights: Tensor,
-        generator: torch.Generator,
-        trust_region: float = 0.0,
-    ) -> LogDensity:
-        raise TypeError("a policy predicts no outcome")
+    ) -> tuple[list[Decided], Tensor]:
+        decision = self(context)
+        return [rule.nearest(decision, exact_context) for rule in rules], decision.unsqueeze(1)

@@ -1,7 +1,7 @@
 """Judging a trained predictor by the decisions it leads to, and by its forecasts."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
-from diffusion_dfl.tasks.projection import project
+from diffusion_dfl.predictors import DecisionMaker
+from diffusion_dfl.solvers import Status
+from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
 from diffusion_dfl.tasks.task import Judgement
 
-# Scenarios held at once: bounds the memory of an evaluation whatever M is.
-_CHUNK_ROWS = 16384
+# Metrics that a policy has no scenarios for.
+_OF_SCENARIOS = (
+    "task_exact",
+    "task_at_500",
+    "task_exact_at_500",
+    "rmse_scenario",
+    "rmse_mean",
+    "crps",
+    "coverage_90",
+)
 
 #: Decisions ``(N, n)`` -> what they are worth on the rows evaluated.
 Judge = Callable[[NDArray[np.float64]], Judgement]
@@ -36,7 +45,7 @@ class Evaluation:
 
 
 def decision_scores(
-    predictor: Predictor,
+    predictor: DecisionMaker,
     layers: Sequence[DecisionLayer],
     contexts: Tensor,
     outcomes: Tensor,
@@ -52,26 +61,16 @@ def decision_scores(
     judged by all outcomes; ``exact_contexts`` as in :func:`evaluate`; ``weights (N,)`` are those of the
     rows in the mean. NaN for a rule that decides nothing.
     """
-    made_for = contexts[:1] if pooled else contexts
-    limits = _chunks(
-        (contexts if exact_contexts is None else exact_contexts)[: len(made_for)], num_scenarios
-    )
-    decisions: list[list[Tensor]] = [[] for _ in layers]
-    for context, exact in zip(_chunks(made_for, num_scenarios), limits, strict=True):
-        with torch.no_grad():
-            if isinstance(predictor, PolicyNetwork):
-                raw = predictor.decide(context)
-                for made, layer in zip(decisions, layers, strict=True):
-                    made.append(project(layer.program, raw, exact.double()))
-            else:
-                scenarios = predictor.sample(context, num_scenarios, generator)
-                for made, layer in zip(decisions, layers, strict=True):
-                    made.append(layer(scenarios, context=exact))
-    known = (contexts if exact_contexts is None else exact_contexts).double()
+    exact_contexts = contexts if exact_contexts is None else exact_contexts
+    rules = [LayerRule(layer, num_scenarios, counted=True) for layer in layers]
+    parts = [
+        [one.decision for one in predictor.decide(rules, context, exact, generator)[0]]
+        for context, exact in _chunks(contexts, exact_contexts, num_scenarios, pooled)
+    ]
     costs = []
-    for made, layer in zip(decisions, layers, strict=True):
+    for layer, made in zip(layers, zip(*parts, strict=True), strict=True):
         decision = torch.cat(made).expand(len(outcomes), -1)
-        cost = layer.program.cost_given(outcomes.double(), decision, known)
+        cost = layer.program.cost_given(outcomes.double(), decision, exact_contexts.double())
         if weights is not None:
             # A row without a decision takes its weight out of the mean.
             counted = weights.to(cost).masked_fill(cost.isnan(), torch.nan)
@@ -81,7 +80,7 @@ def decision_scores(
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: DecisionMaker,
     layer: DecisionLayer,
     contexts: Tensor,
     outcomes: Tensor,
@@ -92,7 +91,7 @@ def evaluate(
     pooled: bool = False,
     exact_contexts: Tensor | None = None,
 ) -> Evaluation:
-    """All metrics of a predictor on a set of rows.
+    """All metrics of a predictor or policy on a set of rows.
 
     ``task`` is the mean over rows of what the task's judge makes of the decisions of the layer's rule
     on M scenarios: what was trained is what is evaluated. ``task_exact`` decides with the exact
@@ -101,7 +100,8 @@ def evaluate(
     squared error over scenarios, rows and coordinates, ``rmse_mean`` that of the scenario mean;
     ``crps`` is the mean over rows and coordinates (fair estimator), ``coverage_90`` the share of
     outcomes between the 5 % and 95 % quantiles of the scenarios. Rows whose scenarios are not finite
-    count in none of these; ``nonfinite_rows`` counts them.
+    count in none of these; ``nonfinite_rows`` counts them. Of a policy ``task`` is that of its projected
+    decision and ``task_raw`` that of the decision itself; what is of scenarios is None.
 
     Args:
         predictor: in evaluation mode.
@@ -116,72 +116,47 @@ def evaluate(
             networks' float32, limits that fit each other may contradict. None for ``contexts``.
     """
     exact_contexts = contexts if exact_contexts is None else exact_contexts
-    if isinstance(predictor, PolicyNetwork):
-        return _evaluate_policy(predictor, layer, contexts, exact_contexts, judge)
+    pooled = pooled and not predictor.decides
+    rules = {"task": LayerRule(layer, num_scenarios)}
+    if not predictor.decides:
+        rules["task_exact"] = LayerRule(layer, num_scenarios, exact=True)
+        rules["task_at_500"] = LayerRule(layer, num_large)
+        rules["task_exact_at_500"] = LayerRule(layer, num_large, exact=True)
+    largest = max(rule.num_scenarios for rule in rules.values())
     decisions: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
-    failures = 0
-    rules = (
-        ("task", num_scenarios, False),
-        ("task_exact", num_scenarios, True),
-        ("task_at_500", num_large, False),
-        ("task_exact_at_500", num_large, True),
-    )
-    rows = len(outcomes)
-    made_for = contexts[:1] if pooled else contexts
-    wanted = [outcomes] if pooled else outcomes.split(_chunk_size(num_large))
-    limits = _chunks(exact_contexts[: len(made_for)], num_large)
-    for context, limit, outcome in zip(_chunks(made_for, num_large), limits, wanted, strict=True):
-        with torch.no_grad():
-            large = predictor.sample(context, num_large, generator)
-            for name, count, exact in rules:
-                solution = layer.solve(large[:, :count], exact, limit)
-                failures += int((~solution.solved).sum())
-                decisions.setdefault(name, []).append(solution.decision)
-            for name, value in _forecast_scores(large.double(), outcome.double()).items():
-                parts.setdefault(name, []).append(value)
+    failures = nonfinite = 0
+    wanted = [outcomes] if pooled else outcomes.split(rows_at_once(largest))
+    known = _chunks(contexts, exact_contexts, largest, pooled)
+    for (context, exact), outcome in zip(known, wanted, strict=True):
+        found, drawn = predictor.decide(list(rules.values()), context, exact, generator)
+        for name, made in zip(rules, found, strict=True):
+            failures += int((made.status != int(Status.SOLVED)).sum())
+            decisions.setdefault(name, []).append(made.decision)
+        if predictor.decides:
+            decisions.setdefault("task_raw", []).append(drawn[:, 0].double())
+            nonfinite += int((~drawn.isfinite().all(2)).sum())
+            continue
+        scores = _forecast_scores(drawn.double(), outcome.double())
+        nonfinite += int((~scores["scenario_error"].isfinite()).sum())
+        for name, value in scores.items():
+            parts.setdefault(name, []).append(value)
     judgements = {
-        name: judge(torch.cat(made).expand(rows, -1).cpu().numpy())
+        name: judge(torch.cat(made).expand(len(outcomes), -1).cpu().numpy())
         for name, made in decisions.items()
     }
-    metrics: dict[str, Any] = {name: found.task for name, found in judgements.items()}
-    metrics.update(judgements["task"].metrics)
+    metrics: dict[str, Any] = dict.fromkeys(_OF_SCENARIOS)
+    metrics |= {name: found.task for name, found in judgements.items()}
+    metrics |= judgements["task"].metrics
     joined = {name: torch.cat(values) for name, values in parts.items()}
-    metrics["rmse_scenario"] = float(joined["scenario_error"].nanmean().sqrt())
-    metrics["rmse_mean"] = float(joined["mean_error"].nanmean().sqrt())
-    metrics["crps"] = float(joined["crps"].nanmean()) if predictor.stochastic else None
-    metrics["coverage_90"] = float(joined["covered"].nanmean()) if predictor.stochastic else None
-    metrics["nonfinite_rows"] = int((~joined["scenario_error"].isfinite()).sum())
-    metrics["solver_failures"] = failures
+    if joined:
+        metrics["rmse_scenario"] = float(joined["scenario_error"].nanmean().sqrt())
+        metrics["rmse_mean"] = float(joined["mean_error"].nanmean().sqrt())
+    if predictor.stochastic:
+        metrics["crps"] = float(joined["crps"].nanmean())
+        metrics["coverage_90"] = float(joined["covered"].nanmean())
+    metrics |= {"nonfinite_rows": nonfinite, "solver_failures": failures}
     return Evaluation(_without_nan(metrics), judgements["task"].per_row)
-
-
-def _evaluate_policy(
-    predictor: PolicyNetwork,
-    layer: DecisionLayer,
-    contexts: Tensor,
-    exact_contexts: Tensor,
-    judge: Judge,
-) -> Evaluation:
-    with torch.no_grad():
-        raw = predictor.decide(contexts).double()
-    projected = project(layer.program, raw, exact_contexts.double())
-    judgement = judge(projected.cpu().numpy())
-    names = (
-        "task_exact",
-        "task_at_500",
-        "task_exact_at_500",
-        "rmse_scenario",
-        "rmse_mean",
-        "crps",
-        "coverage_90",
-    )
-    metrics: dict[str, Any] = {"task": judgement.task, **judgement.metrics}
-    metrics["task_raw"] = judge(raw.cpu().numpy()).task
-    metrics.update(dict.fromkeys(names))
-    metrics["nonfinite_rows"] = int((~raw.isfinite().all(1)).sum())
-    metrics["solver_failures"] = int((~projected.isfinite().all(1)).sum())
-    return Evaluation(_without_nan(metrics), judgement.per_row)
 
 
 def _without_nan(value: Any) -> Any:
@@ -238,9 +213,9 @@ def _crps(scenarios: Tensor, outcome: Tensor) -> Tensor:
     return distance + ensemble.mean(-1) - 2.0 * ranked
 
 
-def _chunk_size(num_scenarios: int) -> int:
-    return max(1, _CHUNK_ROWS // num_scenarios)
-
-
-def _chunks(contexts: Tensor, num_scenarios: int) -> tuple[Tensor, ...]:
-    return contexts.split(_chunk_size(num_scenarios))
+def _chunks(
+    contexts: Tensor, exact_contexts: Tensor, num_scenarios: int, pooled: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Contexts that decisions are made for, as networks and as constraints see them."""
+    rows, size = 1 if pooled else len(contexts), rows_at_once(num_scenarios)
+    return zip(contexts[:rows].split(size), exact_contexts[:rows].split(size), strict=True)

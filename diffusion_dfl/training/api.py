@@ -17,7 +17,7 @@ import torch
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator, TwoStage
-from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.device import resolve_device
@@ -147,7 +147,7 @@ def _rule(decision: DecisionRule | None, estimator: Estimator) -> DecisionRule:
     return decision
 
 
-def _owner(experiment: Experiment, predictor: Predictor) -> str:
+def _owner(experiment: Experiment, predictor: DecisionMaker) -> str:
     """What checkpoints belong to: everything that decides the numbers.
 
     Raises:

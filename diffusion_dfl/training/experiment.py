@@ -9,7 +9,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator, Score, TwoStage
 from diffusion_dfl.estimators.pairs import check_estimator, check_pair, check_weights
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.predictors import DecisionMaker, Predictor
 from diffusion_dfl.programs import Program
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.tasks.problem import check_problem
@@ -19,7 +19,7 @@ from diffusion_dfl.training.settings import FIT, TRAIN, TrainingSettings
 StageName = Literal["foundation", "fit", "train"]
 
 #: Of a predictor: a class or function of ``(d_x, d_y)``, or one that exists.
-PredictorLike = Predictor | Callable[[int, int], Predictor]
+PredictorLike = DecisionMaker | Callable[[int, int], DecisionMaker]
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,20 @@ class Stages:
         return found
 
     @staticmethod
-    def names(predictor: Predictor, estimator: Estimator) -> list[StageName]:
+    def names(predictor: DecisionMaker, estimator: Estimator) -> list[StageName]:
         """The stages that there are for such a predictor and estimator."""
         found: list[StageName] = []
-        base = predictor.base
-        if base is not None and not all(member.closed_form for member in base.members):
-            found.append("foundation")
-        if not isinstance(predictor, PolicyNetwork) and not predictor.closed_form:
-            found.append("fit")
+        if isinstance(predictor, Predictor):
+            base = predictor.base
+            if base is not None and not all(member.closed_form for member in base.members):
+                found.append("foundation")
+            if not predictor.closed_form:
+                found.append("fit")
         if estimator.decision_focused:
             found.append("train")
         return found
 
-    def check(self, predictor: Predictor, estimator: Estimator) -> None:
+    def check(self, predictor: DecisionMaker, estimator: Estimator) -> None:
         """Raise ValueError for a refit of what was not fitted, or for no epoch."""
         if not self.refit:
             return
@@ -108,13 +109,13 @@ class Experiment:
         """A decision layer of the rule, with statistics of its own."""
         return self.rule.layer(self.task.program)
 
-    def make(self, context_size: int, outcome_size: int) -> Predictor:
+    def make(self, context_size: int, outcome_size: int) -> DecisionMaker:
         """A predictor to begin with: a new one, or a copy of the one there is.
 
         Raises:
             UserError: no predictor came of it, or one of other sizes.
         """
-        if isinstance(self.predictor, Predictor):
+        if isinstance(self.predictor, DecisionMaker):
             return self._copy(self.predictor)
         if self.stages.fit is None:
             raise UserError(
@@ -127,18 +128,21 @@ class Experiment:
                 "one from (context_size, outcome_size)"
             )
         made = self.predictor(context_size, outcome_size)
-        if not isinstance(made, Predictor):
+        if not isinstance(made, DecisionMaker):
             raise UserError(
                 f"predictor={self.predictor!r} made a {type(made).__name__}; expected a subclass of "
                 "Predictor"
             )
         return made
 
-    def _copy(self, predictor: Predictor) -> Predictor:
-        data = self.task.dataset
-        policy = isinstance(predictor, PolicyNetwork)
-        size = self.task.program.num_decisions if policy else data.outcomes.shape[1]
-        wanted = (data.contexts.shape[1], size)
+    def output_size(self, predictor: DecisionMaker) -> int:
+        """d_y, or n for a policy."""
+        if predictor.decides:
+            return self.task.program.num_decisions
+        return self.task.dataset.outcomes.shape[1]
+
+    def _copy(self, predictor: DecisionMaker) -> DecisionMaker:
+        wanted = (self.task.dataset.contexts.shape[1], self.output_size(predictor))
         if (predictor.context_size, predictor.outcome_size) != wanted:
             raise UserError(
                 f"the {type(predictor).__name__} has context_size={predictor.context_size} and "
@@ -147,7 +151,7 @@ class Experiment:
             )
         return copy.deepcopy(predictor)
 
-    def check(self, predictor: Predictor) -> None:
+    def check(self, predictor: DecisionMaker) -> None:
         """Refuse parts that do not fit each other, before anything is trained.
 
         Args:

@@ -12,10 +12,11 @@ from torch import Tensor
 from diffusion_dfl.data.frames import numbers
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.predictors import DecisionMaker, Predictor
+from diffusion_dfl.predictors.decision_maker import Decided
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks import Evaluation, Task
-from diffusion_dfl.training.decisions import decided, rows_at_once
+from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
 from diffusion_dfl.training.experiment import Experiment
 from diffusion_dfl.training.interface import Interface
 from diffusion_dfl.training.loop import Progress
@@ -82,7 +83,7 @@ class Fitted:
         history: of the epochs of every stage that was made here.
     """
 
-    predictor: Predictor
+    predictor: DecisionMaker
     rule: DecisionRule
     interface: Interface
     seed: int
@@ -138,15 +139,21 @@ class Fitted:
         Raises:
             UserError: another number of columns.
         """
-        layer, generator = self.layer, torch_stream(self.seed, "test", self.device)
+        rule, group = LayerRule(self.layer, self.num_scenarios), rows_at_once(self.num_scenarios)
+        generator = torch_stream(self.seed, "test", self.device)
         size = len(self.interface.decisions)
-        pooled: tuple[Tensor, Tensor] | None = None
+        pooled: Decided | None = None
 
-        def made(contexts: Tensor, fill: bool) -> tuple[Tensor, Tensor]:
-            return decided(self.predictor, layer, contexts, self.num_scenarios, generator, fill)
+        def made(contexts: Tensor, fill: bool) -> Decided:
+            known = contexts.float()
+            if fill and self.predictor.stochastic:
+                # torch's draws depend on how many are asked for: with noise for a whole group a row's
+                # decision does not depend on the rows after it.
+                known = torch.cat([known, known[-1:].expand(group - len(known), -1)])
+            return self.predictor.decide([rule], known, contexts, generator)[0][0]
 
         # So many, whatever batches they come in, that neither noise nor rounding depends on these.
-        for rows in self._regrouped(batches, rows_at_once(self.num_scenarios)):
+        for rows in self._regrouped(batches, group):
             context = torch.tensor(rows, dtype=torch.float64, device=self.device)
             good = context.isfinite().all(1)
             # A row in place of a refused one: the noise of the others stays as it is.
@@ -175,6 +182,8 @@ class Fitted:
             UserError: as in :meth:`decide`.
             TypeError: a policy, which predicts no outcome.
         """
+        if not isinstance(self.predictor, Predictor):
+            raise TypeError("a policy predicts no outcome; use decide()")
         values = torch.as_tensor(self._contexts(contexts)).to(self.device)
         generator = torch_stream(self.seed, "test", self.device)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.predictors import DecisionMaker, Predictor
 from diffusion_dfl.training.experiment import StageName
 from diffusion_dfl.training.loop import Progress
 from diffusion_dfl.training.steps import Steps
@@ -33,7 +33,7 @@ class Trained:
         stages: every stage that was gone through, by its label.
     """
 
-    predictor: Predictor
+    predictor: DecisionMaker
     fit: Progress | None
     train: Progress | None
     validation_cost: float | None
@@ -99,9 +99,9 @@ def _chosen(steps: Steps, names: list[StageName]) -> dict[StageName, int]:
 
 def _pass(
     steps: Steps, fitting: Callable[[], AbstractContextManager[object]]
-) -> tuple[Predictor, Progress | None, Progress | None]:
+) -> tuple[DecisionMaker, Progress | None, Progress | None]:
     predictor, fit = steps.prepare(), None
-    if steps.experiment.stages.fit is not None and not isinstance(predictor, PolicyNetwork):
+    if steps.experiment.stages.fit is not None and isinstance(predictor, Predictor):
         with fitting():
             fit = steps.fit(predictor)
     train = steps.train(predictor, steps.experiment.estimator)

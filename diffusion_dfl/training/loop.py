@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.estimators import Batch, Estimator, Loss
 from diffusion_dfl.layers import DecisionLayer, LayerStatistics, SolverFailure
-from diffusion_dfl.predictors import Predictor, Scaling
+from diffusion_dfl.predictors import DecisionMaker, Predictor, Scaling
 from diffusion_dfl.training.balance import GradientBalance
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.memory import SavedBytes
@@ -79,13 +79,13 @@ class Stage:
     def __init__(
         self,
         name: str,
-        predictor: Predictor,
+        predictor: DecisionMaker,
         estimator: Estimator,
         layer: DecisionLayer,
         contexts: Tensor,
         outcomes: Tensor,
         settings: TrainingSettings,
-        score: Callable[[Predictor], float] | None,
+        score: Callable[[Any], float] | None,
         generator: torch.Generator,
         checkpoint: Checkpoint | None,
         log: Log,
@@ -121,10 +121,10 @@ class Stage:
         self.history: list[tuple[int, dict[str, float]]] = []
 
     @property
-    def evaluated(self) -> Predictor:
+    def evaluated(self) -> DecisionMaker:
         """The weights that are validated: the average if there is one."""
         module = self.predictor if self.average is None else self.average.module
-        assert isinstance(module, Predictor)
+        assert isinstance(module, DecisionMaker)
         return module
 
     def run(self) -> Progress:
@@ -192,6 +192,7 @@ class Stage:
         batch = Batch(noisy, self.outcomes[index], self.pooled, self.exact_contexts[index], weights)
         seen = self.predictor
         if self.scaling is not None:
+            assert isinstance(seen, Predictor)
             seen = seen.under(self.scaling.rows(index))
         loss = self._loss(seen, batch, step)
         middle = time.perf_counter()
@@ -216,7 +217,7 @@ class Stage:
         told = {"loss": loss.value.detach(), "gradient_norm": norm.detach()}
         return {**told, **balanced, **loss.metrics}
 
-    def _loss(self, predictor: Predictor, batch: Batch, step: int) -> Loss:
+    def _loss(self, predictor: DecisionMaker, batch: Batch, step: int) -> Loss:
         """The estimator's loss; the first one's bytes saved for backward are counted."""
         try:
             if self.progress.saved_bytes:
@@ -338,7 +339,7 @@ def _describe(batch: Batch, index: Tensor) -> str:
 
 
 def refuse_other_architecture(
-    checkpoint: Path, saved: dict[str, Tensor], predictor: Predictor
+    checkpoint: Path, saved: dict[str, Tensor], predictor: DecisionMaker
 ) -> None:
     """Raise UserError if a checkpoint's weights do not fit the predictor, naming the first."""
     own = predictor.state_dict()

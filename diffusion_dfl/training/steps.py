@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch, Estimator, TwoStage
 from diffusion_dfl.estimators.base import fit_loss
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import PolicyNetwork, Predictor, ResidualBase, Scaling
+from diffusion_dfl.predictors import DecisionMaker, Predictor, ResidualBase, Scaling
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import Evaluation, Judgement, evaluate
 from diffusion_dfl.tasks.evaluation import decision_scores
@@ -138,11 +138,11 @@ class Steps:
         again.layer = self.layer
         return again
 
-    def num_scenarios(self, predictor: Predictor) -> int:
+    def num_scenarios(self, predictor: DecisionMaker) -> int:
         """M, or 1 for a predictor that is not stochastic."""
         return self.rule.num_scenarios if predictor.stochastic else 1
 
-    def prepare(self) -> Predictor:
+    def prepare(self) -> DecisionMaker:
         """A new predictor with the scales of the training rows.
 
         A policy is made from ``(d_x, n)``.
@@ -151,8 +151,8 @@ class Steps:
         torch.manual_seed(stream_seed(self.seed, "initialisation"))
         data = self.task.dataset
         predictor = make(data.contexts.shape[1], data.outcomes.shape[1])
-        size = self.task.program.num_decisions
-        if isinstance(predictor, PolicyNetwork) and predictor.outcome_size != size:
+        size = self.experiment.output_size(predictor)
+        if predictor.outcome_size != size:
             torch.manual_seed(stream_seed(self.seed, "initialisation"))
             predictor = make(data.contexts.shape[1], size)
         if self.experiment.stages.fit is None:  # It has the scales it was fitted with.
@@ -160,7 +160,7 @@ class Steps:
         contexts, outcomes = self.rows(self.training_part)
         if self.task.all_rows_scale:
             contexts = contexts.new_tensor(data.contexts)
-        if isinstance(predictor, PolicyNetwork):
+        if predictor.decides:
             outcomes = self._hindsight(outcomes)
         predictor.fit_scaling(contexts, outcomes)
         return predictor.to(self.device)
@@ -227,13 +227,13 @@ class Steps:
         text = repr([fold.tolist() for fold in folds]).encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:7], "big") + 1
 
-    def _scaling(self, predictor: Predictor, stage: StageName) -> Scaling | None:
+    def _scaling(self, predictor: DecisionMaker, stage: StageName) -> Scaling | None:
         """That of the training rows by a base that did not see them; None without a base.
 
         Raises:
             UserError: a base of other folds, which may have seen them.
         """
-        base = predictor.base
+        base = predictor.base if isinstance(predictor, Predictor) else None
         if base is None or stage == "foundation":
             return None
         contexts, _ = self.rows(self.training_part, stage)
@@ -251,7 +251,7 @@ class Steps:
         fold = fold_of_rows(rows, self._folds(base.folds))
         return base(contexts, torch.as_tensor(fold, device=self.device))
 
-    def train(self, predictor: Predictor, estimator: Estimator) -> Progress | None:
+    def train(self, predictor: DecisionMaker, estimator: Estimator) -> Progress | None:
         """Decision-focused training; None for an estimator that has none."""
         if not estimator.decision_focused:
             return None
@@ -262,17 +262,19 @@ class Steps:
             "train", "train", predictor, estimator, lambda candidate: self._score(candidate, judge)
         )
 
-    def validation_cost(self, predictor: Predictor) -> float:
+    def validation_cost(self, predictor: DecisionMaker) -> float:
         """Mean decision cost on the validation rows, by their weights, under the rule; same noise every
         time."""
         return self._score(predictor, self.rule.layer(self.task.program))
 
-    def validation_costs(self, predictor: Predictor, rules: Sequence[DecisionRule]) -> list[float]:
+    def validation_costs(
+        self, predictor: DecisionMaker, rules: Sequence[DecisionRule]
+    ) -> list[float]:
         """:meth:`validation_cost` under rules of the same M, on the same scenarios."""
         return self._scores(predictor, [rule.layer(self.task.program) for rule in rules])
 
     def evaluate(
-        self, predictor: Predictor, part: Part = "test", num_large: int = 500
+        self, predictor: DecisionMaker, part: Part = "test", num_large: int = 500
     ) -> Evaluation:
         """All metrics on a part of the data, every row counted once."""
         rows = getattr(self.task.dataset, part)
@@ -311,10 +313,10 @@ class Steps:
             losses = [fit_loss(predictor, batch, generator) for _ in range(draws)]
             return float(torch.stack(losses).mean())
 
-    def _score(self, predictor: Predictor, layer: DecisionLayer) -> float:
+    def _score(self, predictor: DecisionMaker, layer: DecisionLayer) -> float:
         return self._scores(predictor, [layer])[0]
 
-    def _scores(self, predictor: Predictor, layers: Sequence[DecisionLayer]) -> list[float]:
+    def _scores(self, predictor: DecisionMaker, layers: Sequence[DecisionLayer]) -> list[float]:
         index = self._counted("validation", "train")
         return decision_scores(
             predictor,
@@ -331,9 +333,9 @@ class Steps:
         self,
         name: StageName,
         label: str,
-        predictor: Predictor,
+        predictor: DecisionMaker,
         estimator: Estimator,
-        score: Callable[[Predictor], float],
+        score: Callable[[Any], float],
         rows: NDArray[np.int64] | None = None,
     ) -> Progress:
         """Go through a stage on the training rows, or on ``rows``."""

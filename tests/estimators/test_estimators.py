@@ -289,7 +289,7 @@ def test_a_policy_learns_from_the_cost_of_its_own_decision_and_solves_nothing() 
     policy, layer, batch = _predictor(PolicyNetwork), _layer(), _batch()
     assert isinstance(policy, PolicyNetwork)
     loss = Policy()(policy, layer, batch, _generator())
-    expected = PROGRAM.cost(batch.outcome.double(), policy.decide(batch.context).double()).mean()
+    expected = PROGRAM.cost(batch.outcome.double(), policy(batch.context).double()).mean()
     torch.testing.assert_close(loss.value, expected)
     assert layer.statistics.instances == 0
     loss.value.backward()

@@ -231,6 +231,8 @@ def test_a_policy_has_as_many_outputs_as_there_are_decisions() -> None:
         device="cpu",
     )
     assert found.decide(frame()).decision.shape == (80, 3)
+    with pytest.raises(TypeError, match=r"predicts no outcome; use decide\(\)"):
+        found.sample(frame(), 5)
 
 
 def test_constraints_may_depend_on_the_context_the_network_sees_noisily() -> None:

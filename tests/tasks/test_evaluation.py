@@ -14,8 +14,8 @@ from diffusion_dfl.predictors import DeterministicPredictor, PolicyNetwork, Pred
 from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity
 from diffusion_dfl.programs import PowerProgram, bandwidth
 from diffusion_dfl.solvers import solve
-from diffusion_dfl.tasks import Judgement, evaluation
-from diffusion_dfl.tasks.evaluation import Evaluation, Judge, decision_scores, evaluate, project
+from diffusion_dfl.tasks import Judgement, evaluation, project, rule
+from diffusion_dfl.tasks.evaluation import Evaluation, Judge, decision_scores, evaluate
 from diffusion_dfl.tasks.power import PowerTask
 
 HOURS, DAYS, FEW, LARGE, SCALE = 5, 12, 20, 60, 1.5
@@ -185,7 +185,7 @@ def test_a_perfect_forecast_scores_zero_and_costs_nothing() -> None:
 
 def test_days_in_chunks_give_the_numbers_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _evaluate()
-    monkeypatch.setattr(evaluation, "_CHUNK_ROWS", 2 * LARGE + 1)
+    monkeypatch.setattr(rule, "_CHUNK_ROWS", 2 * LARGE + 1)
     parts = _evaluate()
     assert parts.metrics.keys() == whole.metrics.keys()
     for name, value in whole.metrics.items():
@@ -205,7 +205,7 @@ def test_rules_are_scored_on_the_same_scenarios_each_as_if_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Drawn once for all of them, in chunks too, and counted by each layer for itself."""
-    monkeypatch.setattr(evaluation, "_CHUNK_ROWS", 3 * FEW)
+    monkeypatch.setattr(rule, "_CHUNK_ROWS", 3 * FEW)
     table, contexts, outcomes = _data()
     scales = (0.0, SCALE, 2 * SCALE)
     layers = [DecisionLayer(PROGRAM, scale) for scale in scales]
@@ -292,7 +292,7 @@ def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it
         policy, layer, contexts, outcomes, FEW, torch.Generator(), _judge(outcomes), LARGE
     )
     with torch.no_grad():
-        raw = policy.decide(contexts).double()
+        raw = policy(contexts).double()
     assert float(raw.diff(dim=1).abs().max()) > 0.02  # so that the two differ
     feasible = project(program, raw).numpy()
     observed = outcomes.double().numpy()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator
 from diffusion_dfl.estimators.pairs import check_estimator, check_pair
-from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.programs import Program
 from diffusion_dfl.suite.config.keys import keyed, with_keys
 from diffusion_dfl.suite.config.own import CODE, check_keys, is_own, locate, told
@@ -112,7 +112,7 @@ def check_rule_of(config: DictConfig, program: Program) -> None:
         logger.warning("decision.solver=cvxpy solves one instance at a time: expect minutes a step")
 
 
-def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> Predictor:
+def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> DecisionMaker:
     """The untrained predictor of ``model=``.
 
     Raises:
@@ -125,7 +125,7 @@ def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> 
         predictor = instantiate(arguments, context_size, outcome_size)
     except Exception as error:
         raise UserError(_refused("model", name, config.model, error)) from error
-    if not isinstance(predictor, Predictor):
+    if not isinstance(predictor, DecisionMaker):
         raise UserError(
             f"model={name}: {config.model._target_} made a {type(predictor).__name__}; expected a "
             "subclass of diffusion_dfl.predictors.Predictor"

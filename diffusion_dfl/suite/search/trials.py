@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.predictors import PolicyNetwork, Predictor
+from diffusion_dfl.predictors import DecisionMaker, Predictor
 from diffusion_dfl.suite.config.compose import deciding_values, digest, fit_values
 from diffusion_dfl.suite.runs.compile import compiled
 from diffusion_dfl.suite.search.instances import Instance
@@ -76,7 +76,7 @@ class Bench:
         with torch.random.fork_rng(devices=[]):
             predictor = steps.prepare()
             steps.experiment.check(predictor)
-            if not isinstance(predictor, PolicyNetwork):
+            if isinstance(predictor, Predictor):
                 predictor = self._fitted(steps)
             steps.train(predictor, steps.experiment.estimator)
         costs = {str(epoch): score for epoch, score in log.scores.items()}
@@ -104,7 +104,7 @@ class Bench:
         return {name: float(found[name]) for name in names if found.get(name) is not None}
 
     @staticmethod
-    def _costs(steps: Steps, predictor: Predictor) -> dict[str, float]:
+    def _costs(steps: Steps, predictor: DecisionMaker) -> dict[str, float]:
         """Validation cost by c; by the rule's own alone where there is nothing to smooth."""
         rules = [steps.rule]
         if predictor.stochastic and steps.task.program.kinked:
@@ -115,6 +115,7 @@ class Bench:
     def _fitted(self, steps: Steps) -> Predictor:
         with torch.random.fork_rng(devices=[]):
             predictor = steps.prepare()
+            assert isinstance(predictor, Predictor)
             steps.fit(predictor)
         return predictor
 
