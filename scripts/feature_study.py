@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from diffusion_dfl.data import Dataset, power_dataset
-from diffusion_dfl.estimators import TwoStage
+from diffusion_dfl.estimators import Batch, TwoStage
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import GaussianPredictor, Predictor
 from diffusion_dfl.programs import PowerProgram
@@ -87,24 +87,27 @@ class Silent:
 def cost(data: Dataset, x: np.ndarray, train: np.ndarray, judge: np.ndarray, seed: int) -> float:
     """Decision cost on the rows ``judge`` after a fit on the rows ``train``."""
 
-    def rows(index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.as_tensor(x[index]).float(), torch.as_tensor(data.outcomes[index]).float()
+    def rows(index: np.ndarray) -> Batch:
+        outcome = torch.as_tensor(data.outcomes[index]).float()
+        return Batch(torch.as_tensor(x[index]).float(), outcome)
 
     torch.manual_seed(stream_seed(seed, "initialisation"))
     predictor = GaussianPredictor(x.shape[1], data.outcomes.shape[1], dropout=0.1)
-    predictor.fit_scaling(*rows(train))
+    trained, held = rows(train), rows(judge)
+    predictor.fit_scaling(trained.context, trained.outcome)
     layer = DecisionLayer(PowerProgram(), BANDWIDTH_SCALE, sample_size=NUM_SCENARIOS)
 
     def score(candidate: Predictor) -> float:
         with torch.no_grad():
-            return float(candidate.loss(*rows(judge), torch_stream(seed, "validation", CPU)))
+            noise = torch_stream(seed, "validation", CPU)
+            return float(candidate.loss(held.context, held.outcome, noise))
 
     noise = torch_stream(seed, "fit", CPU)
     Stage(
-        "fit", predictor, TwoStage(), layer, *rows(train), SETTINGS, score, noise, None, Silent()
+        "fit", predictor, TwoStage(), layer, trained, SETTINGS, score, noise, None, Silent()
     ).run()
     noise = torch_stream(seed, "validation", CPU)
-    return decision_scores(predictor, [layer], *rows(judge), NUM_SCENARIOS, noise)[0]
+    return decision_scores(predictor, [layer], held, NUM_SCENARIOS, noise)[0]
 
 
 def main() -> int:

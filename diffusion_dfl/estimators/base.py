@@ -13,7 +13,7 @@ from diffusion_dfl.predictors import Predictor
 
 @dataclass(frozen=True)
 class Batch:
-    """Contexts ``(B, d_x)`` and outcomes ``(B, d_y)`` in raw units.
+    """Rows of data, all of a part or a few: contexts ``(B, d_x)`` and outcomes ``(B, d_y)`` in raw units.
 
     Attributes:
         context: what is known before the decision.
@@ -21,7 +21,8 @@ class Batch:
         pooled: whether all rows share one context and one decision; then one set of scenarios is
             drawn, for the first row.
         exact_context: the contexts in float64, without the noise that training may add to
-            ``context``, for constraints that depend on them; None for ``context``.
+            ``context``, for constraints that depend on them: rounded to the networks' float32, limits
+            that fit each other may contradict. None for ``context``.
         weights: ``(B,)``, what every row's losses are multiplied by, with mean 1 over all training
             rows; None for rows that count the same.
     """
@@ -34,6 +35,20 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.context)
+
+    def select(self, index: Tensor | slice) -> "Batch":
+        """Some of the rows."""
+        exact, weights = (
+            None if values is None else values[index]
+            for values in (self.exact_context, self.weights)
+        )
+        return Batch(self.context[index], self.outcome[index], self.pooled, exact, weights)
+
+    def split(self, size: int) -> "list[Batch]":
+        """So many rows at once; those of one decision stay together."""
+        size = max(len(self), 1) if self.pooled else size
+        starts = range(0, max(len(self), 1), size)
+        return [self.select(slice(start, start + size)) for start in starts]
 
     @property
     def decision_context(self) -> Tensor:

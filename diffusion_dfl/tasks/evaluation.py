@@ -1,8 +1,8 @@
 """Judging a trained predictor by the decisions it leads to, and by its forecasts."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion_dfl.estimators import Batch
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DecisionMaker
+from diffusion_dfl.predictors.decision_maker import Decided
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
 from diffusion_dfl.tasks.task import Judgement
@@ -47,33 +49,27 @@ class Evaluation:
 def decision_scores(
     predictor: DecisionMaker,
     layers: Sequence[DecisionLayer],
-    contexts: Tensor,
-    outcomes: Tensor,
+    rows: Batch,
     num_scenarios: int,
     generator: torch.Generator,
-    pooled: bool = False,
-    exact_contexts: Tensor | None = None,
-    weights: Tensor | None = None,
 ) -> list[float]:
-    """Mean cost of the decisions on ``contexts`` under each layer's rule: validation scores.
+    """Weighted mean cost of the decisions on rows under each layer's rule: validation scores.
 
-    All rules decide on the same scenarios. With ``pooled`` one decision, made for the first context, is
-    judged by all outcomes; ``exact_contexts`` as in :func:`evaluate`; ``weights (N,)`` are those of the
-    rows in the mean. NaN for a rule that decides nothing.
+    All rules decide on the same scenarios. Of rows that are pooled one decision is judged by all
+    outcomes. NaN for a rule that decides nothing.
     """
-    exact_contexts = contexts if exact_contexts is None else exact_contexts
     rules = [LayerRule(layer, num_scenarios, counted=True) for layer in layers]
     parts = [
-        [one.decision for one in predictor.decide(rules, context, exact, generator)[0]]
-        for context, exact in _chunks(contexts, exact_contexts, num_scenarios, pooled)
+        [one.decision for one in _decide(predictor, rules, part, generator)[0]]
+        for part in rows.split(rows_at_once(num_scenarios))
     ]
-    costs = []
+    known, costs = rows.outcome_context.double(), []
     for layer, made in zip(layers, zip(*parts, strict=True), strict=True):
-        decision = torch.cat(made).expand(len(outcomes), -1)
-        cost = layer.program.cost_given(outcomes.double(), decision, exact_contexts.double())
-        if weights is not None:
+        decision = torch.cat(made).expand(len(rows), -1)
+        cost = layer.program.cost_given(rows.outcome.double(), decision, known)
+        if rows.weights is not None:
             # A row without a decision takes its weight out of the mean.
-            counted = weights.to(cost).masked_fill(cost.isnan(), torch.nan)
+            counted = rows.weights.to(cost).masked_fill(cost.isnan(), torch.nan)
             cost = counted * cost / counted.nanmean()
         costs.append(float(cost.nanmean()))
     return costs
@@ -82,14 +78,11 @@ def decision_scores(
 def evaluate(
     predictor: DecisionMaker,
     layer: DecisionLayer,
-    contexts: Tensor,
-    outcomes: Tensor,
+    rows: Batch,
     num_scenarios: int,
     generator: torch.Generator,
     judge: Judge,
     num_large: int = 500,
-    pooled: bool = False,
-    exact_contexts: Tensor | None = None,
 ) -> Evaluation:
     """All metrics of a predictor or policy on a set of rows.
 
@@ -106,19 +99,16 @@ def evaluate(
     Args:
         predictor: in evaluation mode.
         layer: the decision rule; its ``sample_size`` is the M it was trained with.
-        contexts, outcomes: ``(N, d_x)``, ``(N, d_y)``, raw units.
+        rows: N of them, every one counted once.
         num_scenarios: M.
         generator: evaluation noise.
         judge: what decisions are worth; its further metrics are reported for ``task`` only.
         num_large: scenarios of the large evaluation; the first M of them serve for ``task``.
-        pooled: whether one decision, made for the first context, serves all rows.
-        exact_contexts: ``contexts`` in float64, for constraints that depend on them: rounded to the
-            networks' float32, limits that fit each other may contradict. None for ``contexts``.
     """
-    exact_contexts = contexts if exact_contexts is None else exact_contexts
-    pooled = pooled and not predictor.decides
     rules = {"task": LayerRule(layer, num_scenarios)}
-    if not predictor.decides:
+    if predictor.decides:
+        rows = replace(rows, pooled=False)
+    else:
         rules["task_exact"] = LayerRule(layer, num_scenarios, exact=True)
         rules["task_at_500"] = LayerRule(layer, num_large)
         rules["task_exact_at_500"] = LayerRule(layer, num_large, exact=True)
@@ -126,10 +116,8 @@ def evaluate(
     decisions: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
     failures = nonfinite = 0
-    wanted = [outcomes] if pooled else outcomes.split(rows_at_once(largest))
-    known = _chunks(contexts, exact_contexts, largest, pooled)
-    for (context, exact), outcome in zip(known, wanted, strict=True):
-        found, drawn = predictor.decide(list(rules.values()), context, exact, generator)
+    for part in rows.split(rows_at_once(largest)):
+        found, drawn = _decide(predictor, list(rules.values()), part, generator)
         for name, made in zip(rules, found, strict=True):
             failures += int((made.status != int(Status.SOLVED)).sum())
             decisions.setdefault(name, []).append(made.decision)
@@ -137,12 +125,12 @@ def evaluate(
             decisions.setdefault("task_raw", []).append(drawn[:, 0].double())
             nonfinite += int((~drawn.isfinite().all(2)).sum())
             continue
-        scores = _forecast_scores(drawn.double(), outcome.double())
+        scores = _forecast_scores(drawn.double(), part.outcome.double())
         nonfinite += int((~scores["scenario_error"].isfinite()).sum())
         for name, value in scores.items():
             parts.setdefault(name, []).append(value)
     judgements = {
-        name: judge(torch.cat(made).expand(len(outcomes), -1).cpu().numpy())
+        name: judge(torch.cat(made).expand(len(rows), -1).cpu().numpy())
         for name, made in decisions.items()
     }
     metrics: dict[str, Any] = dict.fromkeys(_OF_SCENARIOS)
@@ -213,9 +201,7 @@ def _crps(scenarios: Tensor, outcome: Tensor) -> Tensor:
     return distance + ensemble.mean(-1) - 2.0 * ranked
 
 
-def _chunks(
-    contexts: Tensor, exact_contexts: Tensor, num_scenarios: int, pooled: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Contexts that decisions are made for, as networks and as constraints see them."""
-    rows, size = 1 if pooled else len(contexts), rows_at_once(num_scenarios)
-    return zip(contexts[:rows].split(size), exact_contexts[:rows].split(size), strict=True)
+def _decide(
+    predictor: DecisionMaker, rules: Sequence[LayerRule], rows: Batch, generator: torch.Generator
+) -> tuple[list[Decided], Tensor]:
+    return predictor.decide(rules, rows.decision_context, rows.constraint_context, generator)

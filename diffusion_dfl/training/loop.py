@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,20 +60,16 @@ class Stage:
         predictor: trained in place; holds the best weights after :meth:`run`.
         estimator: turns a batch into a loss.
         layer: decision layer handed to the estimator.
-        contexts, outcomes: training rows ``(N, d_x)``, ``(N, d_y)``, on the predictor's device.
+        rows: training rows, on the predictor's device.
         settings: knobs.
         score: validation score of a predictor in evaluation mode, lower is better; None validates
             nothing, and the stage ends with its last weights.
         generator: noise of batches and estimators.
         checkpoint: where the state is kept; None keeps none.
         log: told every epoch.
-        pooled: whether all rows share one decision.
-        exact_contexts: ``contexts`` in float64, for constraints that depend on them; None for
-            ``contexts``.
         scaling: of the rows, for a predictor with a base: that of a base that did not see them.
         stop: epoch after which the stage ends, whatever its patience; None for ``settings.epochs``, of
             which a schedule of learning rates is in any case.
-        weights: of the rows ``(N,)``, with mean 1; None for rows that count the same.
     """
 
     def __init__(
@@ -82,26 +78,20 @@ class Stage:
         predictor: DecisionMaker,
         estimator: Estimator,
         layer: DecisionLayer,
-        contexts: Tensor,
-        outcomes: Tensor,
+        rows: Batch,
         settings: TrainingSettings,
         score: Callable[[Any], float] | None,
         generator: torch.Generator,
         checkpoint: Checkpoint | None,
         log: Log,
-        pooled: bool = False,
-        exact_contexts: Tensor | None = None,
         scaling: Scaling | None = None,
         stop: int | None = None,
-        weights: Tensor | None = None,
     ) -> None:
         self.name, self.predictor, self.estimator, self.layer = name, predictor, estimator, layer
-        self.contexts, self.outcomes = contexts, outcomes
-        self.exact_contexts = contexts if exact_contexts is None else exact_contexts
+        self.rows, self.device = rows, rows.context.device
         self.settings, self.score, self.generator = settings, score, generator
-        self.checkpoint, self.log, self.pooled = checkpoint, log, pooled
+        self.checkpoint, self.log = checkpoint, log
         self.scaling, self.stop = scaling, settings.epochs if stop is None else stop
-        self.weights = weights
         self.balance = GradientBalance()
         # A base is fixed. Listed once: looking for parameters costs as much as a small network's step.
         self.parameters = [one for one in predictor.parameters() if one.requires_grad]
@@ -153,8 +143,8 @@ class Stage:
         settings, progress = self.settings, self.progress
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * self._rate(progress.epoch)
-        rows = len(self.contexts)
-        order = torch.randperm(rows, generator=self.generator, device=self.contexts.device)
+        rows = len(self.rows)
+        order = torch.randperm(rows, generator=self.generator, device=self.device)
         self.predictor.train(self.settings.dropout)
         totals: dict[str, Tensor] = {}
         steps = 0
@@ -187,9 +177,9 @@ class Stage:
 
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()
-        noisy = self._noisy(self.contexts[index])
-        weights = None if self.weights is None else self.weights[index]
-        batch = Batch(noisy, self.outcomes[index], self.pooled, self.exact_contexts[index], weights)
+        clean = self.rows.select(index)
+        noisy = self._noisy(clean.context)
+        batch = replace(clean, context=noisy, exact_context=clean.outcome_context)
         seen = self.predictor
         if self.scaling is not None:
             assert isinstance(seen, Predictor)
@@ -283,8 +273,8 @@ class Stage:
         if self.checkpoint is None or not (self.progress.done or self.checkpoint.due):
             return
         device_states: dict[str, Any] = {"cpu": torch.get_rng_state()}
-        if self.contexts.device.type == "cuda":
-            device_states["cuda"] = torch.cuda.get_rng_state(self.contexts.device)
+        if self.device.type == "cuda":
+            device_states["cuda"] = torch.cuda.get_rng_state(self.device)
         self.checkpoint.save(
             {
                 "stage": self.name,
@@ -303,7 +293,7 @@ class Stage:
 
     def _load(self) -> None:
         assert self.checkpoint is not None
-        saved = self.checkpoint.load(self.contexts.device)
+        saved = self.checkpoint.load(self.device)
         path = self.checkpoint.path
         if saved.get("stage") != self.name:
             raise UserError(
@@ -318,9 +308,9 @@ class Stage:
         self.generator.set_state(saved["generator"].cpu())
         torch.set_rng_state(saved["global_generators"]["cpu"].cpu())
         if "cuda" in saved["global_generators"]:
-            torch.cuda.set_rng_state(saved["global_generators"]["cuda"].cpu(), self.contexts.device)
+            torch.cuda.set_rng_state(saved["global_generators"]["cuda"].cpu(), self.device)
         self.progress = Progress(**saved["progress"])
-        self.balance.restore(saved.get("balance"), self.contexts.device)
+        self.balance.restore(saved.get("balance"), self.device)
         self.layer.statistics = LayerStatistics(**saved["layer"])
         self.history = [(epoch, values) for epoch, values in saved["history"]]
         self.log.restore(self.name, self.history)

@@ -90,47 +90,34 @@ class Steps:
         self.layer = experiment.layer()
         self.stages: dict[str, Progress] = {}
 
-    def rows(self, part: Part, stage: StageName = "train") -> tuple[Tensor, Tensor]:
-        """Contexts and outcomes of a part of the data, float32 on the device.
+    def rows(self, index: NDArray[np.int64], stage: StageName = "train") -> Batch:
+        """Rows of the data a stage reads, contexts in float32 and exact, weights with mean 1, on the device.
 
-        ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``. Rows of weight 0
-        are left out.
+        ``foundation`` and ``fit`` are the stages that read the task's ``fit_dataset``.
         """
-        return self._at(self._counted(part, stage), stage)
+        data, weights = self._data(stage), None
+        counts = np.ones(0) if data.weights is None else data.weights[index]
+        if (counts != counts[:1]).any():
+            share = counts / counts.max()
+            weights = torch.as_tensor(share / share.mean()).to(self.device)
+        exact, outcome = (
+            torch.as_tensor(values[index]).to(self.device)
+            for values in (data.contexts, data.outcomes)
+        )
+        return Batch(exact.float(), outcome.float(), self.task.pooled, exact, weights)
 
     def _counted(self, part: Part, stage: StageName) -> NDArray[np.int64]:
         """The rows of a part that have a weight."""
         data = self._data(stage)
         return data.counted(getattr(data, part))
 
-    def _at(self, index: NDArray[np.int64], stage: StageName) -> tuple[Tensor, Tensor]:
-        """Contexts and outcomes of rows, float32 on the device."""
-        data = self._data(stage)
-        return (
-            torch.as_tensor(data.contexts[index], dtype=torch.float32).to(self.device),
-            torch.as_tensor(data.outcomes[index], dtype=torch.float32).to(self.device),
-        )
-
-    def _exact(self, index: NDArray[np.int64], stage: StageName = "train") -> Tensor:
-        """Contexts of rows in float64: what constraints that depend on them see."""
-        return torch.as_tensor(self._data(stage).contexts[index]).double().to(self.device)
-
-    def _weights(self, index: NDArray[np.int64], stage: StageName = "train") -> Tensor | None:
-        """Weights of rows, float64 with mean 1; None for rows that count the same."""
-        every = self._data(stage).weights
-        if every is None or (every[index] == every[index[0]]).all():
-            return None
-        share = every[index] / every[index].max()
-        return torch.as_tensor(share / share.mean()).to(self.device)
+    def _trained(self, stage: StageName) -> NDArray[np.int64]:
+        """The rows that are trained on and have a weight."""
+        return self._counted("train" if self.epochs is None else "known", stage)
 
     def _data(self, stage: StageName) -> Dataset:
         own = self.task.fit_dataset
         return self.task.dataset if stage == "train" or own is None else own
-
-    @property
-    def training_part(self) -> Part:
-        """The rows that are trained on."""
-        return "train" if self.epochs is None else "known"
 
     def second(self, epochs: Mapping[StageName, int]) -> "Steps":
         """The pass on all rows before the test."""
@@ -157,22 +144,20 @@ class Steps:
             predictor = make(data.contexts.shape[1], size)
         if self.experiment.stages.fit is None:  # It has the scales it was fitted with.
             return predictor.to(self.device)
-        contexts, outcomes = self.rows(self.training_part)
+        rows = self.rows(self._trained("train"))
+        contexts = rows.context
         if self.task.all_rows_scale:
             contexts = contexts.new_tensor(data.contexts)
-        if predictor.decides:
-            outcomes = self._hindsight(outcomes)
+        outcomes = self._hindsight(rows) if predictor.decides else rows.outcome
         predictor.fit_scaling(contexts, outcomes)
         return predictor.to(self.device)
 
-    def _hindsight(self, outcomes: Tensor) -> Tensor:
+    def _hindsight(self, rows: Batch) -> Tensor:
         """The decisions that would have been best for training outcomes: a policy's scale."""
-        scenarios = outcomes.cpu().double().unsqueeze(1)
-        context = None
-        if self.task.program.contextual:
-            context = self._exact(self._counted(self.training_part, "train")).cpu()
+        scenarios = rows.outcome.cpu().double().unsqueeze(1)
+        context = rows.outcome_context.cpu() if self.task.program.contextual else None
         solution = solve(self.task.program, scenarios, context=context)
-        return solution.decision[solution.solved].to(outcomes)
+        return solution.decision[solution.solved].to(rows.outcome)
 
     def fit(self, predictor: Predictor) -> Progress:
         """The two-stage fit: the predictor's base if it has one, then its own loss."""
@@ -181,7 +166,7 @@ class Steps:
         if predictor.closed_form:
             scaling = self._scaling(predictor, "fit")
             seen = predictor if scaling is None else predictor.under(scaling)
-            self._fit_rows(seen, self._counted(self.training_part, "fit"))
+            self._fit_rows(seen, self._trained("fit"))
             return Progress(done=True)
         return self._run("fit", "fit", predictor, TwoStage(), self._fit_score)
 
@@ -190,11 +175,12 @@ class Steps:
         for number, member in enumerate(base.members):
             assert isinstance(member, Predictor)
             held, label = self._counted("validation", "fit"), "foundation"
-            rows = self._counted(self.training_part, "fit")
+            rows = self._trained("fit")
             if base.folds > 1:
                 held, rows = self._folds(base.folds)[number]
                 label = f"foundation-{number}"
-            member.fit_scaling(*self._at(rows, "fit"))
+            seen = self.rows(rows, "fit")
+            member.fit_scaling(seen.context, seen.outcome)
             member.to(self.device)
             if member.closed_form:
                 self._fit_rows(member, rows)
@@ -210,19 +196,19 @@ class Steps:
 
     def _fit_rows(self, predictor: Predictor, index: NDArray[np.int64]) -> None:
         """The fit in closed form to rows."""
-        weights = self._weights(index, "fit")
-        given = {} if weights is None else {"weights": weights}
-        predictor.fit_rows(*self._at(index, "fit"), **given)
+        rows = self.rows(index, "fit")
+        given = {} if rows.weights is None else {"weights": rows.weights}
+        predictor.fit_rows(rows.context, rows.outcome, **given)
 
     def _folds(self, number: int) -> list[Fold]:
         """Folds of the rows that are trained on, the same for every stage of a seed."""
-        rows = self._counted(self.training_part, "fit")
+        rows = self._trained("fit")
         rng = numpy_stream(self.seed, "folds")
         return block_folds(self._data("fit"), rows, number, rng, "model.base_folds")
 
     def _digest(self, base: ResidualBase) -> int:
         """What tells the folds of the present training rows from others."""
-        rows = self._counted(self.training_part, "fit")
+        rows = self._trained("fit")
         folds = [rows] if base.folds == 1 else [fold.held for fold in self._folds(base.folds)]
         text = repr([fold.tolist() for fold in folds]).encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:7], "big") + 1
@@ -236,7 +222,8 @@ class Steps:
         base = predictor.base if isinstance(predictor, Predictor) else None
         if base is None or stage == "foundation":
             return None
-        contexts, _ = self.rows(self.training_part, stage)
+        rows = self._trained(stage)
+        contexts = self.rows(rows, stage).context
         if self._data(stage) is not self._data("fit"):
             return base(contexts)
         if int(base.fitted_on) != self._digest(base):
@@ -247,7 +234,6 @@ class Steps:
             )
         if base.folds == 1:
             return base(contexts)
-        rows = self._counted(self.training_part, stage)
         fold = fold_of_rows(rows, self._folds(base.folds))
         return base(contexts, torch.as_tensor(fold, device=self.device))
 
@@ -282,13 +268,11 @@ class Steps:
         return evaluate(
             predictor,
             self.layer,
-            *self._at(rows, "train"),
+            self.rows(rows),
             self.num_scenarios(predictor),
             torch_stream(self.seed, stream, self.device),
             lambda decisions: self.task.judge(rows, decisions),
             num_large,
-            self.task.pooled,
-            self._exact(rows),
         )
 
     def baselines(self) -> dict[str, float | None]:
@@ -306,27 +290,25 @@ class Steps:
 
     def _own_loss(self, predictor: Predictor, index: NDArray[np.int64]) -> float:
         """The predictor's own loss on rows, with the same noise every time."""
-        batch = Batch(*self._at(index, "fit"), weights=self._weights(index, "fit"))
-        generator = torch_stream(self.seed, "validation", self.device)
+        rows, generator = (
+            self.rows(index, "fit"),
+            torch_stream(self.seed, "validation", self.device),
+        )
         draws = _FIT_SCORE_DRAWS if predictor.stochastic else 1
         with torch.no_grad():
-            losses = [fit_loss(predictor, batch, generator) for _ in range(draws)]
+            losses = [fit_loss(predictor, rows, generator) for _ in range(draws)]
             return float(torch.stack(losses).mean())
 
     def _score(self, predictor: DecisionMaker, layer: DecisionLayer) -> float:
         return self._scores(predictor, [layer])[0]
 
     def _scores(self, predictor: DecisionMaker, layers: Sequence[DecisionLayer]) -> list[float]:
-        index = self._counted("validation", "train")
         return decision_scores(
             predictor,
             layers,
-            *self._at(index, "train"),
+            self.rows(self._counted("validation", "train")),
             self.num_scenarios(predictor),
             torch_stream(self.seed, "validation", self.device),
-            self.task.pooled,
-            self._exact(index),
-            self._weights(index),
         )
 
     def _run(
@@ -346,7 +328,7 @@ class Steps:
             settings = replace(settings, patience=0, keep="last", divergence_factor=0.0)
         label = self.prefix + label
         checkpoint, log = self.place(name, label, stop)
-        index = self._counted(self.training_part, name) if rows is None else rows
+        index = self._trained(name) if rows is None else rows
         # The fit's checkpoints are shared by runs: none may hold the solves of one of them.
         layer = self.layer if name == "train" else self.rule.layer(self.task.program)
         stage = Stage(
@@ -354,17 +336,14 @@ class Steps:
             predictor,
             estimator,
             layer,
-            *self._at(index, name),
+            self.rows(index, name),
             settings,
             None if again else score,
             torch_stream(self.seed, _STREAMS[name], self.device),
             checkpoint,
             log,
-            self.task.pooled,
-            self._exact(index, name),
             self._scaling(predictor, name),
             stop,
-            self._weights(index, name),
         )
         self.stages[label] = stage.run()
         return self.stages[label]

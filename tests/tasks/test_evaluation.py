@@ -1,6 +1,7 @@
 """What `task`, RMSE, CRPS and coverage are, against their plain definitions."""
 
 import json
+from dataclasses import replace
 
 import cvxpy as cp
 import numpy as np
@@ -9,8 +10,14 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.data import Dataset
+from diffusion_dfl.estimators import Batch
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import DeterministicPredictor, PolicyNetwork, Predictor
+from diffusion_dfl.predictors import (
+    DecisionMaker,
+    DeterministicPredictor,
+    PolicyNetwork,
+    Predictor,
+)
 from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity
 from diffusion_dfl.programs import PowerProgram, bandwidth
 from diffusion_dfl.solvers import solve
@@ -75,12 +82,32 @@ def _layer() -> DecisionLayer:
     return DecisionLayer(PROGRAM, SCALE, sample_size=FEW)
 
 
-def _evaluate(scenarios: Tensor | None = None) -> Evaluation:
-    table, contexts, outcomes = _data()
-    predictor = Table(table if scenarios is None else scenarios).eval()
-    return evaluate(
-        predictor, _layer(), contexts, outcomes, FEW, torch.Generator(), _judge(outcomes), LARGE
-    )
+def _rows() -> Batch:
+    return Batch(*_data()[1:])
+
+
+def _evaluate(
+    predictor: DecisionMaker | None = None,
+    rows: Batch | None = None,
+    layer: DecisionLayer | None = None,
+    judge: Judge | None = None,
+) -> Evaluation:
+    predictor, rows = predictor or Table(_data()[0]), rows or _rows()
+    count = FEW if predictor.stochastic else 1
+    judge, layer = judge or _judge(rows.outcome), layer or _layer()
+    return evaluate(predictor.eval(), layer, rows, count, torch.Generator(), judge, LARGE)
+
+
+def _scores(predictor: DecisionMaker, *layers: DecisionLayer, pooled: bool = False) -> list[float]:
+    rows = replace(_rows(), pooled=pooled)
+    return decision_scores(predictor.eval(), layers, rows, FEW, torch.Generator())
+
+
+def _policy() -> PolicyNetwork:
+    torch.manual_seed(0)
+    policy = PolicyNetwork(1, HOURS, 8, 1)
+    policy.fit_scaling(*_data()[1:])
+    return policy.eval()
 
 
 def _cost(decision: np.ndarray, outcome: np.ndarray) -> np.ndarray:
@@ -128,18 +155,7 @@ def test_exact_decisions_are_those_of_the_plain_program() -> None:
         problem, z, _ = PROGRAM.cvxpy_problem(scenarios[:FEW], np.full(FEW, 1 / FEW))
         problem.solve(solver=cp.CLARABEL)
         costs.append(_cost(z.value, outcome).sum())
-    predictor = Table(table).eval()
-    contexts = torch.arange(3.0).unsqueeze(1)
-    result = evaluate(
-        predictor,
-        DecisionLayer(PROGRAM, 0.0),
-        contexts,
-        outcomes[:3],
-        FEW,
-        torch.Generator(),
-        _judge(outcomes[:3]),
-        LARGE,
-    )
+    result = _evaluate(rows=_rows().select(slice(3)), layer=DecisionLayer(PROGRAM, 0.0))
     np.testing.assert_allclose(result.per_row, costs, rtol=1e-5)
     assert result.metrics["task"] == result.metrics["task_exact"]
 
@@ -173,11 +189,8 @@ def test_a_perfect_forecast_scores_zero_and_costs_nothing() -> None:
     _, _, outcomes = _data()
     # Hours of one height, so that no ramp binds.
     flat = outcomes[:, :1].expand(-1, HOURS)
-    predictor = Table(flat.unsqueeze(1).expand(-1, LARGE, -1)).eval()
-    contexts = torch.arange(float(DAYS)).unsqueeze(1)
-    result = evaluate(
-        predictor, _layer(), contexts, flat, FEW, torch.Generator(), _judge(flat), LARGE
-    )
+    predictor = Table(flat.unsqueeze(1).expand(-1, LARGE, -1))
+    result = _evaluate(predictor, replace(_rows(), outcome=flat))
     for name in ("task", "task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps"):
         assert result.metrics[name] == pytest.approx(0.0, abs=1e-6), name
     assert result.metrics["coverage_90"] == 1.0
@@ -194,10 +207,7 @@ def test_days_in_chunks_give_the_numbers_of_all_at_once(monkeypatch: pytest.Monk
 
 
 def test_the_validation_score_is_task_on_the_same_scenarios() -> None:
-    table, contexts, outcomes = _data()
-    (score,) = decision_scores(
-        Table(table).eval(), [_layer()], contexts, outcomes, FEW, torch.Generator()
-    )
+    (score,) = _scores(Table(_data()[0]), _layer())
     assert score == pytest.approx(_evaluate().metrics["task"], rel=1e-12)
 
 
@@ -206,10 +216,10 @@ def test_rules_are_scored_on_the_same_scenarios_each_as_if_alone(
 ) -> None:
     """Drawn once for all of them, in chunks too, and counted by each layer for itself."""
     monkeypatch.setattr(rule, "_CHUNK_ROWS", 3 * FEW)
-    table, contexts, outcomes = _data()
+    table = _data()[0]
     scales = (0.0, SCALE, 2 * SCALE)
     layers = [DecisionLayer(PROGRAM, scale) for scale in scales]
-    predictor = Table(table).eval()
+    predictor = Table(table)
     drawn = []
     sample = predictor.sample
 
@@ -218,19 +228,9 @@ def test_rules_are_scored_on_the_same_scenarios_each_as_if_alone(
         return sample(context, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(predictor, "sample", watched)
-    scores = decision_scores(predictor, layers, contexts, outcomes, FEW, torch.Generator())
+    scores = _scores(predictor, *layers)
     assert sum(drawn) == DAYS
-    alone = [
-        decision_scores(
-            Table(table).eval(),
-            [DecisionLayer(PROGRAM, scale)],
-            contexts,
-            outcomes,
-            FEW,
-            torch.Generator(),
-        )
-        for scale in scales
-    ]
+    alone = [_scores(Table(table), DecisionLayer(PROGRAM, scale)) for scale in scales]
     assert [[score] for score in scores] == alone
     assert len(set(scores)) == len(scales)
     assert [layer.statistics.instances for layer in layers] == [DAYS] * len(scales)
@@ -240,7 +240,7 @@ def test_unsolved_days_are_counted_and_left_out() -> None:
     table, _, _ = _data()
     broken = table.clone()
     broken[4, 0, 0] = torch.nan  # one of the first M scenarios of a day
-    result, whole = _evaluate(broken), _evaluate()
+    result, whole = _evaluate(Table(broken)), _evaluate()
     assert result.metrics["solver_failures"] == 4  # four rules decide that day
     others = np.delete(whole.per_row, 4)
     assert result.metrics["task"] == pytest.approx(others.mean(), rel=1e-10)
@@ -256,16 +256,7 @@ def test_a_point_prediction_has_neither_crps_nor_coverage() -> None:
     predictor = DeterministicPredictor(1, HOURS, 8, 1)
     contexts = torch.arange(float(DAYS)).unsqueeze(1)
     predictor.fit_scaling(contexts, outcomes)
-    result = evaluate(
-        predictor.eval(),
-        _layer(),
-        contexts,
-        outcomes,
-        1,
-        torch.Generator(),
-        _judge(outcomes),
-        LARGE,
-    )
+    result = _evaluate(predictor)
     assert result.metrics["crps"] is None
     assert result.metrics["coverage_90"] is None
     assert result.metrics["rmse_scenario"] == pytest.approx(result.metrics["rmse_mean"])
@@ -283,14 +274,8 @@ def test_a_point_prediction_has_neither_crps_nor_coverage() -> None:
 def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it() -> None:
     program = PowerProgram(ramp=0.02, num_decisions=HOURS)
     _, contexts, outcomes = _data()
-    torch.manual_seed(0)
-    policy = PolicyNetwork(1, HOURS, 8, 1)
-    policy.fit_scaling(contexts, outcomes)
-    policy.eval()
-    layer = DecisionLayer(program, SCALE)
-    result = evaluate(
-        policy, layer, contexts, outcomes, FEW, torch.Generator(), _judge(outcomes), LARGE
-    )
+    policy, layer = _policy(), DecisionLayer(program, SCALE)
+    result = _evaluate(policy, layer=layer)
     with torch.no_grad():
         raw = policy(contexts).double()
     assert float(raw.diff(dim=1).abs().max()) > 0.02  # so that the two differ
@@ -301,7 +286,7 @@ def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it
     assert result.metrics["task"] != result.metrics["task_raw"]
     for name in ("task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps", "coverage_90"):
         assert result.metrics[name] is None, name
-    (score,) = decision_scores(policy, [layer], contexts, outcomes, 1, torch.Generator())
+    (score,) = _scores(policy, layer)
     assert score == pytest.approx(result.metrics["task"])
     np.testing.assert_allclose(result.per_row, _cost(feasible, observed).sum(1))
 
@@ -315,18 +300,7 @@ def test_the_bandwidth_of_the_layer_is_the_rule_with_its_own_sample_size() -> No
 
 def test_one_pooled_decision_is_judged_by_every_outcome() -> None:
     table, _, outcomes = _data()
-    contexts = torch.zeros(DAYS, 1)  # the same for all: scenarios of row 0
-    result = evaluate(
-        Table(table).eval(),
-        _layer(),
-        contexts,
-        outcomes,
-        FEW,
-        torch.Generator(),
-        _judge(outcomes),
-        LARGE,
-        pooled=True,
-    )
+    result = _evaluate(rows=Batch(torch.zeros(DAYS, 1), outcomes, pooled=True))
     scenarios = table[:1].double()
     width = bandwidth(scenarios[:, :FEW], None, SCALE, FEW)
     decision = solve(PROGRAM, scenarios[:, :FEW], None, width).decision.numpy()
@@ -342,9 +316,7 @@ def test_one_pooled_decision_is_judged_by_every_outcome() -> None:
     assert result.metrics["coverage_90"] == pytest.approx(
         np.mean((low <= observed) & (observed <= high))
     )
-    (score,) = decision_scores(
-        Table(table).eval(), [_layer()], contexts, outcomes, FEW, torch.Generator(), pooled=True
-    )
+    (score,) = _scores(Table(table), _layer(), pooled=True)
     assert score == pytest.approx(result.metrics["task"], rel=1e-10)
 
 
@@ -356,7 +328,7 @@ def test_a_row_with_one_bad_scenario_counts_in_no_score(value: float) -> None:
     table, _, outcomes = _data()
     broken = table.clone()
     broken[4, LARGE - 1, 2] = value  # one hour of one scenario that only the large rules see
-    metrics = _evaluate(broken).metrics
+    metrics = _evaluate(Table(broken)).metrics
     good = np.delete(np.arange(DAYS), 4)
     scenarios, observed = table.double().numpy()[good], outcomes.double().numpy()[good]
     errors = scenarios - observed[:, None]
@@ -376,15 +348,9 @@ def test_a_row_with_one_bad_scenario_counts_in_no_score(value: float) -> None:
 def test_where_every_row_fails_the_record_holds_no_number_and_says_how_many_failed() -> None:
     table, contexts, outcomes = _data()
     task = PowerTask(_dataset(contexts, outcomes), PROGRAM)
-    result = evaluate(
-        Table(torch.full_like(table, torch.nan)).eval(),
-        _layer(),
-        contexts,
-        outcomes,
-        FEW,
-        torch.Generator(),
-        lambda decisions: task.judge(np.arange(DAYS), decisions),
-        LARGE,
+    result = _evaluate(
+        Table(torch.full_like(table, torch.nan)),
+        judge=lambda decisions: task.judge(np.arange(DAYS), decisions),
     )
     json.dumps(result.metrics, allow_nan=False)
     assert result.metrics["task"] is None
@@ -394,40 +360,20 @@ def test_where_every_row_fails_the_record_holds_no_number_and_says_how_many_fail
 
 
 def test_numbers_without_end_are_left_out_of_lists_and_dictionaries_too() -> None:
-    _, contexts, outcomes = _data()
-
     def judge(decisions: np.ndarray) -> Judgement:
         numbers = {"interval": [1.0, np.inf], "parts": {"low": -np.inf, "high": 2}}
         return Judgement(np.full(DAYS, np.inf), numbers)
 
-    torch.manual_seed(0)
-    policy = PolicyNetwork(1, HOURS, 8, 1)
-    policy.fit_scaling(contexts, outcomes)
-    result = evaluate(
-        policy.eval(), _layer(), contexts, outcomes, FEW, torch.Generator(), judge, LARGE
-    )
+    result = _evaluate(_policy(), judge=judge)
     assert result.metrics["task"] is None
     assert result.metrics["interval"] == [1.0, None]
     assert result.metrics["parts"] == {"low": None, "high": 2}
 
 
 def test_a_policy_whose_output_is_not_finite_is_counted() -> None:
-    _, contexts, outcomes = _data()
-    torch.manual_seed(0)
-    policy = PolicyNetwork(1, HOURS, 8, 1)
-    policy.fit_scaling(contexts, outcomes)
-    broken = contexts.clone()
-    broken[3] = torch.nan
-    result = evaluate(
-        policy.eval(),
-        _layer(),
-        broken,
-        outcomes,
-        FEW,
-        torch.Generator(),
-        _judge(outcomes),
-        LARGE,
-    )
+    broken = _rows()
+    broken.context[3] = torch.nan
+    result = _evaluate(_policy(), broken)
     assert (result.metrics["nonfinite_rows"], result.metrics["solver_failures"]) == (1, 1)
     assert np.isnan(result.per_row).tolist() == [day == 3 for day in range(DAYS)]
     assert result.metrics["task"] == pytest.approx(np.nanmean(result.per_row))

@@ -172,7 +172,7 @@ def _stage(
         predictor,
         estimator,
         DecisionLayer(_Dear(num_decisions=HOURS, price=price), 1.5),
-        *_rows(),
+        Batch(*_rows()),
         TrainingSettings(epochs=epochs, batch_size=8, learning_rate=1e-2),
         None,
         torch.Generator().manual_seed(seed),

@@ -62,7 +62,7 @@ class _Seen:
             return run(stage)
 
         def stepped(stage: Stage, index: Tensor, number: int) -> Any:
-            self.steps[stage.name].append(sorted(stage.contexts[index][:, 0].tolist()))
+            self.steps[stage.name].append(sorted(stage.rows.context[index][:, 0].tolist()))
             return step(stage, index, number)
 
         monkeypatch.setattr(Stage, "run", began)

@@ -100,7 +100,7 @@ class Setup:
             predictor,
             self.estimator,
             DecisionLayer(PowerProgram(num_decisions=HOURS), 1.5),
-            *_rows(),
+            Batch(*_rows()),
             self.settings,
             self.score,
             torch.Generator().manual_seed(seed),
@@ -358,11 +358,11 @@ def test_rows_are_seen_under_their_own_scaling_whatever_their_order(tmp_path: Pa
             return super().__call__(predictor, layer, batch, generator)
 
     stage = Setup(tmp_path, estimator=Watch(), epochs=1, batch_size=8).stage()
-    count = len(stage.outcomes)
+    count = len(stage.rows.outcome)
     number = torch.arange(float(count)).unsqueeze(1).expand(-1, HOURS)
     stage.scaling = Scaling(number, torch.full((count, HOURS), 2.0))
     stage.run()
-    assert found == {float(row[0]): float(k) for k, row in enumerate(stage.outcomes)}
+    assert found == {float(row[0]): float(k) for k, row in enumerate(stage.rows.outcome)}
 
 
 class Poison:
@@ -494,7 +494,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path: Path)
 
 def test_a_report_of_divergence_says_which_rows_and_what_was_in_them(tmp_path: Path) -> None:
     stage = Setup(tmp_path, epochs=1).stage()
-    stage.contexts[3, 0] = torch.nan
+    stage.rows.context[3, 0] = torch.nan
     with pytest.raises(TrainingDiverged, match=r"training rows \(.*contexts in .* 1 not finite"):
         stage.run()
 

@@ -105,9 +105,9 @@ def test_weights_stay_with_their_rows_in_folds_stages_and_the_refit(
     run = Stage.run
 
     def watched(stage: Stage) -> Any:
-        wanted = torch.tensor([known[key] for key in stage.contexts[:, 0].numpy()])
-        assert stage.weights is not None
-        torch.testing.assert_close(stage.weights, wanted / wanted.mean())
+        wanted = torch.tensor([known[key] for key in stage.rows.context[:, 0].numpy()])
+        assert stage.rows.weights is not None
+        torch.testing.assert_close(stage.rows.weights, wanted / wanted.mean())
         seen.append(stage.name)
         return run(stage)
 
