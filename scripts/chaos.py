@@ -314,7 +314,7 @@ def _break(fault: str, folder: Path, start: float) -> Callable[[], None] | None:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             sync(handle)
 
-        os.fsync = fails
+        os.fsync = fails  # type: ignore[assignment]
         return lambda: setattr(os, "fsync", sync)
     if fault == "nan":
         whole = TwoStage.__call__

@@ -33,7 +33,7 @@ from diffusion_dfl.suite.config.arguments import (
 )
 from diffusion_dfl.suite.config.catalogue import options, register_help
 from diffusion_dfl.suite.invocation import start
-from diffusion_dfl.suite.sweep import told
+from diffusion_dfl.suite.sweep import sweep_report
 
 #: What bad input raises; `explain` makes one line of it.
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)
@@ -66,10 +66,10 @@ def job() -> Iterator[None]:
             raise
         if str(error) not in _failed:  # Ten seeds of one mistake are one mistake.
             _failed[str(error)] = error
-            fail(_told(error))
+            fail(_message(error))
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, RunFailed):
         return f"{error}; its status.json has the traceback"
     return explain(error)
@@ -98,12 +98,12 @@ def guarded(main: Callable[[], object]) -> int:
             logging.getLogger(__name__).info("no arguments: running %s", " ".join(BARE))
         # Hydra would print its own version of an error and exit; here it is raised.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        with completing(sys.argv[1:]), told(sys.argv[1:]):
+        with completing(sys.argv[1:]), sweep_report(sys.argv[1:]):
             main()
         if _failed:
             return 2 if all(isinstance(error, UserError) for error in _failed.values()) else 1
     except RunFailed as error:
-        return fail(_told(error), 1)
+        return fail(_message(error), 1)
     except REFUSALS as error:
         return fail(explain(error))
     except OSError as error:

@@ -24,7 +24,7 @@ _INCIDENTAL = (
 
 
 @contextmanager
-def told(arguments: Sequence[str]) -> Iterator[None]:
+def sweep_report(arguments: Sequence[str]) -> Iterator[None]:
     """Write a sweep's plan before the block, and print planned against finished after it.
 
     Args:

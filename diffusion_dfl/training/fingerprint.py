@@ -91,11 +91,11 @@ class _Digest:
 
     def add(self, where: str, value: Any) -> None:
         """Add a value; ``where`` names it in messages."""
-        told = _told(value)
-        if told is None and id(value) in self.met:
-            told = ("met", self.met[id(value)][0])
-        if told is not None:
-            self._say(*told)
+        words = _words(value)
+        if words is None and id(value) in self.met:
+            words = ("met", self.met[id(value)][0])
+        if words is not None:
+            self._say(*words)
             return
         if not isinstance(value, _VALUES):
             self.met[id(value)] = len(self.met), value
@@ -213,7 +213,7 @@ class _Digest:
                 self.add(f"{where}.{name}", attribute)
 
 
-def _told(value: Any) -> tuple[object, ...] | None:
+def _words(value: Any) -> tuple[object, ...] | None:
     """A value that words tell in full; None for others."""
     if isinstance(value, enum.Enum):
         return type(value).__qualname__, value.name

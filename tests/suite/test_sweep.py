@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_dfl.suite.sweep import _without_folder, planned_words, started, told
+from diffusion_dfl.suite.sweep import _without_folder, planned_words, started, sweep_report
 from tests.processes import ROOT, forked
 
 SMALL = [
@@ -41,7 +41,7 @@ def test_only_a_sweep_over_a_grid_has_a_plan() -> None:
 def test_a_plan_is_kept_once(tmp_path: Path) -> None:
     words = [f"output.root={tmp_path}", "task=nowhere", "seed=0,1", "-m"]
     for _ in range(2):
-        with told(words):
+        with sweep_report(words):
             assert started(tmp_path) == [["seed=0,1", "task=nowhere"]]
     with (tmp_path / "sweeps/plans.jsonl").open("a") as handle:
         handle.write("torn [")
@@ -52,7 +52,7 @@ def test_what_went_wrong_in_a_sweep_is_not_hidden_by_its_view(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffusion_dfl.suite.reporting.status.plan", lambda *words: 1 / 0)
-    with pytest.raises(KeyError), told([f"output.root={tmp_path}", "seed=0,1", "-m"]):
+    with pytest.raises(KeyError), sweep_report([f"output.root={tmp_path}", "seed=0,1", "-m"]):
         raise KeyError("the sweep")
 
 

@@ -137,7 +137,7 @@ class _Dear(PowerProgram):
         return self.price * super().cost(outcome, decision)
 
 
-class _Told:
+class _Log:
     """Epochs in memory."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ def _stage(
     price: float = 1.0,
     epochs: int = 2,
     checkpoint: Checkpoint | None = None,
-    log: _Told | None = None,
+    log: _Log | None = None,
     seed: int = 0,
 ) -> Stage:
     torch.manual_seed(seed)
@@ -177,7 +177,7 @@ def _stage(
         None,
         torch.Generator().manual_seed(seed),
         checkpoint,
-        log or _Told(),
+        log or _Log(),
     )
 
 
@@ -199,7 +199,7 @@ def test_the_unit_of_the_cost_changes_nothing_where_norms_are_balanced(
 
 @pytest.mark.parametrize("balance", ["gradient_norms", "none"])
 def test_the_epoch_tells_both_norms_where_they_are_balanced(balance: str) -> None:
-    log = _Told()
+    log = _Log()
     _stage(Score(20, balance=balance), log=log).run()  # type: ignore[arg-type]
     names = {"decision_norm", "fit_norm", "decision_scale"}
     assert not names & set(log.epochs[0])  # before the first step

@@ -86,7 +86,7 @@ class Setup:
 
         lines = self.lines
 
-        class Told:
+        class Log:
             def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
                 lines[:] = [line for line in lines if line[0] != stage]
                 lines.extend((stage, *epoch) for epoch in epochs)
@@ -105,7 +105,7 @@ class Setup:
             self.score,
             torch.Generator().manual_seed(seed),
             Checkpoint(self.path / "checkpoint.pt"),
-            Told(),
+            Log(),
             stop=self.stop,
         )
 

@@ -79,7 +79,7 @@ def locate(group: str, name: str, target: str) -> Callable[..., Any]:
         return found if isinstance(found, type) else get_method(target)
     except Exception as error:
         reason = error.__cause__ or error
-        raise UserError(f"{group}._target_={target}: {told(reason)}") from error
+        raise UserError(f"{group}._target_={target}: {cause(reason)}") from error
 
 
 def check_keys(
@@ -175,7 +175,7 @@ def refuse_hidden(directory: Path, ours: Path) -> None:
             )
 
 
-def told(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """What went wrong in a user's code: the message, the kind if it is no message, and the line."""
     text = str(error).strip()
     if not isinstance(error, UserError | ValueError | TypeError) or not text:

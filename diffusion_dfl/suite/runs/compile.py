@@ -16,7 +16,7 @@ from diffusion_dfl.estimators.pairs import check_estimator, check_pair
 from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.programs import Program
 from diffusion_dfl.suite.config.keys import keyed, with_keys
-from diffusion_dfl.suite.config.own import CODE, check_keys, is_own, locate, told
+from diffusion_dfl.suite.config.own import CODE, cause, check_keys, is_own, locate
 from diffusion_dfl.suite.config.rules import check_data
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.experiment import Experiment, StageName, Stages, check_rule
@@ -159,7 +159,7 @@ def make_estimator(config: DictConfig) -> Estimator:
 
 def _refused(group: str, name: str, node: DictConfig, error: Exception) -> str:
     """What a part refused: its keys in the place of its arguments, its name where it names none."""
-    said = told(error.__cause__ or error)
+    said = cause(error.__cause__ or error)
     with_names = with_keys(said, {group: [str(key) for key in node]})
     return with_names if with_names != said else f"{group}={name}: {said}"
 

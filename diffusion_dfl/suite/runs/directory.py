@@ -214,9 +214,9 @@ class RunDirectory:
     @property
     def status(self) -> str:
         """``running``, ``interrupted``, ``finished``, ``failed`` or ``new``."""
-        return str(self._told().get("status", "new"))
+        return str(self._state().get("status", "new"))
 
-    def _told(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         """status.json; empty where it is not there or damaged, which a run makes good."""
         path = self.path / "status.json"
         try:
@@ -231,7 +231,7 @@ class RunDirectory:
     @property
     def reason(self) -> str:
         """Why the last attempt failed."""
-        return str(self._told().get("reason", ""))
+        return str(self._state().get("reason", ""))
 
     def set_status(self, status: str, **details: Any) -> None:
         self.write_json("status.json", {"status": status, **details})
@@ -246,10 +246,10 @@ class RunDirectory:
 
         Damage is told; the run then makes its record anew from its checkpoint.
         """
-        told = self._told()
-        if told.get("status") != "finished":
+        left = self._state()
+        if left.get("status") != "finished":
             return None
-        digests = told.get("sha256", {})
+        digests = left.get("sha256", {})
         for name, digest in digests.items() if isinstance(digests, dict) else ():
             path = self.path / name
             if not path.exists() or sha256_of(path) != digest:

@@ -29,7 +29,7 @@ def interface_record(interface: Interface) -> dict[str, Any]:
         "features": interface.features,
         "decisions": interface.decisions,
         "pooled": interface.pooled,
-        "program": _plain(interface.program),
+        "program": _specification(interface.program),
     }
 
 
@@ -49,7 +49,7 @@ def read_interface(directory: Path, trust: Path | None = None) -> Interface | No
         features, decisions = _names(told["features"]), _names(told["decisions"])
         if told["program"] is None:
             return None
-        program = _made(file, dict(told["program"]), trust)
+        program = _program(file, dict(told["program"]), trust)
         return Interface(features, decisions, told["pooled"] is True, program)
     except FileNotFoundError:
         return None
@@ -65,7 +65,7 @@ def _names(told: Any) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _plain(program: Program) -> dict[str, Any] | None:
+def _specification(program: Program) -> dict[str, Any] | None:
     """Class and numbers of a program that is made of plain numbers alone."""
     if not is_dataclass(program):
         return None
@@ -77,7 +77,7 @@ def _plain(program: Program) -> dict[str, Any] | None:
     return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **values}
 
 
-def _made(file: Path, told: dict[str, Any], trust: Path | None) -> Program:
+def _program(file: Path, told: dict[str, Any], trust: Path | None) -> Program:
     target = told.pop("_target_")
     check_named(file, "program", target, trust)
     if not all(isinstance(value, bool | int | float | str) for value in told.values()):
