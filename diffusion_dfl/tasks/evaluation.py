@@ -107,7 +107,7 @@ def evaluate(
     """
     rules = {"task": LayerRule(layer, num_scenarios)}
     if predictor.decides:
-        rows = replace(rows, pooled=False)
+        rows = replace(rows, pooled=False)  # It says one a row, though all are the same.
     else:
         rules["task_exact"] = LayerRule(layer, num_scenarios, exact=True)
         rules["task_at_500"] = LayerRule(layer, num_large)

@@ -144,7 +144,7 @@ def run_step(
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.1)
     torch.manual_seed(2)
     seen = predictor
-    if predictor.base is not None:
+    if isinstance(predictor, Predictor) and predictor.base is not None:
         fold = torch.arange(B, device=batch.context.device) % predictor.base.folds
         seen = predictor.under(predictor.base(batch.context, fold))
     loss = step.estimator(seen, layer, batch, generator.manual_seed(3))
