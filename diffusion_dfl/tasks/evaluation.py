@@ -21,8 +21,8 @@ from diffusion_dfl.tasks.task import Judgement
 # Metrics that a policy has no scenarios for.
 _OF_SCENARIOS = (
     "task_exact",
-    "task_at_500",
-    "task_exact_at_500",
+    "task_large",
+    "task_exact_large",
     "rmse_scenario",
     "rmse_mean",
     "crps",
@@ -88,7 +88,7 @@ def evaluate(
 
     ``task`` is the mean over rows of what the task's judge makes of the decisions of the layer's rule
     on M scenarios: what was trained is what is evaluated. ``task_exact`` decides with the exact
-    sample program on the same scenarios; ``task_at_500`` and ``task_exact_at_500`` do the same on
+    sample program on the same scenarios; ``task_large`` and ``task_exact_large`` do the same on
     ``num_large`` scenarios with the bandwidth constant of M. ``rmse_scenario`` is the root mean
     squared error over scenarios, rows and coordinates, ``rmse_mean`` that of the scenario mean;
     ``crps`` is the mean over rows and coordinates (fair estimator), ``coverage_90`` the share of
@@ -110,8 +110,8 @@ def evaluate(
         rows = replace(rows, pooled=False)  # It says one a row, though all are the same.
     else:
         rules["task_exact"] = LayerRule(layer, num_scenarios, exact=True)
-        rules["task_at_500"] = LayerRule(layer, num_large)
-        rules["task_exact_at_500"] = LayerRule(layer, num_large, exact=True)
+        rules["task_large"] = LayerRule(layer, num_large)
+        rules["task_exact_large"] = LayerRule(layer, num_large, exact=True)
     largest = max(rule.num_scenarios for rule in rules.values())
     decisions: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}

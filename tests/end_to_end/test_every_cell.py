@@ -118,7 +118,7 @@ def test_a_cell_that_makes_sense_runs_to_its_record(
     assert math.isfinite(test["task"])
     assert test["baselines"] and all(map(math.isfinite, test["baselines"].values()))
     # A policy has one decision, which knows no scenarios, and one more before its projection.
-    scenarios = ("task_exact", "task_at_500", "rmse_scenario", "rmse_mean")
+    scenarios = ("task_exact", "task_large", "rmse_scenario", "rmse_mean")
     assert all((test[name] is None) == (model == "policy") for name in scenarios)
     assert ("task_raw" in test) == (model == "policy")
     for name in ("crps", "coverage_90"):

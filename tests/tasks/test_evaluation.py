@@ -121,8 +121,8 @@ def _cost(decision: np.ndarray, outcome: np.ndarray) -> np.ndarray:
     [
         ("task", FEW, True),
         ("task_exact", FEW, False),
-        ("task_at_500", LARGE, True),
-        ("task_exact_at_500", LARGE, False),
+        ("task_large", LARGE, True),
+        ("task_exact_large", LARGE, False),
     ],
 )
 def test_costs_are_those_of_the_rule_named(metric: str, count: int, smooth: bool) -> None:
@@ -141,7 +141,7 @@ def test_costs_are_those_of_the_rule_named(metric: str, count: int, smooth: bool
 
 def test_the_rules_differ() -> None:
     metrics = _evaluate().metrics
-    values = [metrics[k] for k in ("task", "task_exact", "task_at_500", "task_exact_at_500")]
+    values = [metrics[k] for k in ("task", "task_exact", "task_large", "task_exact_large")]
     assert len(set(values)) == 4
     assert metrics["solver_failures"] == 0
 
@@ -191,7 +191,7 @@ def test_a_perfect_forecast_scores_zero_and_costs_nothing() -> None:
     flat = outcomes[:, :1].expand(-1, HOURS)
     predictor = Table(flat.unsqueeze(1).expand(-1, LARGE, -1))
     result = _evaluate(predictor, replace(_rows(), outcome=flat))
-    for name in ("task", "task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps"):
+    for name in ("task", "task_exact", "task_large", "rmse_scenario", "rmse_mean", "crps"):
         assert result.metrics[name] == pytest.approx(0.0, abs=1e-6), name
     assert result.metrics["coverage_90"] == 1.0
 
@@ -284,7 +284,7 @@ def test_a_policy_is_judged_by_its_projected_decision_with_the_raw_one_beside_it
     assert result.metrics["task"] == pytest.approx(_cost(feasible, observed).sum(1).mean())
     assert result.metrics["task_raw"] == pytest.approx(_cost(raw.numpy(), observed).sum(1).mean())
     assert result.metrics["task"] != result.metrics["task_raw"]
-    for name in ("task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps", "coverage_90"):
+    for name in ("task_exact", "task_large", "rmse_scenario", "rmse_mean", "crps", "coverage_90"):
         assert result.metrics[name] is None, name
     (score,) = _scores(policy, layer)
     assert score == pytest.approx(result.metrics["task"])

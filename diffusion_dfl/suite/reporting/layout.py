@@ -50,7 +50,7 @@ class Layout:
 HEADLINE = "test.task"
 
 _EXACT = Column("test.task_exact", "Task, exact rule")
-_LARGE = Column("test.task_at_500", "Task, M large")
+_LARGE = Column("test.task_large", "Task, M large")
 _CRPS = Column("test.crps", "CRPS", 4)
 _COVERAGE = Column("test.coverage_90", "Coverage 90 %")
 _LEVEL = Column("test.plan_level", "Plan level", 4)

@@ -97,8 +97,8 @@ def test_the_record_has_its_schema(root: Path) -> None:
     assert set(summary["test"]) == {
         "task",
         "task_exact",
-        "task_at_500",
-        "task_exact_at_500",
+        "task_large",
+        "task_exact_large",
         "rmse_scenario",
         "rmse_mean",
         "crps",
@@ -143,7 +143,7 @@ def test_the_record_has_its_schema(root: Path) -> None:
 def test_the_numbers_of_the_record_are_sound(root: Path) -> None:
     summary = _summary(root)
     test, validation = summary["test"], summary["validation"]
-    for key in ("task", "task_exact", "task_at_500", "rmse_scenario", "rmse_mean", "crps"):
+    for key in ("task", "task_exact", "task_large", "rmse_scenario", "rmse_mean", "crps"):
         assert test[key] > 0, key
         assert math.isfinite(test[key]), key
     assert test["task"] == pytest.approx(sum(test["hourly"]))
@@ -346,7 +346,7 @@ def test_other_cells_run_to_their_record(model: str, grad: str, tmp_path: Path) 
         assert not (tmp_path / "runs" / "smoke" / "power" / "_fits").exists()
     else:
         # One scenario: the exact program, whatever M is.
-        assert test["task"] == test["task_exact"] == test["task_at_500"]
+        assert test["task"] == test["task_exact"] == test["task_large"]
         assert test["rmse_scenario"] == pytest.approx(test["rmse_mean"])
 
 
