@@ -224,7 +224,6 @@ def shell(text: str, checkout: Path) -> "subprocess.CompletedProcess[str]":
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(checkout),  # before the installed package, which is the checkout's
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
     return subprocess.run(
         ["bash", "-c", text],

@@ -55,8 +55,11 @@ import sys
 for name in ("hydra", "omegaconf", "wandb", "jinja2", "matplotlib", "yaml", "tqdm", "filelock",
              "cvxpy", "clarabel", "pyarrow", "scoringrules"):
     sys.modules[name] = None
-import numpy as np, pandas as pd
 import diffusion_dfl as ddfl
+assert not any(name.startswith("torch") for name in sys.modules), "import is not lazy"
+for name in ddfl.__all__:
+    getattr(ddfl, name)
+import numpy as np, pandas as pd
 rng = np.random.default_rng(0)
 frame = pd.DataFrame({"x": rng.normal(size=60), "y": rng.uniform(1, 2, 60)})
 program = ddfl.Newsvendor(z_max=5.0)
@@ -66,4 +69,4 @@ fitted = ddfl.train(task, ddfl.GaussianPredictor, ddfl.Reparam(8), fit=short, tr
 assert np.isfinite(fitted.evaluate(num_large=20).metrics["crps"])
 assert np.isfinite(fitted.decide(frame[["x"]][:3]).decision).all()
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=120)

@@ -58,7 +58,15 @@ def numbers(summary: dict[str, Any]) -> dict[str, Any]:
 def test_every_cell_gives_a_whole_record(tmp_path: Path, cell: tuple[str, str]) -> None:
     model, grad = cell
     summary = small_run(tmp_path, f"model={model}", f"grad={grad}", NARROW[model])
-    assert set(summary) == {"schema", "identity", "test", "validation", "timing", "resources"}
+    assert set(summary) == {
+        "schema",
+        "identity",
+        "sources",
+        "test",
+        "validation",
+        "timing",
+        "resources",
+    }
     test = summary["test"]
     assert test["task"] > 0
     assert sum(test["hourly"]) == pytest.approx(test["task"])

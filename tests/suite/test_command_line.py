@@ -83,35 +83,6 @@ def test_a_sweep_typed_as_in_the_readme_runs_every_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_literal_ten_seed_line_runs_ten_seeds(tmp_path: Path) -> None:
-    small = [
-        "data=simulated",
-        "scale=smoke",
-        "fit.epochs=1",
-        "train.epochs=1",
-        "foundation.epochs=1",
-        "data.num_days=120",
-        "model.width=8",
-        "model.base_folds=2",
-        "model.base_width=8",
-        "evaluation.num_large=25",
-        "device=cpu",
-    ]
-    result = _train(
-        "task=power",
-        "model=diffusion",
-        "grad=score",
-        "-m",
-        "seed=0-9",
-        *small,
-        f"output.root={tmp_path}",
-    )
-    assert result.returncode == 0, result.stderr
-    records = [json.loads(path.read_text()) for path in tmp_path.rglob("summary.json")]
-    assert sorted(record["identity"]["seed"] for record in records) == list(range(10))
-
-
-@pytest.mark.slow
 def test_one_command_sweeps_all_tasks_with_both_gradients_of_the_diffusion(tmp_path: Path) -> None:
     small = [
         "scale=smoke",

@@ -144,7 +144,9 @@ class Archive:
         if path not in self._epoch_places:
             return []
         start, stop = self._epoch_places[path]
-        found = self._epochs.slice(start, stop - start).drop_columns(["path"]).to_pylist()
+        part = self._epochs.slice(start, stop - start)
+        known = [name for name in part.column_names if part[name].null_count < len(part)]
+        found = part.select([name for name in known if name != "path"]).to_pylist()
         return [{key: value for key, value in one.items() if value is not None} for one in found]
 
     def rows(self, path: str) -> pd.Series:
