@@ -66,6 +66,7 @@ fetch: setup ## download the real load data into data/
 
 chaos: setup ## a sweep under kill -9, full disks, damaged files; compared with the unbroken one
 	$(BIN)/python scripts/chaos.py
+	$(BIN)/python scripts/chaos.py --hosts --workers 3 --kills 150
 
 wandb-sync: setup ## upload what logger=wandb wrote offline
 	$(BIN)/python scripts/wandb_sync.py

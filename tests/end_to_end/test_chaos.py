@@ -10,8 +10,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_storm_leaves_every_number_as_it_was() -> None:
-    command = [sys.executable, "scripts/chaos.py", "--runs", "6", "--kills", "20", "--minutes", "8"]
+@pytest.mark.parametrize(
+    "words", [["--runs=6", "--kills=20"], ["--runs=4", "--kills=10", "--hosts"]]
+)
+def test_a_storm_leaves_every_number_as_it_was(words: list[str]) -> None:
+    command = [sys.executable, "scripts/chaos.py", *words, "--minutes=8"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 runs after 20 kills: as unbroken" in done.stdout
+    assert "kills: as unbroken" in done.stdout

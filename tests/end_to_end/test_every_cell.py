@@ -93,7 +93,8 @@ GRID = [
             ),
             *(
                 []
-                if task == "synthetic" or (model, grad) == ("gaussian", "score")
+                if task == "synthetic"
+                or ((model, grad) == ("gaussian", "score") and task in ("portfolio", "inventory"))
                 else [pytest.mark.slow]
             ),
         ],

@@ -100,7 +100,7 @@ def test_learned_parts() -> None:
     torch.testing.assert_close(gradient @ way, central, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("orders", [4.0, 9.0])
+@pytest.mark.parametrize("orders", [4.0, pytest.param(9.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_do_not_depend_on_the_units_of_a_coordinate(name: str, orders: float) -> None:
     case = CASES[name]()

@@ -119,15 +119,15 @@ def test_a_third_argument_with_a_default_is_no_context() -> None:
 
 def test_a_task_of_prices_known_in_advance_is_trained_and_judged_by_them() -> None:
     rng = np.random.default_rng(0)
-    price, demand = rng.uniform(0.5, 1.5, 150), rng.uniform(0.0, 2.0, (150, 2))
+    price, demand = rng.uniform(0.5, 1.5, 60), rng.uniform(0.0, 2.0, (60, 2))
     frame = pd.DataFrame({"price": price, "a": demand[:, 0], "b": demand[:, 1]})
     task = ddfl.task_from_frame("orders", priced(), frame, ["price"], ["a", "b"])
     settings = ddfl.TrainingSettings(epochs=1, batch_size=64, learning_rate=1e-3)
-    for estimator in (ddfl.Reparam(10), ddfl.Score(10)):
+    for estimator in (ddfl.Reparam(5), ddfl.Score(5)):
         fitted = ddfl.train(
             task, ddfl.GaussianPredictor, estimator, fit=settings, train=settings, device="cpu"
         )
-        metrics = fitted.evaluate(num_large=20).metrics
+        metrics = fitted.evaluate(num_large=10).metrics
         rows = task.dataset.test
         decisions = fitted.decide(task.dataset.contexts[rows]).decision
         x = task.dataset.contexts[rows]

@@ -212,7 +212,9 @@ def test_invalid_rows_leave_the_others_alone() -> None:
     torch.testing.assert_close(solution.decision[others], good.decision[others], atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("orders", [4.0, 6.0, 9.0])
+@pytest.mark.parametrize(
+    "orders", [4.0, *(pytest.param(orders, marks=pytest.mark.slow) for orders in (6.0, 9.0))]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_every_coordinate_may_have_units_of_its_own(name: str, orders: float) -> None:
     case, weights = CASES[name](), weighted(CASES[name]())

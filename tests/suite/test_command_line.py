@@ -66,6 +66,7 @@ def test_help_shows_choices_and_the_main_command() -> None:
     assert "python train.py task=power model=diffusion grad=score -m seed=0-9" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_typed_as_in_the_readme_runs_every_seed(tmp_path: Path) -> None:
     words = ["task=power", "grad=score", "-m", "seed=0-1", *TINY, f"output.root={tmp_path}"]
     result = _train(*words)

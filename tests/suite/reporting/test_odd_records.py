@@ -82,7 +82,7 @@ def test_the_good_run_counts_and_the_others_are_named_or_no_worse(results: Path)
         assert "\n" not in str(one)
 
 
-@pytest.mark.parametrize("verb", [table, status, report])
+@pytest.mark.parametrize("verb", [table, status, pytest.param(report, marks=pytest.mark.slow)])
 def test_no_oddity_ends_a_table_a_status_or_a_report(
     verb: Any, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

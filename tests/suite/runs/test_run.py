@@ -487,7 +487,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return root, _run(root, *_LONGER)
 
 
-@pytest.mark.parametrize("stage", ["fit", pytest.param("train", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["fit", "train"])
 def test_a_run_killed_in_the_middle_and_repeated_gives_the_same_record(
     stage: str, unbroken: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

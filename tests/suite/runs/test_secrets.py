@@ -38,7 +38,10 @@ def _check(told: str) -> None:
 )
 @pytest.mark.parametrize(
     ("given", "logger"),
-    [(URL, ""), ("${oc.env:PLANTED_URL}", "wandb"), (URL, "tensorboard")],
+    [
+        ("${oc.env:PLANTED_URL}", ""),
+        *(pytest.param(URL, logger, marks=pytest.mark.slow) for logger in ("wandb", "tensorboard")),
+    ],
 )
 def test_a_finished_run_holds_no_secret(
     given: str, logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
