@@ -106,6 +106,7 @@ SMALL: dict[str, Small] = {
     "python scripts/wandb_sync.py --dashboard --entity my-team": Small("--dry-run"),
     # Minutes at any size: their options are read, and no more.
     "python scripts/benchmark.py sweeps": Small("--help"),
+    "python scripts/benchmark.py load": Small("--runs 20 --rows 1000"),
     "python scripts/feature_study.py --seeds 5": Small("--help"),
     # Its goals are for the paper's sizes; missing one is code 1.
     "python scripts/benchmark.py memory": Small("--width 8 --steps 12 --timesteps 1", codes=(1,)),
