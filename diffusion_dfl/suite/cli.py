@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -24,6 +24,7 @@ from omegaconf.errors import (
 
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.suite.completion import completing
+from diffusion_dfl.suite.config import synonyms
 from diffusion_dfl.suite.config.arguments import (
     BARE,
     CONFIG_DIRECTORY,
@@ -154,6 +155,9 @@ def explain(error: Exception) -> str:
         known = sorted(error.options)
         if group == "hydra/launcher" and wrong in _LAUNCHERS:
             return f"{group}={wrong} needs a package; `pip install {_LAUNCHERS[wrong]}` adds it"
+        ours = synonyms.choice(group, wrong)
+        if ours in known:
+            return f"{group}={wrong}: here it is {group}={ours}. Choices: {', '.join(known)}"
         return f"{group}={wrong}: there is no such choice; {_nearest(wrong, known)}"
     if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
         word = f"{error.full_key}={error.parent_node._get_node(error.key)}"
@@ -170,6 +174,10 @@ def explain(error: Exception) -> str:
         root = inner.parent_node._get_root() if inner.parent_node is not None else {}
         return f"{full}: there is no such key; {_meant(full, _paths(root))}{_all_keys()}"
     if isinstance(inner, ValidationError):
+        section = OmegaConf.select(inner.parent_node, str(inner.key)) if inner.parent_node else None
+        if isinstance(section, DictConfig):
+            keys = [f"{inner.full_key!s}.{key!s}" for key in section]
+            return f"{inner.full_key!s} holds other keys: {', '.join(keys)}; set one of them"
         wanted = str(inner).splitlines()[0]
         return f"{inner.full_key}: {wanted}; {_all_keys()} with its value"
     return "; ".join(lines)
@@ -248,6 +256,10 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
 def _meant(wrong: str, paths: Sequence[str]) -> str:
     """The keys that were most likely meant, as a question; what its parent has if none is near."""
     parent, _, name = wrong.rpartition(".")
+    ours = synonyms.KEYS.get(name, "")
+    known = [path for path in paths if f".{path}".endswith(f".{ours}") and path.startswith(parent)]
+    if "=" in ours or (ours and known):
+        return f"here it is {ours if '=' in ours else ' or '.join(known)}; "
     siblings = {
         path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == parent
     }

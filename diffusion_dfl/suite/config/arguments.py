@@ -12,6 +12,7 @@ from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -75,6 +76,8 @@ _VALUE_FLAGS = {
     "--experimental-rerun",
 }
 _INFO_TOPICS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+# As other languages write ranges, or half of one.
+_SEED_LIKE = re.compile(r"^seed=(\d+)(\.\.+|:|-|to)\d*$")
 _SEED_RANGE = re.compile(r"^seed=(\d+)-(\d+)$")
 
 # Names of files, folders and addresses, which may look like a number or a list to Hydra.
@@ -101,6 +104,9 @@ def normalise(arguments: Sequence[str]) -> list[str]:
         if not word.startswith("-"):
             overrides.append(word)
             continue
+        if _is_override(word) and rest and re.fullmatch(r"[\w.]+", rest[0]):
+            meant = f"{word.lstrip('-')}={rest[0]}"
+            raise UserError(f"{word} {rest[0]}: an override has no dashes: {meant}")
         flags.append(word)
         if word in _VALUE_FLAGS:
             if not rest:
@@ -120,6 +126,12 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     overrides = [_expand_seed(word, sweep) for word in overrides]
     refuse_bad_cells(overrides)
     return overrides + flags
+
+
+def _is_override(word: str) -> bool:
+    """Whether a flag is none of Hydra's but looks like a key."""
+    known = {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    return word not in known and re.fullmatch(r"--?[a-z][a-z_.]+", word) is not None
 
 
 def _refuse_form(words: Sequence[str], place: int, sweep: bool) -> None:
@@ -194,6 +206,10 @@ def written(text: str) -> str:
 def _expand_seed(word: str, sweep: bool) -> str:
     match = _SEED_RANGE.match(word)
     if match is None:
+        if _SEED_LIKE.match(word):
+            raise UserError(
+                f"{word}: write seed=0-9 for a range, seed=0,2,5 for a list, and add -m"
+            )
         return word
     first, last = map(int, match.groups())
     if last < first:
