@@ -4,8 +4,8 @@ import errno
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
     directory = RunDirectory(
         Path(config.output.root, "runs") / identity.path, f"{identity.path} {identity.config_hash}"
     )
-    with directory.locked(), stoppable():
+    with _told_of_the_disk(directory.path), directory.locked(), stoppable():
         directory.claim(config, config.force)
         done = directory.finished_summary()
         if done is not None:
@@ -82,6 +82,20 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
             return _attempt(config, identity, device, directory)
 
 
+@contextmanager
+def _told_of_the_disk(path: Path) -> Iterator[None]:
+    """What a disk refuses becomes one line with its mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MENDS:
+            raise
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); {_MENDS[error.errno]} and repeat the "
+            "command, which goes on from the last epoch that was saved"
+        ) from error
+
+
 def _attempt(
     config: DictConfig, identity: Identity, device: torch.device, directory: RunDirectory
 ) -> dict[str, Any]:
@@ -105,11 +119,6 @@ def _attempt(
             directory.set_status(kind, reason=reason, traceback=trace)
             if kind == "failed":
                 directory.lease.append(directory.path / "failures.log", trace + "\n")
-        if isinstance(error, OSError) and error.errno in _MENDS:
-            raise UserError(
-                f"{directory.path} cannot be written ({error.strerror}); {_MENDS[error.errno]} and "
-                "repeat the command, which goes on from the last epoch that was saved"
-            ) from error
         if isinstance(error, RunFailed):
             raise type(error)(f"{directory.path}: {error}") from error
         raise

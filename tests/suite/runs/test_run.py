@@ -1,6 +1,7 @@
 """Whole runs, in small: the record, its repetition, what runs share."""
 
 import copy
+import errno
 import getpass
 import hashlib
 import json
@@ -506,3 +507,22 @@ def test_a_run_killed_in_the_middle_and_repeated_gives_the_same_record(
     for find in (_fit_directory, _directory):
         lines = [(find(root, *more) / "metrics.jsonl").read_bytes() for root in (whole, killed)]
         assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("moment", range(1, 12, 2))
+def test_a_disk_that_does_not_sync_is_one_line_whenever_it_fails(
+    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, calls = os.fsync, iter(range(1, 10_000))
+
+    def fails(handle: int) -> None:
+        if next(calls) >= moment:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(UserError, match=r"\(Input/output error\); look after the disk") as refusal:
+        _run(tmp_path)
+    assert "\n" not in str(refusal.value)
+    monkeypatch.undo()
+    assert _run(tmp_path)["test"]["task"] is not None
