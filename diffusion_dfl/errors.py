@@ -14,3 +14,7 @@ class RunFailed(RuntimeError):
     The command line prints it in one line and goes on with the other runs of a sweep; the traceback is
     in the run's status.json.
     """
+
+
+class WorkerLost(RunFailed):
+    """The process of a run died, as often as a launcher began it again; the run itself told nothing."""

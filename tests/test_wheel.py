@@ -53,7 +53,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_has_every_file_of_the_configuration(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert "diffusion_dfl/py.typed" in names
+    assert {"diffusion_dfl/py.typed", "hydra_plugins/diffusion_dfl_dask.py"} <= names
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"diffusion_dfl/suite/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
 
@@ -87,4 +87,8 @@ def test_a_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
     assert "written to" in _said(command, "report", folder=tmp_path)
     columns = _said(command, "predict", str(run), "--columns", folder=tmp_path)
     assert "prev_h00" in columns
+    refused = _said(
+        command, "train", "hydra/launcher=dask", "-m", "seed=0", folder=tmp_path, code=2
+    )
+    assert "diffusion-dfl[cluster]" in refused
     assert "--prices" in _said(command, "fetch", "--help", folder=tmp_path)

@@ -22,7 +22,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from diffusion_dfl.errors import RunFailed, UserError
+from diffusion_dfl.errors import RunFailed, UserError, WorkerLost
 from diffusion_dfl.suite.completion import completing
 from diffusion_dfl.suite.config import synonyms
 from diffusion_dfl.suite.config.arguments import (
@@ -50,7 +50,6 @@ _LAUNCHERS = {
     "joblib": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
-    "ray": "hydra-ray-launcher",
 }
 
 
@@ -71,7 +70,7 @@ def job() -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    if isinstance(error, RunFailed):
+    if isinstance(error, RunFailed) and not isinstance(error, WorkerLost):
         return f"{error}; its status.json has the traceback"
     return explain(error)
 
