@@ -8,7 +8,7 @@ import sys
 for _pool in ("OMP", "MKL", "OPENBLAS", "RAYON"):
     os.environ[f"{_pool}_NUM_THREADS"] = "1"
 
-from benchmarks import load, memory, solvers, sweeps, training, users  # noqa: E402
+from benchmarks import files, load, memory, solvers, sweeps, training, users  # noqa: E402
 
 
 def main() -> int:
@@ -21,6 +21,7 @@ def main() -> int:
         "memory": memory,
         "sweeps": sweeps,
         "load": load,
+        "files": files,
     }
     for name, module in modules.items():
         command = commands.add_parser(name, help=module.__doc__, description=module.__doc__)

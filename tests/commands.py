@@ -107,6 +107,7 @@ SMALL: dict[str, Small] = {
     # Minutes at any size: their options are read, and no more.
     "python scripts/benchmark.py sweeps": Small("--help"),
     "python scripts/benchmark.py load": Small("--runs 20 --rows 1000"),
+    "python scripts/benchmark.py files": Small("--output build"),
     "python scripts/feature_study.py --seeds 5": Small("--help"),
     # Its goals are for the paper's sizes; missing one is code 1.
     "python scripts/benchmark.py memory": Small("--width 8 --steps 12 --timesteps 1", codes=(1,)),
@@ -184,6 +185,9 @@ NOT_RUN: dict[str, str] = {
     "python scripts/gradient_lab.py linear": "tests/laboratory/test_linear_gaussian.py",
     "python scripts/gradient_lab.py synthetic": "tests/laboratory/test_synthetic.py",
     "sbatch --array=1-$(wc -l < commands.txt)%50 scripts/slurm_array.sh commands.txt": (
+        "tests/end_to_end/test_launchers.py"
+    ),
+    "python cluster.py task=power model=diffusion grad=two_stage,score -m seed=0-9": (
         "tests/end_to_end/test_launchers.py"
     ),
     "tensorboard --logdir results/runs": "a server that runs until it is stopped",
