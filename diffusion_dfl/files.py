@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,6 +79,32 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
+def check_plain(path: Path) -> None:
+    """Refuse what is no file of its own: a link leads elsewhere, a pipe waits for ever.
+
+    Raises:
+        ValueError: it is none.
+        FileNotFoundError: it is not there.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("it is no plain file")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether there is a file, of its own."""
+    try:
+        check_plain(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def printable(text: str, most: int = 300) -> str:
+    """A stranger's text on one line: no control characters, no end beyond ``most`` characters."""
+    line = "".join(one if one.isprintable() else "?" for one in text[: most + 1])
+    return line if len(text) <= most else f"{line[:most]}..."
+
+
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """UTF-8 text of a file that somebody else may have written.
 
@@ -85,8 +112,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         ValueError: it is longer than ``most`` bytes, no file, or not UTF-8.
         OSError: it cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no plain file")
+    check_plain(path)
     with path.open("rb") as handle:
         content = handle.read(most + 1)
     if len(content) > most:
@@ -104,6 +130,8 @@ def parse_json(text: str) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+    if "\\u" in text:  # Halves of characters, which nothing can write.
+        json.dumps(value, ensure_ascii=False).encode()
     level = [value]
     for _ in range(_MOST_LEVELS):
         inner: list[Any] = []

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.files import parse_json, read_text
 
 logger = logging.getLogger(__name__)
 
+# A key of ours with its value; nothing of Hydra's, nothing to be resolved, no endless seeds.
+_PLANNED = re.compile(r"(?!hydra|seed=.*\d{6})[A-Za-z_][\w.@/]*=(?!.*\$\{)[^\x00-\x1f]*")
 _MULTIRUN = {"-m", "--multirun"}
 # Overrides that say where and how, not what; they are no part of a plan.
 _INCIDENTAL = (
@@ -96,15 +100,23 @@ def _keep(root: Path, words: Sequence[str]) -> None:
 def started(root: Path) -> list[list[str]]:
     """Overrides of the sweeps that were started with this results folder."""
     try:
-        lines = _plans(root).read_text(encoding="utf-8").splitlines()
-    except OSError:
+        lines = read_text(_plans(root)).splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read: %s", _plans(root), error)
         return []
     found = []
     for line in lines:
-        with suppress(ValueError):
-            words = json.loads(line)
-            if isinstance(words, list) and all(isinstance(word, str) for word in words):
-                found.append(words)
+        try:
+            words = parse_json(line)
+        except ValueError:
+            continue
+        # Words of a sweep and no others: a plan may come from anybody.
+        if isinstance(words, list) and all(
+            isinstance(w, str) and _PLANNED.fullmatch(w) for w in words
+        ):
+            found.append(words)
     return found
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import DamagedFile, replacing
+from diffusion_dfl.files import DamagedFile, check_plain, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,10 @@ def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
         DamagedFile: the digest does not fit, or there is none.
         FileNotFoundError: no such file.
     """
+    try:
+        check_plain(path)
+    except ValueError as error:
+        raise DamagedFile(f"{path}: {error}") from None
     content = path.read_bytes()
     body, seal = content[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
     if not seal.startswith(_MARK):

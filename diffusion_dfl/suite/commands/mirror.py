@@ -26,9 +26,15 @@ def main() -> int:
     parser.add_argument("--to", choices=("wandb", "tensorboard"), required=True, help="what mirror")
     parser.add_argument("--project", default=_PROJECT, help=f"of W&B ({_PROJECT})")
     parser.add_argument("--entity", help="of W&B")
+    parser.add_argument("--tags", default="", help="of W&B, with commas between")
     arguments = parser.parse_args()
     configure_logging()
-    made = makers([arguments.to], arguments.project, arguments.entity)
+    made = makers(
+        [arguments.to],
+        arguments.project,
+        arguments.entity,
+        list(filter(None, arguments.tags.split(","))),
+    )
     code = 0
     for path in arguments.runs:
         try:

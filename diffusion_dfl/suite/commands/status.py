@@ -13,12 +13,22 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffusion_dfl.files import printable
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.config.identities import searching
 from diffusion_dfl.suite.reporting.archive import Archive
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
-from diffusion_dfl.suite.reporting.status import completing, overview, plan, state
+from diffusion_dfl.suite.reporting.status import Planned, completing, overview, plan, state
 from diffusion_dfl.suite.sweep import started
+
+
+def _planned(words: list[str]) -> list[Planned]:
+    """The runs of a plan; none, which is said, of one that is none today."""
+    try:
+        return plan(words, every_pair=False)
+    except REFUSALS as error:
+        print(f"a plan is left out: {printable(explain(error))}", file=sys.stderr)
+        return []
 
 
 def main() -> int:
@@ -43,7 +53,7 @@ def main() -> int:
         with searching(arguments.config_dir):
             if arguments.started:
                 sweeps = started(arguments.results)
-                every = (run for one in sweeps for run in plan(one, every_pair=False))
+                every = (run for one in sweeps for run in _planned(one))
                 runs = list(dict.fromkeys(every))
             else:
                 runs = plan(words)

@@ -138,6 +138,11 @@ def _refuse_form(words: Sequence[str], place: int, sweep: bool) -> None:
     """Refuse a word that is no ``key=value`` or cannot be read as one, and several values of a key outside
     of a sweep."""
     word = words[place]
+    if re.match(r"\+?data\.url=.*(://[^/]*@|\?)", word):
+        raise UserError(
+            "data.url: what is typed is kept by the shell, Hydra and launchers, and this address lets in a "
+            "user; put it into a variable, say LOADS_URL, and write data.url='${oc.env:LOADS_URL}'"
+        )
     if "=" not in word and not word.startswith("~"):
         joined = " ".join(
             [*words[:place][-1:], *takewhile(lambda one: "=" not in one, words[place:])]

@@ -56,10 +56,14 @@ class Mirrors:
     Args:
         facts: of the run.
         makers: name and maker of each; a maker raises ImportError where its package is missing.
+
+    Attributes:
+        given_up: names of those that failed.
     """
 
     def __init__(self, facts: RunFacts, makers: Mapping[str, Callable[[RunFacts], Mirror]]) -> None:
         self._open: dict[str, Mirror] = {}
+        self.given_up: list[str] = []
         for name, make in makers.items():
             self._guard(name, partial(self._make, name, make, facts))
 
@@ -88,6 +92,7 @@ class Mirrors:
         try:
             act()
         except ImportError as error:
+            self.given_up.append(name)
             package = (error.name or name).split(".")[0]
             logger.warning(
                 "logger=%s: the package %s is not installed, so this run is not mirrored; "
@@ -98,6 +103,7 @@ class Mirrors:
             )
         except Exception as error:  # Whatever breaks in a mirror, the run goes on.
             self._open.pop(name, None)
+            self.given_up.append(name)
             reason = (str(error).splitlines() or [""])[0]
             logger.warning(
                 "logger=%s: %s: %s; the run goes on without it", name, type(error).__name__, reason

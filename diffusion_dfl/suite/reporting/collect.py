@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from diffusion_dfl.files import MOST_BYTES, parse_json, read_object
+from diffusion_dfl.files import MOST_BYTES, is_plain, parse_json, printable, read_object
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.archive import Archive, compact, flat
 from diffusion_dfl.suite.reporting.roles import Role, todays_role
@@ -73,7 +73,8 @@ class LeftOut:
     reason: str
 
     def __str__(self) -> str:
-        return f"{'published' if self.published else 'runs'}/{self.path}: {self.reason}"
+        root = "published" if self.published else "runs"
+        return f"{root}/{printable(str(self.path))}: {printable(self.reason)}"
 
     def concerns(self, task: str, scale: str) -> bool:
         """Whether its place says it is a run of this task and scale."""
@@ -181,6 +182,7 @@ def _own(root: Path) -> Iterator[Record | LeftOut]:
             continue
         place = directory.relative_to(root)
         try:
+            str(place).encode()  # A name that nothing can write is no run's.
             texts, whole = _finished(directory)
             summary = _summary(place, texts["summary.json"])
             if not whole:  # Nothing else says that its rows are its own.
@@ -270,7 +272,7 @@ def _finished(directory: Path) -> tuple[dict[str, str], bool]:
 def _content(file: Path) -> bytes | None:
     """A file's bytes; None for what is no plain file of a bearable size."""
     try:
-        if file.is_file() and file.stat().st_size <= MOST_BYTES:
+        if is_plain(file) and file.stat().st_size <= MOST_BYTES:
             return file.read_bytes()
     except OSError:
         pass

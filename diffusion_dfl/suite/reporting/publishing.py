@@ -85,7 +85,12 @@ def publish(collection: Collection, wanted: Wanted, folder: Path) -> Published:
             passed_over.append(record.path)
         else:
             name = CONTROL if wanted.controls else role.name
-            chosen[_entry(record, name, role.preset)] = content_of(directory)
+            try:
+                content = content_of(directory)
+            except ValueError as error:
+                refused.append(LeftOut(record.path, False, str(error)))
+                continue
+            chosen[_entry(record, name, role.preset)] = content
     few = _too_few(archive.entries.values(), chosen)
     refused += [LeftOut(Path(entry.path), False, few[entry]) for entry in chosen if entry in few]
     added = {entry: content for entry, content in chosen.items() if entry not in few}

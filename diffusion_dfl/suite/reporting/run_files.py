@@ -1,12 +1,12 @@
 """What finished runs keep in their own directories, as the archive of published ones keeps it too."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from diffusion_dfl.files import MOST_BYTES, read_text
+from diffusion_dfl.files import MOST_BYTES, is_plain, read_text
+from diffusion_dfl.suite.runs.form import epoch_of
 from diffusion_dfl.suite.runs.trust import read_yaml
 
 
@@ -18,31 +18,10 @@ def epochs(directory: Path) -> tuple[list[dict[str, Any]], int]:
         return [], 0
     except (OSError, ValueError):
         return [], 1
-    found, damaged = [], 0
-    for line in text.splitlines():
-        try:
-            told = json.loads(line)
-            stage, epoch = told["stage"], told["epoch"]
-            numbers = {
-                name: float(told[name])
-                for name in sorted(told.keys() - {"stage", "epoch"})
-                if isinstance(told[name], int | float)
-            }
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-        ):
-            damaged += 1
-            continue
-        if not isinstance(stage, str) or type(epoch) is not int:
-            damaged += 1
-            continue
-        found.append({"stage": stage, "epoch": epoch, **numbers})
-    return found, damaged
+    lines = [epoch_of(line) for line in text.splitlines()]
+    found = [dict(sorted(one.items())) for one in lines if one is not None]
+    found = [{"stage": one.pop("stage"), "epoch": one.pop("epoch"), **one} for one in found]
+    return found, lines.count(None)
 
 
 def rows(directory: Path) -> pd.Series:
@@ -54,9 +33,12 @@ def rows(directory: Path) -> pd.Series:
     path = directory / "rows.csv"
     if not path.exists():
         return pd.Series(dtype=float)
-    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+    if not is_plain(path) or path.stat().st_size > MOST_BYTES:
         raise ValueError("its rows.csv is no table of rows")
-    table = pd.read_csv(path, dtype={"row": str, "task": float})
+    try:
+        table = pd.read_csv(path, dtype={"row": str, "task": float})
+    except (ValueError, OverflowError):
+        raise ValueError("its rows.csv is no table of rows") from None
     if list(table.columns) != ["row", "task"]:
         raise ValueError("its rows.csv is no table of rows")
     return table.set_index("row")["task"]

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import read_object
+from diffusion_dfl.files import printable, read_object, read_text
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS, normalise
 from diffusion_dfl.suite.config.identities import identity_of
 from diffusion_dfl.suite.invocation import start
@@ -130,7 +130,7 @@ def state(results: Path, run: Planned, published: Mapping[str, str] = _NONE) -> 
     if done is not None:
         return State("stale", "finished with another configuration")
     if name == "failed":
-        return State("failed", str(told.get("reason", "")).split("\n")[0])
+        return State("failed", printable(str(told.get("reason", "")).split("\n")[0]))
     if name in ("running", "interrupted"):
         return _underway("interrupted", directory)
     return State("missing" if committed is None else "stale", published=committed is not None)
@@ -147,13 +147,13 @@ def _underway(name: str, directory: Path) -> State:
     """With ``train epoch 3/6`` and ``2 min since``, as far as the run has said."""
     metrics = directory / "metrics.jsonl"
     try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
+        lines = read_text(metrics).splitlines()
         last = json.loads(lines[-1])
         epochs = run_files.config(directory)[last["stage"]]["epochs"]
         minutes = max(time.time() - metrics.stat().st_mtime, 0) / 60
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return State(name, "before its first epoch")
-    progress = f"{last['stage']} epoch {last['epoch']}/{epochs}"
+    progress = printable(f"{last['stage']} epoch {last['epoch']}/{epochs}", 80)
     return State(name, progress, age=f"{minutes:.0f} min since")
 
 

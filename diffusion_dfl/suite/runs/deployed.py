@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import DamagedFile, read_json, read_object, sha256_of
+from diffusion_dfl.files import (
+    DamagedFile,
+    is_plain,
+    printable,
+    read_json,
+    read_object,
+    sha256_of,
+)
 from diffusion_dfl.suite.config.commands import command, identity_of_record
 from diffusion_dfl.suite.config.compose import NEUTRAL, identify, name_of_file, validate
 from diffusion_dfl.suite.config.own import CODE, GROUPS, is_own, source_file
@@ -74,6 +81,11 @@ def _loaded(
         if not isinstance(weights.get(name), torch.Tensor) or weights[name].dim() != 1:
             raise UserError(f"{directory.weights} holds no predictor: it has no {name}")
     interface = read_interface(path, trust)
+    if interface is not None and len(interface.features) != len(weights["contexts.mean"]):
+        raise UserError(
+            f"{path / NAME} is of {len(interface.features)} features, and weights.pt of "
+            f"{len(weights['contexts.mean'])}; repeat the run's command with force=true"
+        )
     task = None
     if data or interface is None:
         task = make_task(_with_places(config, places or {}))
@@ -137,14 +149,14 @@ def read_config(path: Path, trust: Path | None = None, also: Collection[str] = (
         UserError: it is none, or names what it may not.
     """
     directory = RunDirectory(path)
-    if not (path / "config.yaml").is_file():
+    if not is_plain(path / "config.yaml"):
         raise UserError(
             f"{path}: there is no run; name a directory that a run printed at its end, such as "
             "results/runs/laptop/power/gaussian-score/seed-0"
         )
     if directory.status != "finished":
         raise UserError(
-            f"{path}: the run is {directory.status}, not finished; repeat its command, which goes on "
+            f"{path}: the run is {printable(directory.status, 20)}, not finished; repeat its command, which goes on "
             "where it stopped"
         )
     if not directory.weights.exists():
@@ -158,10 +170,11 @@ def read_config(path: Path, trust: Path | None = None, also: Collection[str] = (
             f"{path} has a record but no weights (committed records come without); {made} and name "
             "its directory, which it prints at its end"
         )
-    digests = read_object(path / "status.json").get("sha256") or {}
+    told = read_object(path / "status.json").get("sha256")
+    digests = told if isinstance(told, dict) else {}
     for name in ("config.yaml", "weights.pt", NAME):
         file = path / name
-        if name in digests and (not file.exists() or sha256_of(file) != digests[name]):
+        if name in digests and (not is_plain(file) or sha256_of(file) != digests[name]):
             state = "damaged" if file.exists() else "gone"
             raise UserError(
                 f"{file} is {state}; repeat the run's command, which makes it anew from the checkpoint"
@@ -194,7 +207,7 @@ def _refuse_changed_code(config: DictConfig, path: Path) -> None:
     """Raise UserError if a user's own code is not what it was when the run was made."""
     for group in GROUPS:
         node = config[group]
-        if not is_own(node.get("_target_")) or CODE not in node:
+        if not is_own(node.get("_target_")) or not node.get(CODE):
             continue
         file = source_file(node["_target_"])
         if file is None:
@@ -214,6 +227,16 @@ def _with_places(config: DictConfig, places: Mapping[str, str]) -> DictConfig:
     for key in places:
         if key not in _PLACES:
             raise UserError(f"data.{key}: only data.{', data.'.join(_PLACES)} can be set here")
-    full = OmegaConf.merge(config, {"data": {"root": None, "directory": "data", **places}})
+    kept = config.data.get("file")
+    if kept and "file" not in places:
+        raise UserError(f"the run was trained on {kept}; say where it is with --data file=FILE")
+    if (
+        kept
+        and name_of_file(places["file"]).partition(" sha256 ")[2] != kept.partition(" sha256 ")[2]
+    ):
+        raise UserError(f"data.file={places['file']} is not the {kept} that the run was trained on")
+    # Nothing is fetched from where a run's files say.
+    nowhere = {"root": None, "directory": "data", "url": None}
+    full = OmegaConf.merge(config, {"data": {**nowhere, **places}})
     assert isinstance(full, DictConfig)
     return full

@@ -31,14 +31,17 @@ from diffusion_dfl.data.download import without_secrets
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import (
     DamagedFile,
+    check_plain,
     clear_partials,
+    is_plain,
     json_text,
     read_json,
     sha256_of,
 )
 from diffusion_dfl.suite.config.compose import NEUTRAL, code_of, deciding_values, name_of_file
-from diffusion_dfl.suite.config.own import CODE, GROUPS
+from diffusion_dfl.suite.config.own import CODE, GROUPS, is_own
 from diffusion_dfl.suite.runs.environment import source_version
+from diffusion_dfl.suite.runs.form import epoch_of
 from diffusion_dfl.suite.runs.lease import Held, Lease
 from diffusion_dfl.suite.runs.trust import check_config, read_yaml
 from diffusion_dfl.training.checkpoint import Checkpoint, Version, read_tensors
@@ -152,7 +155,7 @@ class RunDirectory:
             UserError: the directory holds a run of another configuration.
         """
         stored = self.path / "config.yaml"
-        if stored.exists() and force:
+        if force:
             self._keep_aside()
         if stored.exists():
             self._refuse_other(config, stored)
@@ -203,13 +206,17 @@ class RunDirectory:
                     yield path, made
 
     def _keep_aside(self) -> None:
+        items = [item for item in self.path.iterdir() if not item.name.startswith(".")]
+        if not items:
+            return
         number = 1
         while (old := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         old.mkdir()
-        for item in self.path.iterdir():
-            if not item.name.startswith("."):
-                shutil.move(str(item), old / item.name)
+        # What says whose it is comes last: a move that was stopped is gone on with.
+        for item in sorted(items, key=lambda one: one.name in ("config.yaml", "status.json")):
+            self.lease.check()
+            shutil.move(str(item), old / item.name)
 
     @property
     def status(self) -> str:
@@ -252,7 +259,9 @@ class RunDirectory:
         digests = left.get("sha256", {})
         for name, digest in digests.items() if isinstance(digests, dict) else ():
             path = self.path / name
-            if not path.exists() or sha256_of(path) != digest:
+            if name not in _KEPT:
+                continue
+            if not is_plain(path) or sha256_of(path) != digest:
                 state = "damaged" if path.exists() else "gone"
                 logger.warning("%s is %s; making it anew from the checkpoint", path, state)
                 return None
@@ -286,17 +295,12 @@ class MetricsLog:
 
     def lines(self) -> list[dict[str, Any]]:
         """Every whole line of an epoch."""
-        if not self.path.exists():
+        try:
+            check_plain(self.path)
+            text = self.path.read_bytes().decode(errors="replace")
+        except (OSError, ValueError):
             return []
-        found = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and {"stage", "epoch"} <= record.keys():
-                found.append(record)
-        return found
+        return [json.loads(line) for line in text.splitlines() if epoch_of(line) is not None]
 
 
 def _line(stage: str, epoch: int, values: dict[str, float]) -> str:
@@ -324,6 +328,9 @@ def stored_config(file: Path, trust: Path | None, also: Collection[str] = ()) ->
             for key, value in told["data"].items()
         }
     check_config(file, told, trust, also)
+    for group in GROUPS:
+        if is_own(told[group]["_target_"]):  # Nobody is to look for it.
+            told[group].setdefault(CODE, "")
     return OmegaConf.create(told)
 
 

@@ -1,10 +1,14 @@
-"""The form of summary.json, held against what tables, status and report are given to read."""
+"""The form of summary.json and metrics.jsonl, held against what tables, status and report read."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 SCHEMA = 1
+
+# Values in one part.
+_MOST = 10_000
 
 #: Keys of a record's identity.
 IDENTITY = (
@@ -18,6 +22,8 @@ IDENTITY = (
     "source_hash",
     "differs",
 )
+# Of stages and of what is measured.
+_LABEL = re.compile(r"[A-Za-z_][\w./-]{0,99}")
 # They become folders, overrides and headings.
 _NAME, _KEY = re.compile(r"\w[\w.+-]{0,99}"), re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 
@@ -68,6 +74,8 @@ def _part(summary: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _check_numbers(value: Any, path: str) -> None:
     """Numbers, None and lists and mappings of them; words in ``resources`` only."""
+    if isinstance(value, dict | list) and len(value) > _MOST:
+        raise ValueError(f"summary.json has {len(value)} values in {path}")
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
@@ -93,3 +101,22 @@ def is_mixed(summary: Mapping[str, Any]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def epoch_of(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl: its ``stage``, ``epoch`` and numbers; None for what is none."""
+    try:
+        told = json.loads(line)
+        stage, epoch = told["stage"], told["epoch"]
+        numbers = {
+            name: float(value)
+            for name, value in told.items()
+            if _LABEL.fullmatch(name) and isinstance(value, int | float)
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return None
+    if not isinstance(stage, str) or not _LABEL.fullmatch(stage):
+        return None
+    if type(epoch) is not int or not 0 <= epoch < 10**9:
+        return None
+    return {"stage": stage, "epoch": epoch, **{k: v for k, v in numbers.items() if k != "epoch"}}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import DamagedFile, read_json
+from diffusion_dfl.files import DamagedFile, printable, read_json
 from diffusion_dfl.programs import Program
 from diffusion_dfl.suite.config.own import locate
 from diffusion_dfl.suite.runs.trust import check_named
@@ -60,7 +60,9 @@ def read_interface(directory: Path, trust: Path | None = None) -> Interface | No
 
 
 def _names(told: Any) -> tuple[str, ...]:
-    if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+    if not isinstance(told, list) or not all(
+        isinstance(name, str) and name == printable(name) for name in told
+    ):
         raise TypeError("its names are no list of text")
     return tuple(told)
 
@@ -82,7 +84,8 @@ def _program(file: Path, told: dict[str, Any], trust: Path | None) -> Program:
     check_named(file, "program", target, trust)
     if not all(isinstance(value, bool | int | float | str) for value in told.values()):
         raise TypeError("its program is not told by plain values")
-    made = locate("program", NAME, target)(**told)
-    if not isinstance(made, Program):
-        raise TypeError(f"{type(made).__name__} is no Program")
+    kind = locate("program", NAME, target)
+    if not isinstance(kind, type) or not issubclass(kind, Program):
+        raise TypeError(f"{target} is no Program")
+    made = kind(**told)
     return made

@@ -160,6 +160,7 @@ class Lease:
         self.check()
         if path not in self._lines:
             self._lines[path] = path.open("a", encoding="utf-8")
+            self.check()  # The file is that of before a take-over, if there was one since.
         self._lines[path].write(text)
         self._lines[path].flush()
 
@@ -209,8 +210,12 @@ class Lease:
             # lock alone proves nothing: there are file systems that grant it to everybody.
             gone = there.get("host") == self.host and not _alive(there)
             if gone or (locked and mine.items() <= there.items()):
-                write_text(self._owner, text)
-                return
+                if locked:
+                    write_text(self._owner, text)
+                    return
+                if self._take_over(there, text):
+                    return
+                continue
             if not there and self._owner.exists() and locked:
                 write_text(self._owner, text)  # Cut off or foreign; no one keeps such a file alive.
                 return
@@ -234,9 +239,9 @@ class Lease:
                 # Another process was faster and lives: give it its file back.
                 with suppress(FileExistsError):
                     os.link(aside, self._owner)
-                aside.unlink()
+                aside.unlink(missing_ok=True)
                 return False
-            aside.unlink()
+            aside.unlink(missing_ok=True)
         mine = self._owner.with_name(f".owner.{self.token}.partial")
         mine.write_text(text, encoding="utf-8")
         try:
@@ -247,7 +252,7 @@ class Lease:
         except OSError:  # A file system without hard links.
             return self._create(text)
         finally:
-            mine.unlink()
+            mine.unlink(missing_ok=True)
         return True
 
     def _create(self, text: str) -> bool:
@@ -262,7 +267,9 @@ class Lease:
     def _expired(self, there: dict[str, object]) -> bool:
         try:
             touched = self._owner.stat().st_mtime
-            with tempfile.NamedTemporaryFile(dir=self.directory, suffix=".partial") as clock:
+            with tempfile.NamedTemporaryFile(
+                dir=self.directory, prefix=".clock-", suffix=".partial"
+            ) as clock:
                 age = os.stat(clock.name).st_mtime - touched
         except FileNotFoundError:
             return True

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import read_text
-from diffusion_dfl.suite.config.own import source_file
+from diffusion_dfl.files import printable, read_text
+from diffusion_dfl.suite.config.own import locate, source_file
 from diffusion_dfl.suite.config.schema import MADE, target_of
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
-_MOST_BYTES, _MOST_LEVELS = 2**20, 50
+_MOST_BYTES, _MOST_LEVELS, _MOST_EVENTS = 2**20, 50, 10_000
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -53,22 +53,30 @@ def parse_yaml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is none; it holds an alias, a tag, or more levels than a configuration can.
     """
-    level = 0
+    level = number = 0
     try:
         for event in yaml.parse(text, _Loader):
+            number += 1
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"it holds the alias *{event.anchor}")
+            if getattr(event, "tag", None) is not None:
+                raise ValueError(f"it holds the tag {event.tag}")
+            if number > _MOST_EVENTS:
+                raise ValueError("it holds more than a configuration can")
             level += isinstance(event, yaml.CollectionStartEvent)
             level -= isinstance(event, yaml.CollectionEndEvent)
             if level > _MOST_LEVELS:
                 raise ValueError(f"it is nested more than {_MOST_LEVELS} levels deep")
         told = yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, LookupError) as error:
         problem = getattr(error, "problem", None) or type(error).__name__
         raise ValueError(f"it is no YAML of plain values: {problem}") from None
     if not isinstance(told, dict):
         raise ValueError("it is no mapping")
     return told
+
+
+_SECTIONS = (*MADE, "data", "decision", "foundation", "fit", "train", "evaluation")
 
 
 @cache
@@ -111,7 +119,7 @@ def check_named(
     if trust is not None:
         mend = f"--trust-code {trust} does not hold it"
     raise UserError(
-        f"{file}: {kind}={str(target)[:80]!r} is no {kind} of this package, and a run's files are data: "
+        f"{file}: {printable(kind, 80)}={str(target)[:80]!r} is no {kind} of this package, and a run's files are data: "
         f"other code runs only from where you say; {mend}"
     )
 
@@ -124,9 +132,19 @@ def check_config(
     Raises:
         UserError: naming the file, the key and the mend.
     """
-    for group in MADE:
-        if not isinstance(config.get(group), dict):
-            raise UserError(f"{file} has no {group}; it is no configuration of a run")
+    missing = [name for name in _SECTIONS if not isinstance(config.get(name), dict)]
+    missing += [name for name in ("seed", "threads") if type(config.get(name)) is not int]
+    missing += [
+        f"{group}.{key}"
+        for group in MADE
+        for key in ("name", "_target_")
+        if group not in missing and not isinstance(config[group].get(key), str)
+    ]
+    if missing:
+        raise UserError(
+            f"{file} has no {missing[0]}, so it is no configuration of a run; repeat the run's command "
+            "with force=true"
+        )
     for path, value in _leaves(config):
         key = ".".join(path)
         if path[-1] == "_target_":
@@ -134,13 +152,13 @@ def check_config(
             check_named(file, kind, value, trust, also)
         if isinstance(value, str) and "${" in value:
             raise UserError(
-                f"{file}: {key}={value[:80]} would be resolved where it is read; a run's configuration "
-                "holds values"
+                f"{file}: {printable(key, 80)}={printable(value, 80)} would be resolved where it is read; "
+                "a run's configuration holds values"
             )
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list) and path[-1:] != ("_target_",):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
             if isinstance(key, str) and "${" in key:
@@ -151,14 +169,21 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def _is_inside(folder: Path, target: str) -> bool:
-    """Whether ``module.name`` is of a file below a folder, which is then importable."""
-    first = target.partition(".")[0]
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
+    """Whether ``module.name`` is made in a file below a folder, which is then importable.
+
+    The module is imported, which is what the folder is trusted for; what it imports itself is not.
+    """
+    module = target.rpartition(".")[0]
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module):
         return False
-    if not (folder / f"{first}.py").is_file() and not (folder / first).is_dir():
+    place, path = folder.resolve(), Path(*module.split("."))
+    if not any((place / one).is_file() for one in (path.with_suffix(".py"), path / "__init__.py")):
         return False
-    place = folder.resolve()
     if str(place) not in sys.path:
         sys.path.append(str(place))
     file = source_file(target)
-    return file is not None and file.resolve().is_relative_to(place)
+    if file is None or not file.resolve().is_relative_to(place):
+        return False
+    found = getattr(locate("trust", module, target), "__module__", None)
+    made = getattr(sys.modules.get(str(found)), "__file__", None)
+    return made is not None and Path(made).resolve().is_relative_to(place)

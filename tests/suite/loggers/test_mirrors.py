@@ -345,4 +345,7 @@ def test_a_mirror_of_what_is_no_finished_run_is_refused(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["mirror", str(tmp_path), "--to", "tensorboard"])
     assert mirror.main() == 2
-    assert f"{tmp_path}: the run is new, not finished" in capsys.readouterr().err
+    assert (
+        f"{tmp_path}: the run is new, and finished with all it left only if"
+        in capsys.readouterr().err
+    )

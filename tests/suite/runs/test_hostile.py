@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 import torch
 import yaml
 
+from diffusion_dfl.data import download
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import sha256_of
 from diffusion_dfl.suite.config.compose import identify
 from diffusion_dfl.suite.runs.deployed import load_run
+from diffusion_dfl.suite.runs.mirroring import makers, mirror
 from diffusion_dfl.suite.runs.run import run
 from diffusion_dfl.training.checkpoint import write_tensors
 from tests.configs import composed
@@ -137,6 +140,14 @@ def _fifo(name: str) -> Change:
     return apply
 
 
+def _link(name: str, to: str) -> Change:
+    def apply(places: Run) -> None:
+        (places[0] / name).unlink()
+        (places[0] / name).symlink_to(to)
+
+    return apply
+
+
 _PLUS = "diffusion_dfl.predictors.gaussian.GaussianPredictor"
 _DEEP = "x: " + "[" * 200 + "]" * 200 + "\n"
 _LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -171,6 +182,8 @@ HARM: dict[str, Change] = {
     "a setting of the rule": _nested("decision.solver", _target_="os.mkdir", path="VICTIM"),
     "a setting of a stage": _nested("fit.epochs", _target_="os.mkdir", path="VICTIM"),
     "a place of the data": _nested("data.root", _target_="os.mkdir", path="VICTIM"),
+    "a target in a list": _target("model", ["hostile_module.Net"]),  # type: ignore[arg-type]
+    "a target in a mapping": _target("model", {"a": "hostile_module.Net"}),  # type: ignore[arg-type]
     "a list of parts": _config(
         lambda told, victim: told["model"].update(
             width=[{"_target_": "os.mkdir", "path": str(victim / "run")}]
@@ -192,6 +205,17 @@ HARM: dict[str, Change] = {
     "no mapping": lambda places: (places[0] / "config.yaml").write_text("- 1\n"),
     "no configuration": lambda places: (places[0] / "config.yaml").write_text("a: 1\n"),
     "a pipe for a configuration": _fifo("config.yaml"),
+    "a pipe for weights": _fifo("weights.pt"),
+    "a pipe for an interface": _fifo("interface.json"),
+    "a device for weights": _link("weights.pt", "/dev/zero"),
+    "a link for a configuration": _link("config.yaml", "/etc/hosts"),
+    "a word that is no boolean": _text("x: !!bool abc\n"),
+    "a moment": _text("x: !!timestamp 2020-01-01\n"),
+    "very many keys": _text("".join(f"k{number}: []\n" for number in range(30_000))),
+    "half a character": _interface_text(
+        '{"features": ["\\ud800"], "decisions": [], "program": null}'
+    ),
+    "no threads": _config(lambda told, _: told.update(threads="many")),
     "program removes a folder": _interface(_target_="shutil.rmtree", path="VICTIM"),
     "program of the working directory": _interface(_target_="hostile_module.Program"),
     "program is a function of ours": _interface(_target_="diffusion_dfl.files.clear_partials"),
@@ -252,3 +276,62 @@ def test_trust_in_a_folder_is_trust_in_no_other(module: str, places: Run) -> Non
     with pytest.raises(UserError, match=r"--trust-code .* does not hold it"):
         load_run(path, trust=trusted)
     assert [file.name for file in victim.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("target", ["mine.os.system", "mine.system", "mine.np.load"])
+def test_what_a_trusted_module_imports_is_not_trusted(target: str, places: Run) -> None:
+    path, victim = places
+    trusted = victim.parent / "trusted"
+    trusted.mkdir()
+    (trusted / "mine.py").write_text("import os\nimport numpy as np\nfrom os import system\n")
+    sys.modules.pop("mine", None)
+    _interface(_target_=target, command=f"touch {victim}/run")(places)
+    _with_digests(path)
+    with pytest.raises(UserError, match=r"--trust-code .* does not hold it"):
+        load_run(path, trust=trusted)
+    assert [file.name for file in victim.iterdir()] == ["precious"]
+
+
+def test_nothing_is_fetched_from_where_a_run_says(
+    places: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = places
+    monkeypatch.delenv("DIFFUSION_DFL_DATA", raising=False)
+    asked: list[str] = []
+
+    def fetched(name: str, url: str, *rest: object) -> Path:
+        asked.append(url)
+        raise UserError("not here")
+
+    monkeypatch.setattr(download, "fetch_own", fetched)
+    _config(lambda told, _: told["data"].update(source="real", url="http://localhost:9/x"))(places)
+    (path / "interface.json").unlink()
+    _with_digests(path)
+    with pytest.raises(UserError):
+        load_run(path)
+    assert not any("localhost" in url for url in asked)
+
+
+MIRRORED: dict[str, Change] = {
+    "its code is in the working directory": _target("model", "hostile_module.deep.Net"),
+    "its mirror is a link": lambda places: (places[0] / "tensorboard").symlink_to(places[1]),
+    "a digest of a device": lambda places: None,
+    "metrics are a pipe": _fifo("metrics.jsonl"),
+    "epochs that are none": lambda places: (places[0] / "metrics.jsonl").write_text(
+        '{"stage": "fit", "epoch": null}\n[[1]]\n{"stage": "\\ud800", "epoch": 1}\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MIRRORED)
+def test_a_mirror_of_a_hostile_run_touches_nothing_else(kind: str, places: Run) -> None:
+    path, victim = places
+    MIRRORED[kind](places)
+    names = ("config.yaml", "summary.json")
+    kept = {name: sha256_of(path / name) for name in names}
+    kept["/dev/zero"] = "0"
+    (path / "status.json").write_text(json.dumps({"status": "finished", "sha256": kept}))
+    with suppress(UserError):
+        mirror(path, makers(["tensorboard"], "x"))
+    assert [file.name for file in victim.iterdir()] == ["precious"]
+    assert "hostile_module" not in sys.modules
