@@ -38,6 +38,8 @@ BEAT = 10.0
 EXPIRY = 60.0
 
 _POLL = 0.2
+# Looks at an owner file that is not there, and seconds between them.
+_LOOKS, _LOOK = 5, 0.02
 # Of a file system that has no locks, NFS without its lock service among them.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _DESK = ".writing-"
@@ -124,7 +126,12 @@ class Lease:
 
     def held(self) -> bool:
         """Whether this process still is the one on file."""
-        return read_object(self._owner).get("token") == self.token
+        for _ in range(_LOOKS):
+            token = read_object(self._owner).get("token")
+            if token is not None:
+                return token == self.token
+            time.sleep(_LOOK)  # Another one that took it for a dead one's puts it back.
+        return False
 
     def check(self) -> None:
         """Raise LeaseLost if another process took over, as after a long suspension."""
