@@ -112,6 +112,7 @@ def test_both_own_parts_train_by_script(folder: Path) -> None:
     assert (fitted.sample(task.dataset.contexts[:5], 20) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_page_are_those_of_its_column_and_its_predictor_takes_them(
     folder: Path,
 ) -> None:
@@ -126,6 +127,7 @@ def test_the_weights_of_the_page_are_those_of_its_column_and_its_predictor_takes
     assert again.fit.best_score < again.fit.first_score
 
 
+@pytest.mark.slow
 def test_the_residual_predictor_of_the_page_trains_on_a_base_that_did_not_see_its_rows(
     folder: Path,
 ) -> None:

@@ -136,7 +136,8 @@ def test_code_of_a_run_runs_only_from_a_folder_that_is_named(write: Callable[...
     assert run_of_mine.decide(task.dataset.contexts[:3]).made.all()
 
 
-@pytest.mark.parametrize("refit", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("refit", [False, True])
 def test_a_run_and_the_function_train_give_the_same_numbers(
     refit: bool, write: Callable[..., Path]
 ) -> None:

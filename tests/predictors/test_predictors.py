@@ -181,6 +181,7 @@ def _pushed_away(trust_region: float) -> float:
     return float((offset.square() * (-log_variance[0]).exp()).sum().detach())
 
 
+@pytest.mark.slow
 def test_the_trust_region_stops_a_gaussian_that_runs_from_a_scenario() -> None:
     assert _pushed_away(3.0) < 3 * 3.0 * 2
     assert _pushed_away(0.0) > 1e4

@@ -179,6 +179,7 @@ def test_the_offset_of_an_hour_is_the_cheapest_for_the_days_before_the_test() ->
 
 
 @pytest.mark.skipif("DIFFUSION_DFL_DATA" not in os.environ, reason="no real data to test on")
+@pytest.mark.slow
 def test_on_real_loads_the_baseline_costs_what_the_facts_lead_one_to_expect() -> None:
     full = _task(source="real", features="full").baselines()
     task = _task(source="real")

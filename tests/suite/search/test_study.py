@@ -114,6 +114,7 @@ def test_a_study_of_another_space_or_other_data_is_refused(
         study(tmp_path, space, data)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_s_trial_counts_as_failed_and_a_living_one_s_goes_on(
     tmp_path: Path,
 ) -> None:
