@@ -259,6 +259,8 @@ class Storm:
     def report(self) -> int:
         """Compare, print what happened, and return the exit code."""
         wrong: list[str] = []
+        if self.arguments.hosts:
+            time.sleep(2 * _EXPIRY)  # Until the last that was killed counts as dead.
         for config, path in zip(self.configs, self.paths, strict=True):
             folder = self.broken / "runs" / path
             if _status(folder) != "finished":
