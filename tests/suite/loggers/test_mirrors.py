@@ -7,7 +7,9 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def read_offline(folder: Path) -> dict[str, Any]:
 
     (file,) = folder.glob("run-*.wandb")
     found: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "artifacts": []}
-    for record in _records(file, wandb_internal_pb2):
+    for record in _whole(file, wandb_internal_pb2):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             found["run"] = record.run
@@ -79,6 +81,19 @@ def read_offline(folder: Path) -> dict[str, Any]:
         elif kind == "artifact":
             found["artifacts"].append(record.artifact)
     return found
+
+
+def _whole(file: Path, protocol: Any) -> list[Any]:
+    """Records of W&B's log, once its own process has written the last of them."""
+    from google.protobuf.message import DecodeError
+
+    for _ in range(100):
+        with suppress(DecodeError):
+            found = list(_records(file, protocol))
+            if any(record.WhichOneof("record_type") == "exit" for record in found):
+                return found
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no end")
 
 
 def _records(file: Path, protocol: Any) -> Any:
