@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
-from diffusion_dfl.programs.program import Hinges, Program
+from diffusion_dfl.programs.program import Hinges, Program, shortfall_hinges
 from diffusion_dfl.programs.smoothing import HingePair, hinge, hinge_cube
 
 if TYPE_CHECKING:
@@ -146,10 +146,7 @@ class Newsvendor(Program):
 
     def hinges(self, instances: Instances) -> Hinges:
         """``(cb + ch) (y_i - z_i)_+`` of the items without a bandwidth; K = n."""
-        y = instances.scenarios
-        exact = (instances.bandwidth <= 0).unsqueeze(1).expand_as(y).to(y.dtype)
-        eye = torch.eye(self.num_decisions, dtype=y.dtype, device=y.device)
-        return Hinges(self.hinge_slope * exact, y, -eye.view(1, 1, *eye.shape))
+        return shortfall_hinges(instances, self.hinge_slope)
 
     def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """The argument ``y_i - z_i`` has derivative 1 in ``y_i``: the multipliers themselves."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
-from diffusion_dfl.programs.program import Hinges, Program
+from diffusion_dfl.programs.program import Hinges, Program, shortfall_hinges
 from diffusion_dfl.programs.smoothing import hinge, hinge_density, hinge_slope, normal_pdf
 
 if TYPE_CHECKING:
@@ -135,10 +135,7 @@ class PowerProgram(Program):
 
     def hinges(self, instances: Instances) -> Hinges:
         """``(gamma_s + gamma_e) (y_h - z_h)_+`` of the hours without a bandwidth; K = n."""
-        y = instances.scenarios
-        exact = (instances.bandwidth <= 0).unsqueeze(1).expand_as(y).to(y.dtype)
-        eye = torch.eye(self.num_decisions, dtype=y.dtype, device=y.device)
-        return Hinges(self.hinge_slope * exact, y, -eye.view(1, 1, *eye.shape))
+        return shortfall_hinges(instances, self.hinge_slope)
 
     def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """The argument ``y_h - z_h`` has derivative 1 in ``y_h``: the multipliers themselves."""

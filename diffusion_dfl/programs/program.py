@@ -231,6 +231,14 @@ class Program(ABC):
             )
 
 
+def shortfall_hinges(instances: Instances, slope: float) -> Hinges:
+    """``slope (y_i - z_i)_+`` of the coordinates without a bandwidth; K = n."""
+    y = instances.scenarios
+    exact = (instances.bandwidth <= 0).unsqueeze(1).expand_as(y).to(y.dtype)
+    eye = torch.eye(y.shape[2], dtype=y.dtype, device=y.device)
+    return Hinges(slope * exact, y, -eye.view(1, 1, *eye.shape))
+
+
 def block(matrix: Tensor, coordinates: Tensor) -> Tensor:
     """Rows and columns ``coordinates (B, k)`` of ``matrix (B, n, n)``: ``(B, k, k)``."""
     size, count = matrix.shape[2], coordinates.shape[1]

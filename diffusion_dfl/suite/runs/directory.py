@@ -38,7 +38,13 @@ from diffusion_dfl.files import (
     read_json,
     sha256_of,
 )
-from diffusion_dfl.suite.config.compose import NEUTRAL, code_of, deciding_values, name_of_file
+from diffusion_dfl.suite.config.compose import (
+    NEUTRAL,
+    code_of,
+    deciding_values,
+    fit_path,
+    name_of_file,
+)
 from diffusion_dfl.suite.config.own import CODE, GROUPS, is_own
 from diffusion_dfl.suite.runs.environment import source_version
 from diffusion_dfl.suite.runs.form import epoch_of
@@ -270,6 +276,12 @@ class RunDirectory:
         except (OSError, DamagedFile):
             return None
         return summary if isinstance(summary, dict) else None
+
+
+def fit_directory(config: DictConfig) -> RunDirectory:
+    """Of the two-stage fit that a run shares with others."""
+    place = fit_path(config)
+    return RunDirectory(Path(config.output.root, "runs") / place, place.as_posix())
 
 
 class MetricsLog:

@@ -3,16 +3,15 @@
 import logging
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from diffusion_dfl.suite.config.compose import Identity, fit_path
+from diffusion_dfl.suite.config.compose import Identity
 from diffusion_dfl.suite.loggers import Mirrors
 from diffusion_dfl.suite.runs.compile import check_rule_of, compiled
-from diffusion_dfl.suite.runs.directory import RunDirectory
+from diffusion_dfl.suite.runs.directory import RunDirectory, fit_directory
 from diffusion_dfl.suite.runs.environment import (
     describe_environment,
     peak_memory_bytes,
@@ -66,8 +65,7 @@ class Execution:
         check_rule_of(config, self.task.program)
         self.steps = Steps(experiment, device, self._place)
         self.checkpoints: list[Checkpoint] = []
-        place = fit_path(config)
-        self.shared = RunDirectory(Path(config.output.root, "runs") / place, place.as_posix())
+        self.shared = fit_directory(config)
 
     def execute(self) -> dict[str, Any]:
         """Fit, train, evaluate and write the record."""

@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig
 
 from diffusion_dfl.errors import RunFailed, UserError
-from diffusion_dfl.suite.config.compose import Identity, fit_path, identify, validate
+from diffusion_dfl.suite.config.compose import Identity, identify, validate
 from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.places import REPOSITORY
 from diffusion_dfl.suite.runs.compile import check_parts
-from diffusion_dfl.suite.runs.directory import RunDirectory, secrets_of
+from diffusion_dfl.suite.runs.directory import RunDirectory, fit_directory, secrets_of
 from diffusion_dfl.suite.runs.environment import source_hash
 from diffusion_dfl.suite.runs.execution import Execution
 from diffusion_dfl.suite.runs.job_log import run_log, without_paths
@@ -74,9 +74,7 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
                 "it so; its failures.log has the traceback"
             )
         if not config.force:
-            place = fit_path(config)
-            shared = RunDirectory(Path(config.output.root, "runs") / place, place.as_posix())
-            for one in (directory, shared):
+            for one in (directory, fit_directory(config)):
                 one.check_versions(config.accept_source_change)
         with run_log(directory.path / "run.log", directory.lease.held, secrets_of(config)):
             return _attempt(config, identity, device, directory)
