@@ -175,6 +175,8 @@ NOT_RUN: dict[str, str] = {
     "make chaos": "tests/end_to_end/test_chaos.py",
     "make search": _SEARCH,
     "make search task=power model=diffusion": _SEARCH,
+    "python scripts/search.py task=power model=diffusion hydra/launcher=dask --workers 8": _SEARCH,
+    "python scripts/search.py task=power model=diffusion hydra/launcher=dask --workers 160": _SEARCH,
     "python scripts/search.py task=inventory model=gaussian grad=two_stage --trials 2 "
     "--root build/search --preset-folder build/presets": _SEARCH,
     "make audit": "tests/suite/reporting/test_audit.py",

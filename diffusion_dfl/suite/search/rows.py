@@ -108,13 +108,18 @@ class Row:
 
     def run(self, bench: Bench, budget: Budget | None = None) -> Study:
         """Spend what is left of the budget."""
-        study = self.study()
+        study = self.begun()
         study.run(
             self.instances,
             lambda changes, instance: self.attempt(bench, changes, instance),
             budget or self.budget,
-            self.space.start(self.config),
         )
+        return study
+
+    def begun(self) -> Study:
+        """The study, whose first trial is the present preset."""
+        study = self.study()
+        study.begin(self.space.start(self.config))
         return study
 
     def attempt(self, bench: Bench, changes: Mapping[str, Any], instance: Instance) -> Outcome:

@@ -6,23 +6,26 @@ worse by more than a standard error of the paired differences. (Optuna's own pru
 mean a trial ever told, over other instances, with the present one of the others.)
 """
 
+import itertools
 import logging
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from diffusion_dfl.errors import RunFailed, UserError
+from diffusion_dfl.files import read_object
 from diffusion_dfl.layers import SolverFailure
+from diffusion_dfl.suite.runs.lease import EXPIRY, Held, Lease
 from diffusion_dfl.suite.search.instances import Instance
 from diffusion_dfl.suite.search.space import Budget, Space
 from diffusion_dfl.suite.search.trials import Outcome
@@ -35,6 +38,10 @@ Try = Callable[[Mapping[str, Any], Instance], Outcome]
 # Instances a trial gets in any case.
 _UNPRUNED_INSTANCES = 2
 _RANDOM_TRIALS = 5
+# Between the seeds of two workers' samplers.
+_PLACE = 100_000
+# Seconds between looks at the last trials of other workers.
+_LOOK = 1.0
 
 
 class Study:
@@ -59,16 +66,12 @@ class Study:
             self.study = optuna.load_study(study_name=journal.stem, storage=storage)
         else:
             self.study = optuna.create_study(
-                study_name=journal.stem, storage=storage, direction="minimize"
+                study_name=journal.stem,
+                storage=storage,
+                direction="minimize",
+                load_if_exists=True,
             )
         self.study.pruner = optuna.pruners.NopPruner()
-        # A sampler begins with its seed: one that goes on must not draw again what was drawn.
-        self.study.sampler = optuna.samplers.TPESampler(
-            seed=len(self.study.get_trials(deepcopy=False)),
-            n_startup_trials=_RANDOM_TRIALS,
-            multivariate=True,
-            constant_liar=True,
-        )
         self._check("space", space.digest, f"{space.name} has changed since")
         self._check("data", data, "the data, the folds or the seeds are others now")
 
@@ -96,22 +99,41 @@ class Study:
         done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         return sorted(done, key=lambda trial: (trial.value, trial.number))
 
-    def run(
-        self, instances: Sequence[Instance], attempt: Try, budget: Budget, start: Mapping[str, Any]
-    ) -> None:
-        """Spend what is left of the budget.
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Give a study without trials its first: values of its space."""
+        if not self.trials:
+            self.study.enqueue_trial(dict(start))
+
+    def run(self, instances: Sequence[Instance], attempt: Try, budget: Budget) -> None:
+        """Spend what is left of the budget, and wait for the last trials of other workers.
 
         Args:
             instances: of every trial, in order.
             attempt: one instance.
-            budget: of the study, what was spent before included.
-            start: values of the first trial, as far as the space has them.
+            budget: of the study, what was spent before included; workers that share it may each end a
+                trial more.
         """
-        if not self.trials:
-            self.study.enqueue_trial(dict(start))
-        with self._alive() as worker:
-            while self._bury_dead() < budget.trials and self.spent < budget.seconds:
-                self._trial(instances, attempt, worker)
+        with self._alive() as (place, worker):
+            # A sampler begins with its seed: one that goes on must not draw again what was drawn, nor two
+            # that begin together the same.
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=len(self.trials) + _PLACE * place,
+                n_startup_trials=_RANDOM_TRIALS,
+                multivariate=True,
+                constant_liar=True,
+            )
+            while not self._spent(budget):
+                try:
+                    self._trial(instances, attempt, worker)
+                except UpdateFinishedTrialError:
+                    logger.warning("a trial of this worker was counted as killed: it was silent")
+        while self._running():
+            time.sleep(_LOOK)
+
+    def _spent(self, budget: Budget) -> bool:
+        self._running()
+        tried = sum(trial.state != TrialState.WAITING for trial in self.trials)
+        return tried >= budget.trials or self.spent >= budget.seconds
 
     def _trial(self, instances: Sequence[Instance], attempt: Try, worker: str) -> None:
         began = time.process_time()
@@ -168,41 +190,56 @@ class Study:
         gap = np.array([a[own] - b[others] for a, b in zip(costs, best, strict=True)])
         return bool(gap.mean() > gap.std(ddof=1) / len(gap) ** 0.5)
 
-    @contextmanager
-    def _alive(self) -> Any:
-        """A name of this worker, under which a lock is held for as long as it lives."""
-        folder = self.journal.parent / ".workers"
-        folder.mkdir(exist_ok=True)
-        worker = uuid.uuid4().hex
-        path = folder / f"{worker}.lock"
-        with FileLock(path):
-            yield worker
-        path.unlink(missing_ok=True)
+    @property
+    def _workers(self) -> Path:
+        return self.journal.parent / ".workers"
 
-    def _bury_dead(self) -> int:
-        """Count killed workers' trials as failed; how many trials there are."""
+    @contextmanager
+    def _alive(self) -> Iterator[tuple[int, str]]:
+        """The first free place among the workers, held for as long as this one lives, on whatever host;
+        and its name."""
+        with ExitStack() as held:
+            for place in itertools.count():
+                folder = self._workers / str(place)
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    lease = held.enter_context(Lease(folder))
+                except Held:
+                    continue
+                yield place, f"{place}-{lease.token}"
+                return
+
+    def _running(self) -> bool:
+        """Whether a living worker is in a trial; trials of killed ones are counted as failed."""
+        running = False
         for trial in self.trials:
             if trial.state != TrialState.RUNNING:
                 continue
             worker = trial.user_attrs.get("worker")
-            if worker is not None and _held(self.journal.parent / ".workers" / f"{worker}.lock"):
+            if _new(trial) if worker is None else self._lives(worker):
+                running = True
                 continue
-            self.study.tell(trial.number, state=TrialState.FAIL)
+            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             logger.warning("trial %d was killed: it counts as failed", trial.number)
-        return sum(trial.state != TrialState.WAITING for trial in self.trials)
+        return running
+
+    def _lives(self, worker: str) -> bool:
+        """Whether a worker still holds its place."""
+        place, _, token = worker.partition("-")
+        folder = self._workers / place
+        if not folder.is_dir():
+            return False
+        try:
+            with Lease(folder):
+                return False
+        except Held:
+            return bool(read_object(folder / ".owner").get("token") == token)
 
 
-def _held(path: Path) -> bool:
-    """Whether a living process holds a lock."""
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            pass
-    except Timeout:
-        return True
-    path.unlink(missing_ok=True)
-    return False
+def _new(trial: FrozenTrial) -> bool:
+    """Whether a trial whose worker has not said its name yet may be about to."""
+    began = trial.datetime_start
+    return began is not None and abs((datetime.now() - began).total_seconds()) < EXPIRY
 
 
 def best_choice(costs: Sequence[Mapping[str, float]]) -> tuple[str, float]:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,27 @@ def test_a_fit_then_its_row_end_in_tables_and_presets(
     assert called(monkeypatch, *words, "grad=reparam", *place, "--show") == 0
 
 
+@pytest.mark.slow
+def test_workers_of_a_launcher_share_a_stage(tmp_path: Path) -> None:
+    words = ("task=power", "model=gaussian", "grad=two_stage", *SMALL, "hydra/launcher=dask")
+    words += ("--workers", "2", "--trials", "2", "--root", str(tmp_path))
+    words += ("--preset-folder", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "scripts/search.py", *words, f"output.root={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "power-gaussian-fit.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) >= 2
+    workers = re.findall(r'"worker": ?"(\d+)-', next(tmp_path.rglob("*.journal")).read_text())
+    assert {"0", "1"} <= set(workers)
+    assert (tmp_path / "power-gaussian-two_stage.yaml").exists()
+
+
 def test_a_row_whose_fit_was_not_searched_says_what_to_run(
     small_space: Path,
     tmp_path: Path,
@@ -98,6 +122,13 @@ def test_a_row_whose_fit_was_not_searched_says_what_to_run(
     [
         (("task=power",), "expected task=NAME model=NAME"),
         (("task=power", "model=gaussian", "what"), "expected task=NAME model=NAME"),
+        (("task=power", "model=gaussian", "--workers", "0"), "--workers 0: expected 1 or more"),
+        (("task=power", "model=gaussian", "--workers", "2"), "workers need a launcher; add"),
+        (("task=power", "model=gaussian", "hydra/launcher=dask"), "say how many workers"),
+        (
+            ("task=power", "model=gaussian", *SMALL, "hydra/launcher=dusk", "--workers", "2"),
+            "hydra/launcher",
+        ),
         (("task=power", "model=gaussan"), "model=gaussan: there is no such model to search"),
         (("task=power", "model=gaussian", "grad=score_path"), "its grads are two_stage, reparam"),
     ],
