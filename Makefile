@@ -67,6 +67,8 @@ fetch: setup ## download the real load data into data/
 chaos: setup ## a sweep under kill -9, full disks, damaged files; compared with the unbroken one
 	$(BIN)/python scripts/chaos.py
 	$(BIN)/python scripts/chaos.py --hosts --workers 3 --kills 150
+	$(BIN)/python scripts/chaos.py --launchers basic joblib dask --seeds 2 --kills 40
+	$(BIN)/python scripts/chaos.py --launchers submitit --seeds 1 --kills 40
 
 wandb-sync: setup ## upload what logger=wandb wrote offline
 	$(BIN)/python scripts/wandb_sync.py

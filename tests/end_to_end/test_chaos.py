@@ -11,7 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [["--runs=6", "--kills=20"], ["--runs=4", "--kills=10", "--hosts"]]
+    "words",
+    [
+        ["--seeds=1", "--kills=20"],
+        ["--seeds=1", "--kills=10", "--hosts"],
+        ["--seeds=1", "--kills=2", "--launchers", "joblib"],
+    ],
 )
 def test_a_storm_leaves_every_number_as_it_was(words: list[str]) -> None:
     command = [sys.executable, "scripts/chaos.py", *words, "--minutes=8"]

@@ -181,7 +181,7 @@ def test_a_worker_whose_trial_was_buried_while_it_was_silent_goes_on_with_anothe
         return parabola(changes, place)
 
     found.run(PLACES, buried, Budget(3, 1e9))
-    assert [one.state for one in found.trials][0] == TrialState.FAIL
+    assert found.trials[0].state == TrialState.FAIL
     assert len(found.finished()) >= 1
     assert len(found.trials) == 3
 

@@ -1,0 +1,1 @@
+"""Drivers that break a sweep, for scripts/chaos.py."""
