@@ -1,7 +1,7 @@
 """The searches of a task: a fit for every model, shared by its rows, then a decision stage for every row."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -117,10 +117,23 @@ class Row:
         return study
 
     def begun(self) -> Study:
-        """The study, whose first trial is the present preset."""
+        """The study, whose first trials are the present preset and what won in the model's other rows."""
         study = self.study()
-        study.begin(self.space.start(self.config))
+        study.begin(self.space.start(self.config), *self._won_elsewhere())
         return study
+
+    def _won_elsewhere(self) -> Iterator[dict[str, Any]]:
+        """What estimators of one gradient want is alike; a budget is short."""
+        if self.stage == "fit":
+            return
+        for row in rows_of(self.task, self.model, self.root, self.overrides):
+            if row.stage == "fit" or row.grad == self.grad or not row.journal.exists():
+                continue
+            study = row.study()
+            for winner in study.finished()[:1]:
+                values = study.space.values(winner.params)
+                shared = {key: values[key] for key in values.keys() & self.space.knobs.keys()}
+                yield self.space.start(trial_config(self.config, shared))
 
     def attempt(self, bench: Bench, changes: Mapping[str, Any], instance: Instance) -> Outcome:
         """One trial on one instance."""

@@ -99,10 +99,11 @@ class Study:
         done = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
         return sorted(done, key=lambda trial: (trial.value, trial.number))
 
-    def begin(self, start: Mapping[str, Any]) -> None:
-        """Give a study without trials its first: values of its space."""
+    def begin(self, *starts: Mapping[str, Any]) -> None:
+        """Give a study without trials its first ones: values of its space."""
         if not self.trials:
-            self.study.enqueue_trial(dict(start))
+            for start in starts:
+                self.study.enqueue_trial(dict(start), skip_if_exists=True)
 
     def run(self, instances: Sequence[Instance], attempt: Try, budget: Budget) -> None:
         """Spend what is left of the budget, and wait for the last trials of other workers.

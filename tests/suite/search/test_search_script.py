@@ -56,8 +56,12 @@ def test_a_fit_then_its_row_end_in_tables_and_presets(
     presets.mkdir()
     place = ("--root", str(root), "--preset-folder", str(presets))
     words = ("task=power", "model=gaussian", *SMALL)
-    for grad in ("two_stage", "reparam"):
+    for grad in ("two_stage", "reparam", "score"):
         assert called(monkeypatch, *words, f"grad={grad}", *place) == 0
+    with (root / "power-gaussian-score.csv").open() as handle:
+        weights = {row["grad.decision_weight"] for row in csv.DictReader(handle)}
+    with (root / "power-gaussian-reparam.csv").open() as handle:
+        assert next(csv.DictReader(handle))["grad.decision_weight"] in weights
     told = capsys.readouterr().out
     assert "power-gaussian-fit: " in told
     assert "2 of 2 trials" in told
