@@ -9,7 +9,8 @@ need not agree; where the server's own clock went backwards, the file is watched
 A holder that was suspended and taken over may wake at any moment, also between a check and a write, so
 writes are fenced, not only checked. Files are prepared in a folder of the holder's own, which who takes
 over removes first: what was prepared there can no longer be put in place. Lines are appended to files
-that were opened before; who takes over puts new files in their place, so that late lines reach none.
+that were opened before; who takes over puts new files in their place (logs a copy, here), so that late
+lines reach none.
 """
 
 import errno
@@ -31,7 +32,7 @@ from typing import TextIO
 from filelock import FileLock, Timeout
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.files import read_object, replacing, write_text
+from diffusion_dfl.files import is_plain, read_object, replacing, write_text
 
 #: Seconds between signs of life, and without one until a holder of another host counts as dead.
 BEAT = 10.0
@@ -172,14 +173,19 @@ class Lease:
         self._lines[path].flush()
 
     def _fence_off_others(self) -> None:
-        """Take their desks from former holders, whole and at once; make one's own."""
-        for other in self.directory.glob(f"{_DESK}*"):
+        """Take their desks and logs from former holders, whole and at once; make one's own desk."""
+        others = list(self.directory.glob(f"{_DESK}*"))
+        for other in others:
             aside = other.with_name(f".removed-{self.token}-{other.name.removeprefix(_DESK)}")
             with suppress(FileNotFoundError):
                 os.rename(other, aside)
         for old in self.directory.glob(".removed-*"):
             shutil.rmtree(old, ignore_errors=True)
         self._desk.mkdir()
+        for log in self.directory.glob("*.log") if others else ():
+            if is_plain(log):
+                with replacing(log, self._desk) as partial:
+                    shutil.copyfile(log, partial)
 
     def _lost(self) -> LeaseLost:
         return LeaseLost(

@@ -200,6 +200,10 @@ def test_what_was_begun_before_a_take_over_is_not_put_in_place_after_it(
     file, log = tmp_path / "status.json", tmp_path / "metrics.jsonl"
     suspended = Lease(tmp_path, **_QUICK, host="here").__enter__()
     suspended.append(log, "1\n")
+    said, stranger = tmp_path / "run.log", tmp_path / "linked.log"
+    said.write_text("before\n")
+    stranger.symlink_to(file)
+    late_line = said.open("a")
     suspended._stop.set()
     assert suspended._thread is not None
     suspended._thread.join()
@@ -221,6 +225,10 @@ def test_what_was_begun_before_a_take_over_is_not_put_in_place_after_it(
     with pytest.raises(LeaseLost):
         _write(late, "late", taken_over if moment == "prepared" else None)
     suspended.append(log, "late\n")
+    with late_line:
+        late_line.write("late\n")
+    assert said.read_text() == "before\n"
+    assert stranger.is_symlink()
     assert file.read_text() == "theirs"
     assert log.read_text() == "1\n2\n3\n"
     monkeypatch.undo()
