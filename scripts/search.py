@@ -79,8 +79,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="say what was found, and run nothing")
     parser.add_argument(
         "--calibration",
-        action="store_true",
-        help="CRPS and coverage of a fit's winner, out of fold",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="CRPS and coverage of a fit's winner, out of fold; with another sampler, say",
     )
     parser.add_argument(
         "--presets", action="store_true", help="write presets before the budget is spent"
@@ -96,8 +97,8 @@ def _tell(row: Row, budget: Budget, arguments: argparse.Namespace) -> None:
         if twin:
             keep_twin(study, twin)
     print("\n".join(describe(row, study)), flush=True)
-    if arguments.calibration and row.stage == "fit" and study.finished():
-        for name, values in row.calibration(tried, study).items():
+    if arguments.calibration is not None and row.stage == "fit" and study.finished():
+        for name, values in row.calibration(tried, study, arguments.calibration).items():
             mean, error = mean_and_error(values)
             print(f"  {name}: {mean:.4f} +- {error:.4f} over instances", flush=True)
     if study.trials:

@@ -1,14 +1,15 @@
 """The searches of a task: a fit for every model, shared by its rows, then a decision stage for every row."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.arguments import CELLS
@@ -140,12 +141,31 @@ class Row:
         config = trial_config(self.config, changes)
         return bench.fit(config, instance) if self.stage == "fit" else bench.train(config, instance)
 
-    def calibration(self, bench: Bench, study: Study) -> dict[str, list[float]]:
-        """Forecast scores of the winner of a fit, under its own rule, an instance each."""
+    def calibration(
+        self, bench: Bench, study: Study, changes: Sequence[str] = ()
+    ) -> dict[str, list[float]]:
+        """Forecast scores of the winner of a fit, under its own rule, an instance each.
+
+        Args:
+            bench: where its fits are.
+            study: of the fit.
+            changes: ``key=value`` of the winner's configuration: another sampler, say.
+
+        Raises:
+            UserError: a key that there is not.
+        """
         best = study.finished()[0]
-        changes = {**study.space.fixed, **study.space.values(best.params)}
-        changes["decision.bandwidth_scale"] = float(best.user_attrs["chosen"])
-        config = trial_config(self.config, changes)
+        values = {**study.space.fixed, **study.space.values(best.params)}
+        values["decision.bandwidth_scale"] = float(best.user_attrs["chosen"])
+        for word in changes:
+            key, _, value = word.partition("=")
+            if not value or OmegaConf.select(self.config, key) is None:
+                raise UserError(
+                    f"--calibration {word}: expected a key of the configuration and its value, "
+                    "as in model.num_sampling_steps=20"
+                )
+            values[key] = yaml.safe_load(value)
+        config = trial_config(self.config, values)
         every = [bench.forecasts(config, instance) for instance in self.instances]
         return {name: [one[name] for one in every] for name in every[0]}
 

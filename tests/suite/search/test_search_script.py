@@ -85,6 +85,11 @@ def test_a_fit_then_its_row_end_in_tables_and_presets(
     assert rule["decision"]["bandwidth_scale"] in (0.25, 0.5, 1.0, 1.5, 2.0, 2.5)
     row = yaml.safe_load((presets / "power-gaussian-reparam.yaml").read_text())
     assert row["train"]["epochs"] == int(rows[0]["choice"])
+    show = (*words, "grad=two_stage", *place, "--show", "--calibration")
+    assert called(monkeypatch, *show, "decision.num_scenarios=20") == 0
+    assert "coverage_90: 0." in capsys.readouterr().out
+    assert called(monkeypatch, *show, "model.steps=20") != 0
+    assert "--calibration model.steps=20: expected a key" in capsys.readouterr().err
     # Everything is there: nothing is run again.
     assert called(monkeypatch, *words, "grad=reparam", *place, "--show") == 0
 
