@@ -7,6 +7,9 @@ from pathlib import Path
 
 from diffusion_dfl.suite.places import INSTALLED
 
+# Scripts of a clone that are not called as their verb is.
+_SCRIPTS = {"table": "make_tables", "report": "make_report"}
+
 
 def start() -> str:
     """``python train.py`` or ``diffusion-dfl train``, as this process was called: from elsewhere the
@@ -29,7 +32,7 @@ def verb(name: str) -> str:
     command = start()
     if command.startswith("diffusion-dfl"):
         return f"diffusion-dfl {name}"
-    script = Path(shlex.split(command)[1]).parent / "scripts" / f"{name}.py"
+    script = Path(shlex.split(command)[1]).parent / "scripts" / f"{_SCRIPTS.get(name, name)}.py"
     return shlex.join(["python", str(script)])
 
 

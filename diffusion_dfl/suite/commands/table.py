@@ -1,4 +1,5 @@
-"""Table 1 from the run records: `make table1`, or this script with another task, scale or source."""
+"""Your runs, then Table 1 from the run records: `make table1`, or this script with another task, scale
+or source."""
 
 import argparse
 import re
@@ -16,8 +17,8 @@ from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.latex import latex
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
 from diffusion_dfl.suite.reporting.markdown import render
-from diffusion_dfl.suite.reporting.own import own_runs, render_own
-from diffusion_dfl.suite.reporting.selection import choices, of_table, selection
+from diffusion_dfl.suite.reporting.own import beside, own_runs, own_tables, render_own
+from diffusion_dfl.suite.reporting.selection import Selection, choices, of_table, selection
 from diffusion_dfl.suite.reporting.summary import summary, with_block
 from diffusion_dfl.suite.reporting.table1 import Table, build, tidy
 
@@ -34,7 +35,7 @@ def parse() -> argparse.Namespace:
         "--released", action="store_true", help="the tasks that repeat the authors' protocol, alone"
     )
     parser.add_argument(
-        "--scale", choices=choices("scale"), default="laptop", help="scale of the runs"
+        "--scale", choices=choices("scale"), help="scale of the runs; laptop, and any of yours"
     )
     parser.add_argument(
         "--data", choices=choices("data"), help="data source of the runs; each task's default"
@@ -59,6 +60,8 @@ def parse() -> argparse.Namespace:
     for word in arguments.overrides:
         if not re.match(r"[a-z_0-9.]+=", word):
             parser.error(f"{word}: not of the form key=value")
+    arguments.yours = arguments.scale
+    arguments.scale = arguments.scale or "laptop"
     return arguments
 
 
@@ -115,15 +118,13 @@ def main() -> int:
         return fail(
             f"--task {arguments.task}: there is no such task and no run of one; there are {there}"
         )
-    own = (
-        ""
-        if arguments.released
-        else render_own(own_runs(runs, known, arguments.scale, arguments.task))
-    )
     tables: list[Table] = []
+    selections: list[Selection] = []
     tasks = [task for task in known if task.endswith("_released") == arguments.released]
     if arguments.task:
         tasks = [arguments.task] if arguments.task in known else []
+    yours = tasks if arguments.released else [arguments.task] if arguments.task else None
+    own = render_own(own_tables(own_runs(runs, yours, arguments.yours)))
     for task in tasks:
         if not arguments.task and not (len(runs) and (runs["task"] == task).any()):
             continue
@@ -138,6 +139,7 @@ def main() -> int:
             return fail(explain(error))
         if arguments.task or len(of_table(runs, wanted)):
             tables.append(table)
+            selections.append(wanted)
     if not tables and not own:
         print(
             f"error: no records of scale {arguments.scale} "
@@ -147,29 +149,43 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    text = "\n".join([*(render(table) for table in tables), *([own] if own else [])])
+    text = "\n".join([*([own] if own else []), *(render(table) for table in tables)])
     print(text)
     if arguments.published:
         return 0
+    unseen = beside(runs, selections, known)
+    if unseen:
+        print("Your runs that stand in no table but yours, and what shows them as one:")
+        print("\n".join(f"  {line}" for line in unseen))
     if collection.tuning:
         print(f"{len(collection.tuning)} tuning runs did not look at the test days")
     if collection.left_out:
         print(f"{len(collection.left_out)} runs left out:")
         for line in collection.left_out[:20]:
             print(f"  {line}")
+    written = _write(arguments, text, tables, any(not one.published for one in collection.records))
+    print("written to " + ", ".join(str(path) for path in written))
+    return 0
+
+
+def _write(arguments: argparse.Namespace, text: str, tables: list[Table], own: bool) -> list[Path]:
+    """The text, and the numbers as CSV and LaTeX where they are not those of the committed files.
+
+    Args:
+        own: whether the user has runs.
+    """
     name = file_name(arguments)
-    if name in COMMITTED and any(not record.published for record in collection.records):
-        name += "-own"  # The committed table is of committed records, and git's.
-    target = arguments.results / "tables" / f"{name}.md"
+    aside = name in COMMITTED and own  # The committed table is of committed records, and git's.
+    target = arguments.results / "tables" / f"{name}{'-own' if aside else ''}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     written = [target]
-    if tables:
-        written.append(target.with_suffix(".csv"))
-        tidy(tables).to_csv(written[-1], index=False, float_format="%.6g")
+    if not tables or (aside and not any(table.own for table in tables)):
+        return written
+    written.append(target.with_suffix(".csv"))
+    tidy(tables).to_csv(written[-1], index=False, float_format="%.6g")
     typeset = "" if arguments.released else latex(tables)
     if typeset:
         written.append(target.with_suffix(".tex"))
         written[-1].write_text(typeset, encoding="utf-8")
-    print("written to " + ", ".join(str(path) for path in written))
-    return 0
+    return written

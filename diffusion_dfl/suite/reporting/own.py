@@ -1,53 +1,158 @@
-"""Runs of a user's own tasks, models and grads: one plain table a task, from the records alone.
+"""The user's own runs, at whatever scale and of whatever task, model and grad: what tables begin with.
 
-Nothing is composed, since their YAML and code may be elsewhere. Runs stand together where their
-configuration has one hash, seeds apart; nothing is compared with the paper.
+From the records alone: nothing is composed, since their YAML and code may be elsewhere. Runs stand
+together where their configuration has one hash, seeds apart; nothing is compared with the paper.
 """
 
 import json
 import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from diffusion_dfl.suite.config.arguments import CELLS
+from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
+from diffusion_dfl.suite.reporting.paper import ROWS
+from diffusion_dfl.suite.reporting.roles import RUN, SOURCE, STALE, TWIN, literal
+from diffusion_dfl.suite.reporting.selection import Selection, default_source, kinds, of_table
 from diffusion_dfl.suite.reporting.statistics import Estimate, estimate
 
 _RMSE = "test.rmse_scenario"
 _BASELINE = "test.baselines."
+_TITLES = {(model, grad): title for _, title, model, grad in ROWS}
+
+# Of what no table shows, how many kinds are named.
+_MOST = 10
 
 
-def own_runs(runs: pd.DataFrame, known: list[str], scale: str, task: str | None) -> pd.DataFrame:
-    """The runs that no other table shows.
+@dataclass(frozen=True)
+class OwnTable:
+    """A user's runs of one task, data source and scale.
+
+    Attributes:
+        task, source, scale: of its runs.
+        count: how many there are.
+        heads: titles of its columns: method, what it changes, seeds, numbers.
+        rows: a text a column; a line a configuration, then the plain baselines.
+        best: the best headline number, and whose it is.
+        higher_is_better: direction of the headline number.
+    """
+
+    task: str
+    source: str
+    scale: str
+    count: int
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    best: tuple[str, str]
+    higher_is_better: bool
+
+    @property
+    def title(self) -> str:
+        return f"{layout_of(self.task).title} ({self.source} data, scale {self.scale})"
+
+
+def own_runs(
+    runs: pd.DataFrame, tasks: Sequence[str] | None = None, scale: str | None = None
+) -> pd.DataFrame:
+    """The runs that are no committed records.
 
     Args:
         runs: :func:`diffusion_dfl.suite.reporting.frame.frame`.
-        known: tasks of this project.
-        scale: of the runs.
-        task: the one task asked for; None for all.
+        tasks: of the runs; None for all.
+        scale: of the runs; None for all.
     """
     if runs.empty:
         return runs
-    pairs = {(model, grad) for model, grads in CELLS.items() for grad in grads}
-    cells = pd.Series(list(zip(runs["model"], runs["grad"], strict=True)), index=runs.index)
-    shown = runs["task"].isin(known) & cells.isin(pairs)
-    wanted = (runs["scale"] == scale) & ~shown
-    if task is not None:
-        wanted &= runs["task"] == task
+    wanted = ~runs["published"].astype(bool)
+    if tasks is not None:
+        wanted &= runs["task"].isin(tasks)
+    if scale is not None:
+        wanted &= runs["scale"] == scale
     return runs[wanted]
 
 
-def render_own(runs: pd.DataFrame) -> str:
-    """A Markdown table a task and data source; empty for no runs."""
-    if runs.empty:
+def own_tables(own: pd.DataFrame) -> list[OwnTable]:
+    """A table a task, data source and scale of `own_runs`."""
+    if own.empty:
+        return []
+    groups = own.groupby(["task", "scale", "source"], sort=True)
+    return [_table(str(task), str(source), str(scale), g) for (task, scale, source), g in groups]
+
+
+def render_own(tables: Sequence[OwnTable]) -> str:
+    """Markdown under the heading Yours; empty for no runs."""
+    if not tables:
         return ""
-    return "\n".join(
-        _table(str(task), str(source), group)
-        for (task, source), group in runs.groupby(["task", "source"])
+    lines = ["# Yours", ""]
+    for table in tables:
+        lines += [
+            f"## {table.title}",
+            "",
+            _line(table.heads),
+            "|---|---|" + "---:|" * (len(table.heads) - 2),
+        ]
+        lines += [_line(row) for row in table.rows]
+        lines += ["", own_note(table), ""]
+    return "\n".join(lines)
+
+
+def own_note(table: OwnTable) -> str:
+    """What a reader of the table must know."""
+    better = "more" if table.higher_is_better else "less"
+    note = (
+        f"`Task` is the mean over the test rows, {better} is better; ± is the standard error over "
+        "seeds. Runs of one line share every setting and the user's code."
     )
+    if table.scale in ("smoke", "demo"):
+        note += f" Scale {table.scale} is for trying out: it ranks no methods."
+    return note
 
 
-def _table(task: str, source: str, runs: pd.DataFrame) -> str:
+def beside(runs: pd.DataFrame, shown: Sequence[Selection], known: Sequence[str]) -> list[str]:
+    """The user's runs of known tasks that tables leave out, with the command that shows each kind.
+
+    Args:
+        runs: :func:`diffusion_dfl.suite.reporting.frame.frame`.
+        shown: the tables.
+        known: tasks of this project.
+    """
+    own = own_runs(runs, known)
+    if own.empty:
+        return []
+    standing = pd.Series("", index=own.index, dtype=object)
+    for wanted in shown:
+        found = of_table(runs, wanted)
+        told = kinds(found, wanted)
+        standing.update(told[told.index.intersection(own.index)])
+    left = own[~standing.isin([RUN, TWIN])]
+    old = int((left["role"] == STALE).sum())
+    counts: dict[str, int] = {}
+    for run in left[left["role"] != STALE].to_dict("records"):
+        counts.setdefault(_showing(run, runs), 0)
+        counts[_showing(run, runs)] += 1
+    lines = [f"{count}: {command}" for command, count in counts.items()]
+    if len(lines) > _MOST:
+        lines[_MOST:] = [f"and {len(lines) - _MOST} kinds more"]
+    if old:
+        lines.append(f"{old}: of older presets, among yours alone")
+    return lines
+
+
+def _showing(run: Mapping[Any, Any], runs: pd.DataFrame) -> str:
+    """The command of the table that a run is a row of."""
+    words = ["--task", run["task"]]
+    words += [] if run["scale"] == "laptop" else ["--scale", run["scale"]]
+    words += [] if run["source"] == default_source(run["task"], runs) else ["--data", run["source"]]
+    differs = json.loads(run["differs"])
+    words += [f"{key}={literal(value)}" for key, value in differs.items() if key != SOURCE]
+    return f"{verb('table')} {shlex.join(words)}"
+
+
+def _table(task: str, source: str, scale: str, runs: pd.DataFrame) -> OwnTable:
     layout = layout_of(task)
     metrics = [HEADLINE, _RMSE, *(column.metric for column in layout.columns)]
     titles = ["Task", "RMSE", *(column.title for column in layout.columns)]
@@ -56,36 +161,28 @@ def _table(task: str, source: str, runs: pd.DataFrame) -> str:
         for metric, title in zip(metrics, titles, strict=True)
         if metric in runs and runs[metric].notna().any()
     ]
-    higher = bool(runs["test.higher_is_better"].eq(True).any())
-    head = ["Model", "Grad", "Changed", "Seeds", *(title for _, title in present)]
-    lines = [
-        f"## {task} ({source} data, scale {runs['scale'].iloc[0]})",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|---|---|---|---:|" + "---:|" * len(present),
-    ]
+    rows, means = [], {}
     for (model, grad, differs, _), group in runs.groupby(
         ["model", "grad", "differs", "config_hash"], sort=True
     ):
-        changed = ", ".join(f"{key}={value}" for key, value in json.loads(str(differs)).items())
-        cells = [str(model), str(grad), changed or "–", str(len(group))]
-        cells += [_shown(estimate(group[metric].astype(float).tolist())) for metric, _ in present]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        changes = json.loads(str(differs))
+        changed = [f"{key}={value}" for key, value in changes.items() if key != SOURCE]
+        changed += ["an older preset"] if (group["role"] == STALE).any() else []
+        method = _TITLES.get((str(model), str(grad)), f"{model} {grad}")
+        found = [estimate(group[metric].astype(float).tolist()) for metric, _ in present]
+        rows.append((method, ", ".join(changed) or "–", str(len(group)), *map(_shown, found)))
+        means[found[0].mean] = (f"{found[0].mean:.3f}{layout.unit}", method)
     for column in sorted(name for name in runs.columns if name.startswith(_BASELINE)):
         # Runs of a seed share their baselines.
         values = runs.dropna(subset=[column]).groupby("seed")[column].mean()
         if len(values):
-            name = plain_name(layout, column.removeprefix(_BASELINE))
-            cells = [name, "plain", "–", str(len(values)), _shown(estimate(values.tolist()))]
-            cells += ["–"] * (len(present) - 1)
-            lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"`Task` is the mean over the test rows, {'more' if higher else 'less'} is better; ± is the "
-        "standard error over seeds. Runs of one line share every setting and the user's code.",
-        "",
-    ]
-    return "\n".join(lines)
+            name = f"_{plain_name(layout, column.removeprefix(_BASELINE))}_"
+            numbers = [_shown(estimate(values.tolist())), *["–"] * (len(present) - 1)]
+            rows.append((name, "plain", str(len(values)), *numbers))
+    higher = bool(runs["test.higher_is_better"].eq(True).any())
+    heads = ("Method", "Changed", "Seeds", *(title for _, title in present))
+    best = means[(max if higher else min)(means)]
+    return OwnTable(task, source, scale, len(runs), heads, tuple(rows), best, higher)
 
 
 def _shown(value: Estimate) -> str:
@@ -93,3 +190,7 @@ def _shown(value: Estimate) -> str:
         return "–"
     error = "" if math.isnan(value.error) else f" ± {value.error:.3f}"
     return f"{value.mean:.3f}{error}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -49,6 +49,7 @@ class Table:
         missing: name of a row with runs -> seeds that other rows have and it has not.
         stale: runs of an older preset, not counted.
         committed: whether it shows committed records.
+        own: how many of the user's runs stand in it.
         displaced: rows that are the user's runs of today's preset, in place of published ones.
         left_out: runs of this task and scale that are no usable record.
         diverged: runs that diverged and kept their best checkpoint.
@@ -67,6 +68,7 @@ class Table:
     missing: Mapping[str, Sequence[int]]
     stale: int
     committed: bool
+    own: int
     displaced: Sequence[str]
     left_out: Sequence[LeftOut]
     diverged: int
@@ -152,6 +154,11 @@ def build(
         missing=missing,
         stale=chosen.stale,
         committed=bool(len(chosen.runs)) and bool(chosen.runs["published"].any()),
+        own=sum(
+            int((~found["published"].astype(bool)).sum())
+            for found in (chosen.runs, chosen.twins)
+            if len(found)
+        ),
         displaced=[name for _, name, *cell in ROWS if tuple(cell) in chosen.displaced],
         left_out=[run for run in left_out if run.concerns(wanted.task, wanted.scale)],
         diverged=int(

@@ -1,10 +1,14 @@
-"""Runs of own tasks, models and grads have a table; ours have theirs."""
+"""The user's own runs stand first, whatever their scale, task, model and grad; committed ones do not."""
+
+from pathlib import Path
 
 import pandas as pd
 
-from diffusion_dfl.suite.reporting.own import own_runs, render_own
-
-KNOWN = ["power", "synthetic"]
+from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.frame import frame
+from diffusion_dfl.suite.reporting.own import beside, own_runs, own_tables, render_own
+from diffusion_dfl.suite.reporting.selection import selection
+from tests.suite.reporting.records import place, publish, summary, write
 
 
 def runs() -> pd.DataFrame:
@@ -18,6 +22,8 @@ def runs() -> pd.DataFrame:
             "seed": seed,
             "config_hash": config,
             "differs": "{}",
+            "published": False,
+            "role": "",
             "test.task": cost,
             "test.higher_is_better": False,
             "test.baselines.saa": 5.0,
@@ -28,24 +34,58 @@ def runs() -> pd.DataFrame:
             row("shop", "gaussian", "score", 0, 1.0, "a"),
             row("shop", "gaussian", "score", 1, 3.0, "a"),
             row("shop", "gaussian", "score", 2, 9.0, "b"),
-            row("power", "gaussian", "score", 0, 7.0, "a"),
-            row("power", "net", "score", 0, 8.0, "a"),
+            row("power", "gaussian", "score", 0, 7.0, "a") | {"scale": "smoke"},
+            row("power", "net", "score", 0, 8.0, "a") | {"role": "stale"},
+            row("power", "gaussian", "score", 1, 6.0, "a") | {"published": True},
         ]
     )
 
 
-def test_what_no_other_table_shows_is_shown_and_nothing_else() -> None:
-    found = own_runs(runs(), KNOWN, "laptop", None)
-    assert found["test.task"].tolist() == [1.0, 3.0, 9.0, 8.0]
-    assert own_runs(runs(), KNOWN, "laptop", "shop")["task"].unique().tolist() == ["shop"]
-    assert own_runs(runs(), KNOWN, "paper", None).empty
-    assert own_runs(pd.DataFrame(), KNOWN, "laptop", None).empty
-    assert render_own(pd.DataFrame()) == ""
+def test_the_users_runs_are_those_that_are_not_committed() -> None:
+    assert own_runs(runs())["test.task"].tolist() == [1.0, 3.0, 9.0, 7.0, 8.0]
+    assert own_runs(runs(), ["shop"])["task"].unique().tolist() == ["shop"]
+    assert own_runs(runs(), None, "smoke")["test.task"].tolist() == [7.0]
+    assert own_runs(pd.DataFrame()).empty
+    assert render_own(own_tables(own_runs(pd.DataFrame()))) == ""
+
+
+def test_a_table_a_task_source_and_scale_names_all_three() -> None:
+    text = render_own(own_tables(own_runs(runs())))
+    assert text.startswith("# Yours\n")
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## Power schedule (own data, scale laptop)",
+        "## Power schedule (own data, scale smoke)",
+        "## shop (own data, scale laptop)",
+    ]
+    assert "| net score | an older preset | 1 | 8.000 |" in text
+    assert text.count("ranks no methods") == 1
 
 
 def test_only_runs_of_one_configuration_are_averaged() -> None:
-    text = render_own(own_runs(runs(), KNOWN, "laptop", "shop"))
-    assert "## shop (own data, scale laptop)" in text
-    assert "| gaussian | score | – | 2 | 2.000 ± 1.000 |" in text
-    assert "| gaussian | score | – | 1 | 9.000 |" in text
-    assert "| Saa | plain | – | 3 | 5.000 ± 0.000 |" in text
+    (table,) = own_tables(own_runs(runs(), ["shop"]))
+    text = render_own([table])
+    assert "| Gaussian score function | – | 2 | 2.000 ± 1.000 |" in text
+    assert "| Gaussian score function | – | 1 | 9.000 |" in text
+    assert "| _Saa_ | plain | 3 | 5.000 ± 0.000 |" in text
+    assert (table.count, table.best) == (3, ("2.000", "Gaussian score function"))
+
+
+def test_what_no_table_shows_has_the_command_that_does(tmp_path: Path) -> None:
+    committed = summary("gaussian", "score", 0, 4.0)
+    publish(tmp_path, {place(committed["identity"]): committed})
+    for identity in (
+        {"scale": "smoke", "differs": {}},
+        {"scale": "laptop", "differs": {"train.epochs": 3}, "config_hash": "c"},
+    ):
+        record = summary("gaussian", "score", 0, 3.0, **identity)
+        suffix = "-00000001" if identity["differs"] else ""
+        write(tmp_path / "runs", f"{identity['scale']}/power/gaussian-score{suffix}/seed-0", record)
+    found = frame(collect(tmp_path))
+    found["role"] = ["run" if row == "{}" else "variant" for row in found["differs"]]
+    shown = [selection(found, "power", "laptop")]
+    assert [line.partition("make_tables.py")[2] for line in beside(found, shown, ["power"])] == [
+        " --task power train.epochs=3",
+        " --task power --scale smoke",
+    ]
+    assert beside(found, shown, ["synthetic"]) == []

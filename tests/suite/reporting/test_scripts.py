@@ -74,14 +74,37 @@ def test_the_table_has_every_task_that_has_records_and_a_csv_beside_it(
     assert done.code == 0, done.err
     text = (tmp_path / "tables" / "table1-smoke.md").read_text(encoding="utf-8")
     titles = [line for line in text.splitlines() if line.startswith("## ")]
-    assert titles == [
+    assert text.startswith("# Yours\n")
+    of_paper = [
         "## Product allocation (simulated data, scale smoke)",
         "## Stock portfolio (sp500 data, scale smoke)",
     ]
+    yours = [of_paper[1], "## Power schedule (simulated data, scale smoke)", of_paper[0]]
+    assert titles == [*yours, *of_paper]
+    assert "--task power --scale smoke --data simulated" in done.out
     assert "**0.250**" in text and "**0.750**" in text
     assert text in done.out
     numbers = (tmp_path / "tables" / "table1-smoke.csv").read_text(encoding="utf-8")
     assert "portfolio,smoke,sp500,method,Two-stage,Gaussian TS" in numbers
+
+
+def test_runs_of_another_scale_stand_before_the_committed_table_and_copy_no_number_of_it(
+    script: Script, tmp_path: Path
+) -> None:
+    run(tmp_path, "portfolio", 0.25, "scale=laptop")
+    script("publish.py", tmp_path)
+    for path in (tmp_path / "runs").rglob("summary.json"):
+        path.unlink()
+    run(tmp_path, "inventory", 56.0)
+    done = script("make_tables.py", tmp_path)
+    assert done.code == 0, done.err
+    assert done.out.startswith("# Yours\n\n## Inventory (simulated data, scale smoke)\n")
+    assert "## Stock portfolio (sp500 data, scale laptop)" in done.out
+    assert "1: python scripts/make_tables.py --task inventory --scale smoke" in done.out
+    assert [path.name for path in (tmp_path / "tables").iterdir()] == ["table1-own.md"]
+    run(tmp_path, "inventory", 56.0, "scale=laptop")
+    script("make_tables.py", tmp_path)
+    assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".md", ".csv", ".tex"}
 
 
 def test_task_data_and_overrides_name_another_table(script: Script, tmp_path: Path) -> None:
