@@ -1,12 +1,12 @@
-"""Where a sweep stands: planned runs, what became of each, and the commands that complete it.
+"""Where runs stand: yours, then planned runs, what became of each, and the commands that complete it.
 
     diffusion-dfl status task=power,portfolio seed=0-9
     diffusion-dfl status --missing task=power model=diffusion grad=score seed=0-9
 
 Without model= and grad= all pairs that make sense are planned; without anything, ten seeds of every
-pair on the four tasks. Committed records count as finished but with --own; --started asks about the
-sweeps that were started here. Tasks, models and grads of your own are found by --config-dir, as for
-train.py.
+pair on the four tasks, and your runs are told first. Committed records count as finished but with
+--own; --started asks about the sweeps that were started here. Tasks, models and grads of your own are
+found by --config-dir, as for train.py.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.config.identities import searching
 from diffusion_dfl.suite.reporting.archive import Archive
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
-from diffusion_dfl.suite.reporting.status import Planned, completing, overview, plan, state
+from diffusion_dfl.suite.reporting.status import Planned, completing, overview, plan, state, yours
 from diffusion_dfl.suite.sweep import started
 
 
@@ -69,5 +69,8 @@ def main() -> int:
             # Not on stdout, which is a list for other programs.
             print("nothing is missing", file=sys.stderr)
     else:
+        own = "" if arguments.overrides or arguments.started else yours(arguments.results)
+        if own:
+            print(f"{own}\n\nTable 1, as it is planned:")
         print(overview(states))
     return 0

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -155,6 +156,29 @@ def _underway(name: str, directory: Path) -> State:
         return State(name, "before its first epoch")
     progress = printable(f"{last['stage']} epoch {last['epoch']}/{epochs}", 80)
     return State(name, progress, age=f"{minutes:.0f} min since")
+
+
+def yours(results: Path) -> str:
+    """What became of the user's runs, a line a cell, of whatever plan; empty where there are none."""
+    cells: dict[str, Counter[str]] = {}
+    for directory in sorted((results / "runs").glob("*/*/*/seed-*")):
+        cell = directory.parent.relative_to(results / "runs")
+        told = read_object(directory / "status.json").get("status")
+        if told is None or ".old-" in directory.name or cell.parts[2] == "_fits":
+            continue
+        if told not in ("finished", "failed"):
+            told = "running" if in_use(directory) else "interrupted"
+        cells.setdefault(printable(cell.as_posix()), Counter())[str(told)] += 1
+    if not cells:
+        return ""
+    width = max(map(len, cells))
+    lines = [f"Yours, in {results / 'runs'}:"]
+    lines += [
+        f"  {cell:<{width}}  "
+        + ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
+        for cell, counts in cells.items()
+    ]
+    return "\n".join(lines)
 
 
 def overview(states: Mapping[Planned, State]) -> str:

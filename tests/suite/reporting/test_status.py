@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS
-from diffusion_dfl.suite.reporting.status import Planned, completing, overview, plan, state
+from diffusion_dfl.suite.reporting.status import Planned, completing, overview, plan, state, yours
 from diffusion_dfl.suite.runs.lease import Lease
 
 WORDS = ["task=power", "scale=smoke", "model=gaussian", "grad=score", "seed=0-3"]
@@ -98,3 +98,17 @@ def test_a_command_is_quoted_for_the_shell(tmp_path: Path) -> None:
     run = Planned(("task.weights=[0.5, 0.5]",), 0, CELL / "seed-0", "h")
     (command,) = completing({run: state(tmp_path, run)})
     assert command == "python train.py 'task.weights=[0.5, 0.5]' -m seed=0"
+
+
+def test_the_users_runs_are_told_whatever_is_planned(tmp_path: Path) -> None:
+    assert yours(tmp_path) == ""
+    for seed, name in enumerate(("finished", "finished", "failed", "running")):
+        write(tmp_path, seed, name)
+    fit = tmp_path / "runs" / "smoke" / "power" / "_fits" / "abc" / "seed-0"
+    fit.mkdir(parents=True)
+    (tmp_path / "runs" / "smoke" / "shop" / "net-plain" / "seed-0").mkdir(parents=True)
+    with Lease(write(tmp_path, 4, "running")):
+        told = yours(tmp_path).splitlines()
+    assert told[0] == f"Yours, in {tmp_path / 'runs'}:"
+    states = "2 finished, 1 running, 1 interrupted, 1 failed"
+    assert told[1:] == [f"  smoke/power/gaussian-score  {states}"]
