@@ -1,4 +1,4 @@
-"""The paper's figures from logged runs: results/figures/figureN.png and .pdf.
+"""Your runs, and the paper's figures from logged runs: results/figures/figureN.png and .pdf.
 
 python scripts/make_figures.py                   all that have their runs; the others say what is missing
 python scripts/make_figures.py figure3 figure7   these
@@ -11,7 +11,38 @@ import sys
 from pathlib import Path
 
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
-from diffusion_dfl.suite.reporting.figures import FIGURES, FigureSource, MissingRuns, draw
+from diffusion_dfl.suite.reporting.figures import (
+    FIGURES,
+    YOURS,
+    FigureSource,
+    MissingRuns,
+    draw,
+    draw_anew,
+)
+from diffusion_dfl.suite.reporting.figures.style import save
+
+
+def make(names: list[str], source: FigureSource, output: Path | None) -> int:
+    """Draw, and say where; how many figures have no runs."""
+    committed, own = (output or source.results / "figures" / part for part in ("", "own"))
+    mine = len(source.runs) and not source.runs["published"].all()
+    if mine:
+        print(*save(YOURS.make(source), own, "yours"))
+    missing, old = 0, []
+    for name in names:
+        try:
+            if mine and output is None:
+                paths = draw_anew(source, name, committed, own)
+            else:
+                paths = draw(name, source, committed)
+        except MissingRuns as error:
+            missing += 1
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        print(*paths) if paths else old.append(name)
+    if old:
+        print(f"no run of yours is in {', '.join(old)}: they stand in {committed}")
+    return missing
 
 
 def main() -> int:
@@ -21,7 +52,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="figureN", help="; ".join(FIGURES))
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument(
-        "--output", type=Path, help="folder; <results>/figures, with own runs its own/"
+        "--output", type=Path, help="folder; <results>/figures, of own runs its own/"
     )
     parser.add_argument("--published", action="store_true", help="committed records only")
     parser.add_argument("--collect", action="store_true", help="make the data of figures 1 and 11")
@@ -41,18 +72,7 @@ def main() -> int:
             for path in collect(arguments.results):
                 print(path)
         source = FigureSource(arguments.results, own=not arguments.published)
-        folder = arguments.results / "figures"
-        if len(source.runs) and not source.runs["published"].all():
-            folder /= "own"  # The committed figures are of committed records, and git's.
-        missing = 0
-        for name in arguments.names or FIGURES:
-            try:
-                paths = draw(name, source, arguments.output or folder)
-            except MissingRuns as error:
-                missing += 1
-                print(f"{name}: {error}", file=sys.stderr)
-                continue
-            print(" ".join(str(path) for path in paths))
+        missing = make(arguments.names or list(FIGURES), source, arguments.output)
     except REFUSALS as error:
         return fail(explain(error))
     return 1 if missing else 0

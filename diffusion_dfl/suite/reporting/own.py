@@ -142,6 +142,23 @@ def beside(runs: pd.DataFrame, shown: Sequence[Selection], known: Sequence[str])
     return lines
 
 
+def method_of(run: pd.Series) -> str:
+    """A run's method, and what it changes in its preset."""
+    changed = _changes(str(run["differs"]))
+    return _title(str(run["model"]), str(run["grad"])) + (
+        f" ({', '.join(changed)})" if changed else ""
+    )
+
+
+def _changes(differs: str) -> list[str]:
+    """``key=value`` words of a frame's ``differs``, but for the data source."""
+    return [f"{key}={value}" for key, value in json.loads(differs).items() if key != SOURCE]
+
+
+def _title(model: str, grad: str) -> str:
+    return _TITLES.get((model, grad), f"{model} {grad}")
+
+
 def _showing(run: Mapping[Any, Any], runs: pd.DataFrame) -> str:
     """The command of the table that a run is a row of."""
     words = ["--task", run["task"]]
@@ -165,10 +182,9 @@ def _table(task: str, source: str, scale: str, runs: pd.DataFrame) -> OwnTable:
     for (model, grad, differs, _), group in runs.groupby(
         ["model", "grad", "differs", "config_hash"], sort=True
     ):
-        changes = json.loads(str(differs))
-        changed = [f"{key}={value}" for key, value in changes.items() if key != SOURCE]
+        changed = _changes(str(differs))
         changed += ["an older preset"] if (group["role"] == STALE).any() else []
-        method = _TITLES.get((str(model), str(grad)), f"{model} {grad}")
+        method = _title(str(model), str(grad))
         found = [estimate(group[metric].astype(float).tolist()) for metric, _ in present]
         rows.append((method, ", ".join(changed) or "–", str(len(group)), *map(_shown, found)))
         means[found[0].mean] = (f"{found[0].mean:.3f}{layout.unit}", method)

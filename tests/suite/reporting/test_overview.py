@@ -1,4 +1,4 @@
-"""The picture of all methods on all tasks, with what does not fit."""
+"""The picture of all methods on two tasks, with what does not fit."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from diffusion_dfl.suite.reporting.figures.catalogue import FigureSource, Missin
 from diffusion_dfl.suite.reporting.figures.overview import overview
 from diffusion_dfl.suite.reporting.paper import ROWS
 from diffusion_dfl.suite.reporting.selection import default_source
+from tests.commands import ROOT
 from tests.suite.reporting.records import summary, write_all
 
 
@@ -25,16 +26,31 @@ def records(task: str, outlier: float) -> list[dict]:
 
 
 @pytest.mark.parametrize("task, outlier", [("portfolio", -3.0), ("power", 40.0), ("power", -30.0)])
-def test_an_outlier_stands_at_the_edge_with_its_number(
+def test_an_outlier_stands_in_the_margin_with_its_number(
     task: str, outlier: float, tmp_path: Path
 ) -> None:
     write_all(tmp_path, records(task, outlier))
     (axis,) = overview(FigureSource(tmp_path)).axes
-    told = [text.get_text() for text in axis.texts if not text.get_text().startswith(("◇", "← ◇"))]
-    assert len(told) == 1
-    assert ("← " in told[0]) == (outlier < 0)
+    texts = [text for text in axis.texts if f"{outlier:.2f}" in text.get_text()]
+    assert len(texts) == 1
+    assert texts[0].get_text().startswith("← ") == (outlier < 0)
     low, high = axis.get_xlim()
     assert low < 0.1 and high > 0.14
+
+
+def test_the_committed_picture_is_read_at_the_width_of_a_readme() -> None:
+    figure = overview(FigureSource(ROOT / "results", own=False))
+    assert len(figure.axes) == 2
+    figure.canvas.draw()
+    pixels = 838 / figure.bbox.width  # of the picture for one of the figure's
+    for axis in figure.axes:
+        beside = axis.get_window_extent()
+        for text in axis.texts:  # in the margin, where no line is
+            assert text.get_window_extent().x0 > beside.x1
+        shown = [*axis.texts, *axis.get_xticklabels(), *axis.get_yticklabels(), axis.title]
+        sizes = [one.get_fontsize() for one in shown if one.get_text()]
+        assert min(sizes) * figure.dpi / 72 * pixels >= 11
+    assert figure.get_tightbbox().x1 <= figure.get_figwidth()
 
 
 def test_a_logarithmic_axis_is_made_of_positive_numbers(tmp_path: Path) -> None:

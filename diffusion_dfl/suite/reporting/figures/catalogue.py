@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.reporting.collect import Collection, collect
-from diffusion_dfl.suite.reporting.figures import learning, overview, problems, studies
+from diffusion_dfl.suite.reporting.figures import learning, overview, problems, studies, yours
 from diffusion_dfl.suite.reporting.figures.style import save
 from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.selection import Selection, of_cell, selection
+from diffusion_dfl.suite.reporting.table1 import Table, build
 
 
 class MissingRuns(UserError):
@@ -30,11 +31,13 @@ class FigureSource:
         results: with ``published/``, ``runs/``, ``gradient_lab/``, ``benchmarks/``, ``figures/data/``.
         scale: of the runs.
         own: whether the user's own runs count beside the committed ones.
+        given: directories of the user's runs that figures were given.
     """
 
     results: Path
     scale: str = "laptop"
     own: bool = True
+    given: set[str] = field(default_factory=set, init=False, compare=False)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -53,6 +56,13 @@ class FigureSource:
     def of(self, task: str) -> Selection:
         return selection(self.runs, task, self.scale)
 
+    def table(self, task: str) -> Table:
+        """Table of a task."""
+        made = build(self.runs, self.of(task))
+        if made.own:
+            self.given.add(f"{self.scale}/{task}")
+        return made
+
     def cell(self, task: str, model: str, grad: str, **changes: Any) -> pd.DataFrame:
         """Runs of a cell, with ``section__key=value`` changed; a row a seed.
 
@@ -68,6 +78,7 @@ class FigureSource:
                 f"`python train.py task={task} model={model} grad={grad} {words}".rstrip()
                 + " -m seed=0-9`"
             )
+        self.given.update(runs["path"][~runs["published"].astype(bool)])
         return runs
 
     def epochs(self, runs: pd.DataFrame, stage: str = "train") -> pd.DataFrame:
@@ -110,9 +121,14 @@ class Entry:
     make: Callable[[FigureSource], Figure]
 
 
+#: The user's runs, of whatever task and scale.
+YOURS = Entry("Your runs beside plain baselines", "runs/", yours.yours)
+
 FIGURES: Mapping[str, Entry] = {
     "overview": Entry(
-        "All methods on all tasks beside the paper", "records of all tasks", overview.overview
+        "All methods on two tasks beside the paper",
+        "records of power and synthetic",
+        overview.overview,
     ),
     "figure1": Entry(
         "Deterministic and stochastic decisions, and the learned density",
@@ -173,3 +189,19 @@ def draw(name: str, source: FigureSource, folder: Path) -> list[Path]:
         MissingRuns: what it reads is not there.
     """
     return save(FIGURES[name].make(source), folder, name)
+
+
+def draw_anew(source: FigureSource, name: str, committed: Path, own: Path) -> list[Path]:
+    """Make a figure's files in ``own`` if it shows a run of the user's, else in ``committed`` if it is
+    not there; none where it is.
+
+    Raises:
+        MissingRuns: what it reads is not there.
+    """
+    source.given.clear()
+    figure = FIGURES[name].make(source)
+    if source.given:
+        return save(figure, own, name)
+    if (committed / f"{name}.png").exists():
+        return []
+    return save(figure, committed, name)

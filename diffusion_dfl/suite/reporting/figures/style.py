@@ -13,11 +13,18 @@ MARKERS = ("o", "s", "^", "D", "v", "X", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 
 
-def panels(columns: int, rows: int = 1, width: float = 3.6, height: float = 3.0) -> Any:
-    """A figure and its axes ``(rows, columns)``, each ``width`` by ``height`` inches."""
+def panels(
+    columns: int,
+    rows: int = 1,
+    width: float = 3.6,
+    height: float = 3.0,
+    heights: Sequence[float] | None = None,
+) -> Any:
+    """A figure and its axes ``(rows, columns)``, each ``width`` by ``height`` inches; rows in the
+    proportion of ``heights``."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.grid(color="0.88", lw=0.5)
         axis.set_axisbelow(True)
