@@ -18,6 +18,7 @@ from tests.suite.reporting.page.pages import (
     HOSTILE,
     ROOT,
     add,
+    add_own,
     make_results,
     page_of,
     place,
@@ -162,6 +163,27 @@ def test_the_page_of_the_committed_records_is_quiet_and_accessible(
     assert seen.requests == [committed.as_uri()]
     assert committed.stat().st_size < 3e6
     assert page.evaluate("document.querySelectorAll('*').length") < 15_000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_readers_own_runs_are_read_on_a_phone(
+    browser: Browser, tmp_path: Path, scheme: str
+) -> None:
+    make_results(tmp_path)
+    mine = summary("gaussian", "score", 0, 4.0, {"baselines": {"saa": 8.0}}, scale="smoke")
+    add_own(tmp_path, "smoke/power/gaussian-score/seed-0", mine)
+    target = tmp_path / "report.html"
+    target.write_text(page_of(tmp_path), encoding="utf-8")
+    seen = load(browser, target, scheme, phone=True)
+    assert "runs of yours" in seen.page.locator(".facts div").first.inner_text()
+    cell = seen.page.locator("table[data-name=yours] tbody td").first
+    assert cell.inner_text() == "4.000"
+    for one in (cell, seen.page.locator("table[data-name=main] tbody td").first):
+        box = one.bounding_box()
+        assert box is not None and box["x"] + box["width"] <= PHONE["width"]
+    assert overhang(seen.page) <= 0
+    assert findings(seen.page) == []
+    assert seen.complaints == []
 
 
 def test_headings_sort_by_number_up_down_and_back(browser: Browser, small: Path) -> None:

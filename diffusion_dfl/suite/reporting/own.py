@@ -22,6 +22,9 @@ from diffusion_dfl.suite.reporting.statistics import Estimate, estimate
 
 _RMSE = "test.rmse_scenario"
 _BASELINE = "test.baselines."
+#: What runs of one line share.
+CONFIGURATION = ["model", "grad", "differs", "config_hash"]
+
 _TITLES = {(model, grad): title for _, title, model, grad in ROWS}
 
 # Of what no table shows, how many kinds are named.
@@ -35,7 +38,7 @@ class OwnTable:
     Attributes:
         task, source, scale: of its runs.
         count: how many there are.
-        heads: titles of its columns: method, what it changes, seeds, numbers.
+        heads: titles of its columns: method, numbers with the headline's first, seeds.
         rows: a text a column; a line a configuration, then the plain baselines.
         best: the best headline number, and whose it is.
         higher_is_better: direction of the headline number.
@@ -93,7 +96,7 @@ def render_own(tables: Sequence[OwnTable]) -> str:
             f"## {table.title}",
             "",
             _line(table.heads),
-            "|---|---|" + "---:|" * (len(table.heads) - 2),
+            "|---|" + "---:|" * (len(table.heads) - 1),
         ]
         lines += [_line(row) for row in table.rows]
         lines += ["", own_note(table), ""]
@@ -143,20 +146,12 @@ def beside(runs: pd.DataFrame, shown: Sequence[Selection], known: Sequence[str])
 
 
 def method_of(run: pd.Series) -> str:
-    """A run's method, and what it changes in its preset."""
-    changed = _changes(str(run["differs"]))
-    return _title(str(run["model"]), str(run["grad"])) + (
-        f" ({', '.join(changed)})" if changed else ""
-    )
-
-
-def _changes(differs: str) -> list[str]:
-    """``key=value`` words of a frame's ``differs``, but for the data source."""
-    return [f"{key}={value}" for key, value in json.loads(differs).items() if key != SOURCE]
-
-
-def _title(model: str, grad: str) -> str:
-    return _TITLES.get((model, grad), f"{model} {grad}")
+    """A run's method, with what it changes in its preset in brackets."""
+    differs = json.loads(str(run["differs"]))
+    changed = [f"{key}={value}" for key, value in differs.items() if key != SOURCE]
+    changed += ["older preset"] if run["role"] == STALE else []
+    cell = (str(run["model"]), str(run["grad"]))
+    return _TITLES.get(cell, " ".join(cell)) + (f" ({', '.join(changed)})" if changed else "")
 
 
 def _showing(run: Mapping[Any, Any], runs: pd.DataFrame) -> str:
@@ -178,15 +173,13 @@ def _table(task: str, source: str, scale: str, runs: pd.DataFrame) -> OwnTable:
         for metric, title in zip(metrics, titles, strict=True)
         if metric in runs and runs[metric].notna().any()
     ]
+    higher = bool(runs["test.higher_is_better"].eq(True).any())
     rows, means = [], {}
-    for (model, grad, differs, _), group in runs.groupby(
-        ["model", "grad", "differs", "config_hash"], sort=True
-    ):
-        changed = _changes(str(differs))
-        changed += ["an older preset"] if (group["role"] == STALE).any() else []
-        method = _title(str(model), str(grad))
+    lines = [group for _, group in runs.groupby(CONFIGURATION, sort=True)]
+    for group in sorted(lines, key=_place):
+        method = method_of(group.iloc[0])
         found = [estimate(group[metric].astype(float).tolist()) for metric, _ in present]
-        rows.append((method, ", ".join(changed) or "–", str(len(group)), *map(_shown, found)))
+        rows.append((method, *map(_shown, found), str(len(group))))
         means[found[0].mean] = (f"{found[0].mean:.3f}{layout.unit}", method)
     for column in sorted(name for name in runs.columns if name.startswith(_BASELINE)):
         # Runs of a seed share their baselines.
@@ -194,11 +187,16 @@ def _table(task: str, source: str, scale: str, runs: pd.DataFrame) -> OwnTable:
         if len(values):
             name = f"_{plain_name(layout, column.removeprefix(_BASELINE))}_"
             numbers = [_shown(estimate(values.tolist())), *["–"] * (len(present) - 1)]
-            rows.append((name, "plain", str(len(values)), *numbers))
-    higher = bool(runs["test.higher_is_better"].eq(True).any())
-    heads = ("Method", "Changed", "Seeds", *(title for _, title in present))
+            rows.append((name, *numbers, str(len(values))))
+    heads = ("Method", *(title for _, title in present), "Seeds")
     best = means[(max if higher else min)(means)]
     return OwnTable(task, source, scale, len(runs), heads, tuple(rows), best, higher)
+
+
+def _place(group: pd.DataFrame) -> int:
+    """Of a configuration: the paper's order, what is none of its methods last."""
+    cell = (group["model"].iloc[0], group["grad"].iloc[0])
+    return list(_TITLES).index(cell) if cell in _TITLES else len(_TITLES)
 
 
 def _shown(value: Estimate) -> str:

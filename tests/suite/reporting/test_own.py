@@ -58,16 +58,16 @@ def test_a_table_a_task_source_and_scale_names_all_three() -> None:
         "## Power schedule (own data, scale smoke)",
         "## shop (own data, scale laptop)",
     ]
-    assert "| net score | an older preset | 1 | 8.000 |" in text
+    assert "| net score (older preset) | 8.000 | 1 |" in text
     assert text.count("ranks no methods") == 1
 
 
 def test_only_runs_of_one_configuration_are_averaged() -> None:
     (table,) = own_tables(own_runs(runs(), ["shop"]))
     text = render_own([table])
-    assert "| Gaussian score function | – | 2 | 2.000 ± 1.000 |" in text
-    assert "| Gaussian score function | – | 1 | 9.000 |" in text
-    assert "| _Saa_ | plain | 3 | 5.000 ± 0.000 |" in text
+    assert "| Gaussian score function | 2.000 ± 1.000 | 2 |" in text
+    assert "| Gaussian score function | 9.000 | 1 |" in text
+    assert "| _Saa_ | 5.000 ± 0.000 | 3 |" in text
     assert (table.count, table.best) == (3, ("2.000", "Gaussian score function"))
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from diffusion_dfl.suite.reporting.figures.axis import beyond, limits
 from diffusion_dfl.suite.reporting.figures.style import PALETTE, panels
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
-from diffusion_dfl.suite.reporting.own import method_of, own_runs
+from diffusion_dfl.suite.reporting.own import CONFIGURATION, method_of, own_runs
 from diffusion_dfl.suite.reporting.statistics import estimate
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def yours(source: "FigureSource") -> Figure:
         )
     groups = sorted(own.groupby(["task", "scale", "source"]), key=lambda one: -len(one[1]))
     groups = groups[:_PANELS]
-    rows = [min(runs.groupby(_LINE, sort=False).ngroups, _ROWS) for _, runs in groups]
+    rows = [min(runs.groupby(CONFIGURATION, sort=False).ngroups, _ROWS) for _, runs in groups]
     heights = [0.9 + 0.28 * count for count in rows]
     figure, axes = panels(1, len(groups), 7.5, sum(heights) / len(heights), heights)
     for axis, ((task, scale, data), runs) in zip(axes.flat, groups, strict=True):
@@ -43,14 +43,10 @@ def yours(source: "FigureSource") -> Figure:
     return figure
 
 
-# Runs of one line share their configuration, seeds apart.
-_LINE = ["model", "grad", "differs", "config_hash"]
-
-
 def _panel(axis: Any, task: str, runs: pd.DataFrame) -> None:
     layout = layout_of(task)
     higher = bool(runs["test.higher_is_better"].eq(True).any())
-    lines = [group for _, group in runs.groupby(_LINE, sort=False)]
+    lines = [group for _, group in runs.groupby(CONFIGURATION, sort=False)]
     lines.sort(key=lambda group: float(group[HEADLINE].mean()), reverse=higher)
     lines = lines[:_ROWS]
     plain = {

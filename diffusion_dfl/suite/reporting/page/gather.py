@@ -1,5 +1,6 @@
 """Everything the page shows, read from a results folder and the documents beside it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +9,13 @@ import pandas as pd
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.reporting.collect import Collection, collect
-from diffusion_dfl.suite.reporting.frame import frame
+from diffusion_dfl.suite.reporting.frame import differs_text, frame
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
+from diffusion_dfl.suite.reporting.own import OwnTable, own_runs, own_tables
 from diffusion_dfl.suite.reporting.page.curves import Curve, average, by_stage
 from diffusion_dfl.suite.reporting.page.document import Section, sections
 from diffusion_dfl.suite.reporting.page.grids import places_of
-from diffusion_dfl.suite.reporting.page.privacy import redact
+from diffusion_dfl.suite.reporting.page.privacy import cleaned, redact
 from diffusion_dfl.suite.reporting.page.runs import Run, list_runs
 from diffusion_dfl.suite.reporting.page.studies import Study, studies
 from diffusion_dfl.suite.reporting.paper import Cell
@@ -53,7 +55,9 @@ class Report:
     """What the page shows.
 
     Attributes:
-        tables: one a task, scale and data source that has records, those of the paper first.
+        own: the user's runs, a table a task, scale and data source.
+        tables: one a task, scale and data source that has records, those with runs of the user's
+            first, then those of the paper.
         refused: records without a table: what they are of, and why.
         runs: every run, by path.
         curves: of every configuration that has any.
@@ -64,6 +68,7 @@ class Report:
         audit: docs/audit.md; empty where it is not there.
     """
 
+    own: Sequence[OwnTable]
     tables: Sequence[Shown]
     refused: Sequence[str]
     runs: Sequence[Run]
@@ -100,8 +105,10 @@ def gather(results: Path, audit: Path, planned: Sequence[Planned]) -> Report:
     states = {run: state(results, run, published) for run in planned}
     listed = list_runs(collection, runs, selections, states)
     curves, damaged = _curves(collection, listed)
+    tables = [_shown(runs, wanted, collection) for wanted in selections]
     return Report(
-        tables=[_shown(runs, wanted, collection) for wanted in selections],
+        own=_own(runs),
+        tables=sorted(tables, key=lambda one: not one.table.own),
         refused=refused,
         runs=listed,
         curves=curves,
@@ -142,6 +149,15 @@ def _shown(runs: pd.DataFrame, wanted: Selection, collection: Collection) -> Sho
         for row in chosen.to_dict("records")
     ]
     return Shown(build(runs, wanted, collection.left_out), places_of(rows))
+
+
+def _own(runs: pd.DataFrame) -> list[OwnTable]:
+    """The user's runs, without what must not leave the machine of what they change."""
+    own = own_runs(runs)
+    if own.empty:
+        return []
+    differs = [differs_text(cleaned(json.loads(text))) for text in own["differs"]]
+    return own_tables(own.assign(differs=differs))
 
 
 def _curves(

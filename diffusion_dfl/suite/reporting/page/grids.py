@@ -6,13 +6,16 @@ What a cell says is what :mod:`diffusion_dfl.suite.reporting.markdown` says.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusion_dfl.suite.reporting.layout import HEADLINE, Column, base_of
 from diffusion_dfl.suite.reporting.markdown import entry, shown_columns, spread, verdict
+from diffusion_dfl.suite.reporting.own import OwnTable
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1, Cell, Printed
 from diffusion_dfl.suite.reporting.statistics import Estimate
 from diffusion_dfl.suite.reporting.table1 import Table, ranks
+
+T = TypeVar("T")
 
 NONE = "–"
 _MARKS = {1: "best", 2: "second"}
@@ -68,7 +71,8 @@ class Grid:
 
 
 def main_grid(table: Table, places: Mapping[Cell, str]) -> Grid:
-    """Methods, plain baselines and bounds, in the columns of the Markdown table.
+    """Methods, plain baselines and bounds, in the columns of the Markdown table: the task first, and
+    our numbers before the paper's, which is what a phone shows.
 
     Args:
         table: the numbers.
@@ -79,28 +83,35 @@ def main_grid(table: Table, places: Mapping[Cell, str]) -> Grid:
     headline = table.estimates("method")
     rows = []
     for section, name, model, grad in ROWS:
-        entries: list[Entry] = []
+        paper: list[Entry] = []
         if table.compare:
             pair = TABLE_1[base_of(table.task)].get((model, grad), (None, None))
-            entries = [
+            paper = [
                 _of_paper(pair[0]),
                 _of_paper(pair[1], _MARKS.get(best_printed.get(name, 0))),
             ]
         if name in headline:
-            entries += [_of_column(table, name, column, best) for column in columns]
-            count = headline[name].count
-            entries.append(Entry(str(count), count))
+            ours = [_of_column(table, name, column, best) for column in columns]
+            count = Entry(str(headline[name].count), headline[name].count)
         else:
-            entries += [Entry("missing", None, "missing")] * len(columns) + [Entry("0", 0)]
+            ours, count = [Entry("missing", None, "missing")] * len(columns), Entry("0", 0)
         place = places.get((model, grad), "")
-        rows.append(Row(name, "method", section, place, tuple(entries)))
+        rows.append(Row(name, "method", section, place, (*_ordered(ours, paper), count)))
     for block in ("baseline", "bound"):
         for name, estimate in table.estimates(block).items():
-            entries = [Entry(NONE)] * (len(printed) + len(columns))
-            entries[len(printed) + 1] = Entry(spread(estimate, 3), estimate.mean)
-            entries.append(Entry(str(estimate.count), estimate.count))
-            rows.append(Row(name, block, "", "", tuple(entries)))
-    return Grid(("Method", *printed, *(column.title for column in columns), "Seeds"), tuple(rows))
+            ours = [Entry(NONE)] * len(columns)
+            ours[1] = Entry(spread(estimate, 3), estimate.mean)
+            count = Entry(str(estimate.count), estimate.count)
+            entries = _ordered(ours, [Entry(NONE)] * len(printed))
+            rows.append(Row(name, block, "", "", (*entries, count)))
+    titles = _ordered([column.title for column in columns], printed)
+    return Grid(("Method", *titles, "Seeds"), tuple(rows))
+
+
+def _ordered(ours: Sequence[T], paper: Sequence[T]) -> list[T]:
+    """RMSE, task and more of ours, and RMSE and task of the paper or nothing, as the grid has them."""
+    rmse, task, *more = ours
+    return [task, *paper[1:], rmse, *paper[:1], *more]
 
 
 def difference_grid(table: Table) -> Grid:
@@ -154,6 +165,25 @@ def twin_grid(table: Table) -> Grid:
     ]
     heads = ("Method", "Twin", "Decision-focused", "Difference", "95 %", "Seeds")
     return Grid(heads, tuple(rows))
+
+
+def own_grid(table: OwnTable) -> Grid:
+    """A table of the user's own runs."""
+    rows = []
+    for title, *texts in table.rows:
+        is_plain = title.startswith("_")
+        entries = tuple(Entry(text, _leading(text)) for text in texts)
+        kind = "baseline" if is_plain else "method"
+        rows.append(Row(title.strip("_") if is_plain else title, kind, "", "", entries))
+    return Grid(table.heads, tuple(rows))
+
+
+def _leading(text: str) -> float | None:
+    """The number a text begins with."""
+    try:
+        return float(text.split(" ")[0])
+    except ValueError:
+        return None
 
 
 def places_of(rows: Sequence[Mapping[Any, Any]]) -> dict[Cell, str]:

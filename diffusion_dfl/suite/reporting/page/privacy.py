@@ -9,7 +9,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 _WITHHELD = re.compile(
-    r"(^|_)(token|secret|password|passwd|credential|credentials|api_?key|user|username|host|hostname"
+    r"(^|[._])(token|secret|password|passwd|credential|credentials|api_?key|user|username|host|hostname"
     r"|home|cwd)$",
     re.IGNORECASE,
 )

@@ -18,16 +18,20 @@ from markupsafe import Markup
 from diffusion_dfl.suite.reporting.figures.style import PALETTE
 from diffusion_dfl.suite.reporting.layout import layout_of
 from diffusion_dfl.suite.reporting.markdown import TWIN_NOTE, difference_note, notes
+from diffusion_dfl.suite.reporting.own import own_note
 from diffusion_dfl.suite.reporting.page.document import paragraph
 from diffusion_dfl.suite.reporting.page.dots import task_chart
 from diffusion_dfl.suite.reporting.page.gather import Report, Shown
-from diffusion_dfl.suite.reporting.page.grids import difference_grid, main_grid, twin_grid
+from diffusion_dfl.suite.reporting.page.grids import difference_grid, main_grid, own_grid, twin_grid
 from diffusion_dfl.suite.reporting.page.payload import charts, dumps, payload
 from diffusion_dfl.suite.reporting.status import STATES, completing
 
 # In the order they run.
 _SCRIPTS = ("common.js", "tabs.js", "sort.js", "chart.js", "curves.js", "detail.js", "runs.js")
 _STYLES = ("base.css", "parts.css")
+
+# Of the reader's own tables, how many have a card.
+_CARDS = 3
 
 
 def render(report: Report) -> str:
@@ -60,6 +64,8 @@ def render(report: Report) -> str:
         states=STATES,
         status=_status(report),
         facts=_facts(report),
+        planned=_planned(report),
+        own=[(own_grid(table), table.title, paragraph(own_note(table))) for table in report.own],
         commands=list(completing(report.states)),
     )
 
@@ -101,18 +107,30 @@ def _status(report: Report) -> list[tuple[str, Counter[str]]]:
 
 
 def _facts(report: Report) -> Sequence[tuple[str, str]]:
-    """Number and what it counts."""
+    """Number and what it counts, those of the reader's own runs first."""
     records = [run for run in report.runs if run.values]
-    finished = sum(state.name == "finished" for state in report.states.values())
-    facts = [
+    facts = []
+    if report.own:
+        facts.append((str(sum(table.count for table in report.own)), "runs of yours"))
+    for table in report.own[:_CARDS]:
+        layout, (number, method) = layout_of(table.task), table.best
+        told = f"{layout.title}, scale {table.scale}: best {layout.quantity} of yours, {method}"
+        facts.append((number, told))
+    facts += [
         (str(len(records)), "records of finished runs"),
-        (f"{finished} of {len(report.states)}", "planned runs finished"),
+        (_planned(report), "planned runs finished"),
         (str(len(report.left_out)), "directories left out"),
         (str(sum(run.state == "stale" for run in records)), "records of an older preset"),
     ]
     if report.tuning:
         facts.append((str(report.tuning), "tuning runs without test numbers"))
     return facts
+
+
+def _planned(report: Report) -> str:
+    """Finished of planned runs."""
+    finished = sum(state.name == "finished" for state in report.states.values())
+    return f"{finished} of {len(report.states)}"
 
 
 def _asset(name: str) -> str:

@@ -1,6 +1,7 @@
 """Parts of the page: privacy, curves, rows, dots, documents."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,17 @@ import pytest
 from diffusion_dfl.suite.reporting.page.curves import POINTS, average, by_stage, thinned
 from diffusion_dfl.suite.reporting.page.document import sections
 from diffusion_dfl.suite.reporting.page.dots import Dot, chart, ticks
-from diffusion_dfl.suite.reporting.page.grids import difference_grid, main_grid, twin_grid
+from diffusion_dfl.suite.reporting.page.grids import (
+    Entry,
+    difference_grid,
+    main_grid,
+    own_grid,
+    twin_grid,
+)
 from diffusion_dfl.suite.reporting.page.privacy import cleaned, redact
-from tests.suite.reporting.page.pages import gathered, make_results
+from diffusion_dfl.suite.reporting.page.render import render
+from tests.suite.reporting.page.pages import add_own, gathered, make_results
+from tests.suite.reporting.records import summary
 
 
 @pytest.mark.parametrize(
@@ -38,10 +47,17 @@ def test_paths_and_credentials_are_cut(text: str, told: str) -> None:
 
 def test_values_named_as_secrets_are_withheld_and_others_kept() -> None:
     told = cleaned(
-        {"api_key": "k", "wandb_token": "t", "host": None, "num_tokens": 3, "l": ["~/a"]}
+        {
+            "api_key": "k",
+            "data.api_key": "k",
+            "wandb_token": "t",
+            "host": None,
+            "num_tokens": 3,
+            "l": ["~/a"],
+        }
     )
     assert told == {
-        "api_key": "(withheld)", "wandb_token": "(withheld)", "host": None, "num_tokens": 3,
+        "api_key": "(withheld)", "data.api_key": "(withheld)", "wandb_token": "(withheld)", "host": None, "num_tokens": 3,
         "l": ["(path)"],
     }  # fmt: skip
 
@@ -87,9 +103,40 @@ def test_rows_sort_by_numbers_and_what_is_missing_has_none(tmp_path: Path) -> No
     assert rows["Diffusion TS"].place == ""
     assert rows["Gaussian TS"].place == "published/laptop/power/gaussian-two_stage"
     # A sum over 24 hours is sorted by the hour.
-    printed = rows["Policy-based learning"].entries[0]
+    printed = rows["Policy-based learning"].entries[grid.heads.index("RMSE, paper") - 1]
     assert printed.text.startswith("4.712 ± 0.10") and printed.value == pytest.approx(4.712 / 24)
     assert all(len(row.entries) == len(grid.heads) - 1 for row in grid.rows)
+
+
+def test_ours_stands_before_the_papers_and_the_task_before_all(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    shown = gathered(tmp_path).tables[0]
+    heads = main_grid(shown.table, shown.places).heads
+    assert heads[:5] == ("Method", "Task ↓", "Task, paper", "RMSE", "RMSE, paper")
+
+
+def test_the_readers_own_runs_come_first_and_without_their_paths(tmp_path: Path) -> None:
+    make_results(tmp_path)
+    assert gathered(tmp_path).own == []
+    identity = {
+        "scale": "smoke",
+        "differs": {"data.file": "/home/jane/load.csv", "data.api_key": "k1"},
+    }
+    for seed, value in enumerate((2.0, 4.0)):
+        record = summary("gaussian", "score", seed, value, {"baselines": {"saa": 8.0}}, **identity)
+        add_own(tmp_path, f"smoke/power/gaussian-score-0000000c/seed-{seed}", record)
+    report = gathered(tmp_path)
+    assert [one.table.scale for one in report.tables] == ["laptop", "smoke"]  # it is no row of one
+    grid = own_grid(report.own[0])
+    assert [row.kind for row in grid.rows] == ["method", "baseline"]
+    assert "data.file=…/load.csv" in grid.rows[0].title and "k1" not in grid.rows[0].title
+    assert grid.rows[0].entries[0] == Entry("3.000 ± 1.000", 3.0)
+    page = render(report)
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page)
+    assert facts[0] == ("runs of yours", "2")
+    assert facts[1][1] == "3.000" and "scale smoke: best cost of yours" in facts[1][0]
+    assert page.index('id="yours"') < page.index('id="table1"')
+    assert "jane" not in page
 
 
 def test_differences_and_twins_say_on_which_side_of_zero_they_lie(tmp_path: Path) -> None:
