@@ -13,6 +13,7 @@ from typing import Any
 
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.own import TRIED_OUT
 from diffusion_dfl.suite.reporting.publishing import Wanted, publish
 from diffusion_dfl.suite.reporting.selection import choices, default_source
 
@@ -21,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--task", choices=choices("task"), help="one task's records; all")
-    scales = [scale for scale in choices("scale") if scale != "smoke"]
+    scales = [scale for scale in choices("scale") if scale not in TRIED_OUT]
     parser.add_argument("--scale", choices=scales, default="laptop")
     parser.add_argument(
         "--data", choices=choices("data"), help="data source of the records; each task's default"

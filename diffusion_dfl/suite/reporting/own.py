@@ -22,6 +22,9 @@ from diffusion_dfl.suite.reporting.statistics import Estimate, estimate
 
 _RMSE = "test.rmse_scenario"
 _BASELINE = "test.baselines."
+#: Scales whose runs show that all works; they are not published.
+TRIED_OUT = ("demo", "smoke")
+
 #: What runs of one line share.
 CONFIGURATION = ["model", "grad", "differs", "config_hash"]
 
@@ -110,7 +113,7 @@ def own_note(table: OwnTable) -> str:
         f"`Task` is the mean over the test rows, {better} is better; ± is the standard error over "
         "seeds. Runs of one line share every setting and the user's code."
     )
-    if table.scale in ("smoke", "demo"):
+    if table.scale in TRIED_OUT:
         note += f" Scale {table.scale} is for trying out: it ranks no methods."
     return note
 

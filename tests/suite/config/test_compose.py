@@ -44,7 +44,7 @@ def test_every_task_of_the_configuration_is_tested_here() -> None:
 def _cells() -> list[Any]:
     """``(task, model, scale)``: of the fast ones, one varies beside those of the main job."""
     cells = []
-    for task, model, scale in product(TASKS, CELLS, ("laptop", "paper", "smoke")):
+    for task, model, scale in product(TASKS, CELLS, ("laptop", "paper", "demo", "smoke")):
         others = (task != "power") + (model != "diffusion") + (scale != "laptop")
         cells.append(pytest.param(task, model, scale, marks=[pytest.mark.slow] * (others > 1)))
     return cells

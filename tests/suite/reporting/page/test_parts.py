@@ -57,8 +57,8 @@ def test_values_named_as_secrets_are_withheld_and_others_kept() -> None:
         }
     )
     assert told == {
-        "api_key": "(withheld)", "data.api_key": "(withheld)", "wandb_token": "(withheld)", "host": None, "num_tokens": 3,
-        "l": ["(path)"],
+        "api_key": "(withheld)", "data.api_key": "(withheld)", "wandb_token": "(withheld)",
+        "host": None, "num_tokens": 3, "l": ["(path)"],
     }  # fmt: skip
 
 
