@@ -4,6 +4,7 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from diffusion_dfl.suite.reporting.collect import collect
@@ -27,26 +28,28 @@ READING = """\
 Cost: of the schedule of a test day; CRPS: of the predicted loads; less is better of both. Coverage:
 of 90 % intervals. TS: two-stage; the rows below the policy are decision-focused. In brackets: plain
 methods, to hold the others against. The runs are in {}."""
-NEXT = "Next, a picture of what scenarios are for: source .venv/bin/activate && python examples/quickstart.py"
+NEXT = "Next, a picture of what scenarios are for:"
+COMMAND = "source .venv/bin/activate && python examples/quickstart.py"
 
 
 def sweep(words: list[str], root: Path) -> int:
     """Train, with a line a run; the exit code."""
     command = [sys.executable, "train.py", *COMMON, *words]
     print("\n$ python " + " ".join([*command[1:], "-m"]), flush=True)
-    # Epoch lines go to the runs' metrics.jsonl.
-    process = subprocess.Popen(
-        [*command, f"output.root={root}", "-m"],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None and process.stderr is not None
-    for line in process.stdout:
-        told = re.match(r"power (\S+) seed \d+ .*?, (\d+) s$", line)
-        if told:
-            print(f"  {told[1]}: {told[2]} s", flush=True)
-    errors = process.stderr.read()
-    if process.wait():
-        print(errors, file=sys.stderr)
+    # Epoch lines go to the runs' metrics.jsonl; of what else is said only an error is shown.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            [*command, f"output.root={root}", "-m"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            told = re.match(r"power (\S+) seed \d+ .*?, (\d+) s$", line)
+            if told:
+                print(f"  {told[1]}: {told[2]} s", flush=True)
+        if process.wait():
+            said.seek(0)
+            print(said.read(), file=sys.stderr)
     return process.returncode
 
 
@@ -90,7 +93,7 @@ def main() -> int:
             return code
     place = results / "runs" / SCALE / "power"
     told = place.relative_to(ROOT) if place.is_relative_to(ROOT) else place
-    print(f"\n{render(table_of(results))}\n\n{READING.format(told)}\n\n{NEXT}")
+    print(f"\n{render(table_of(results))}\n\n{READING.format(told)}\n\n{NEXT}\n\n    {COMMAND}")
     return 0
 
 

@@ -54,7 +54,7 @@ def test_the_table_names_methods_that_ran_and_no_others(demo: ModuleType, tmp_pa
 
 
 def test_it_ends_with_a_command_that_is_tested(demo: ModuleType) -> None:
-    command = demo.NEXT.rpartition("&& ")[2]
+    command = demo.COMMAND.rpartition("&& ")[2]
     assert command in NOT_RUN and (ROOT / command.split()[1]).exists()
     assert demo.CAVEAT.startswith("Simulated load, small networks")
 
@@ -67,7 +67,7 @@ def test_every_method_runs_and_the_diffusion_is_no_worse_than_its_neighbours(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(demo.CAVEAT)
-    assert done.stdout.rstrip().endswith(demo.NEXT)
+    assert done.stdout.rstrip().endswith(demo.COMMAND)
     rows = columns(demo.render(demo.table_of(tmp_path)))
     cost = {name: float(cells[0]) for name, cells in rows.items() if cells and name != "Method"}
     assert len(cost) == 12 + 3

@@ -1,18 +1,25 @@
 """The README's main command and its code work as written; tests/test_docs_commands.py has the rest."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.plugin.manager import PluginManager
 
 from diffusion_dfl.suite.reporting.summary import BEGIN, END
 from tests.commands import ROOT, blocks, commands
 from tests.processes import forked
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINK = re.compile(r"\]\(([^)]+)\)")
+TARGETS = LINK.findall(README)
 
 # Appended to training commands: the same command line, on little data.
 SMALL = [
@@ -89,7 +96,57 @@ def test_the_table_is_the_one_that_make_readme_writes(tmp_path: Path) -> None:
 
 
 def test_the_picture_and_every_link_are_there() -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", README)
-    local = [target for target in targets if not target.startswith("https://")]
+    # What begins with ../../ is a page of the code host.
+    local = [one for one in TARGETS if not one.startswith(("https://", "../../"))]
     assert len(local) >= 10
     assert [target for target in local if not (ROOT / target.partition("#")[0]).exists()] == []
+    assert {"results/figures/overview.png", "examples/quickstart.py", "docs/first_hour.md"} <= {
+        *local
+    }
+
+
+def test_it_is_short_and_says_how_to_read_the_table_above_it() -> None:
+    assert len(README.splitlines()) <= 76
+    before, _, after = README.partition(BEGIN)
+    for told in ("ranking of methods says nothing", "**5,500**", "protocol is ours"):
+        assert told in before and told not in after
+    assert before.index("make demo") < before.index("make test") < before.index("says nothing")
+
+
+def test_badges_are_true() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    line = README.splitlines()[2]
+    assert "../../actions/workflows/ci.yml/badge.svg" in line
+    assert (ROOT / ".github" / "workflows" / "ci.yml").is_file()
+    first, end = re.findall(r"3\.(\d+)", project["requires-python"])
+    assert f"python-3.{first}--3.{int(end) - 1}-blue" in line
+    assert f"licence-{project['license'].replace('-', '--')}-blue" in line
+
+
+def test_the_paper_is_the_one_that_the_citation_names() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"][0]
+    assert f"[paper]({cited['url']})" in README
+    assert cited["url"].rpartition("/")[2] in README.rpartition("@inproceedings")[2]
+    assert cited["title"].replace("DFL", "{DFL}", 1) in README
+
+
+def test_the_description_of_a_wheel_has_no_link_into_the_repository() -> None:
+    made = ProjectMetadata(str(ROOT), PluginManager()).core.readme
+    assert LINK.findall(made) and all(one.startswith("https://") for one in LINK.findall(made))
+    assert "[](" not in made and "first hour" in made
+
+
+def test_links_of_a_description_are_absolute_where_the_repository_has_an_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    portable = importlib.import_module("build_hook").portable
+    text = "[![CI](../../a/b.svg)](../../a) ![p](r/o.png) [`x`](docs/x.md#y) [z](https://z.org)"
+    at = "https://host.org/o/r"
+    assert portable(text, at) == (
+        f"[![CI]({at}/a/b.svg)]({at}/a) ![p]({at}/raw/main/r/o.png) "
+        f"[`x`]({at}/blob/main/docs/x.md#y) [z](https://z.org)"
+    )
+    assert portable(text, None) == "  `x` [z](https://z.org)"
+    targets = LINK.findall(portable(README, at))
+    assert len(targets) == len(TARGETS) and all(one.startswith("https://") for one in targets)
