@@ -63,7 +63,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
     folder = (ROOT / page.replace("/templates/", "/")).parent
     for link in links(page):
         parts = urlsplit(link)
-        if parts.scheme:
+        # The code host's page of the workflow; tests/test_readme.py looks for its file.
+        if parts.scheme or (page == "README.md" and link.startswith("../../actions/")):
             continue
         target = folder / parts.path if parts.path else ROOT / page
         assert target.exists(), f"{page}: {link}"
