@@ -47,8 +47,8 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / count
     if count < 2:
         return mean, math.nan
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return mean, math.sqrt(variance / count)
+    # Whose squares may be beyond what a float holds.
+    return mean, math.hypot(*(value - mean for value in values)) / math.sqrt((count - 1) * count)
 
 
 @cache
