@@ -153,7 +153,7 @@ def main() -> int:
     print(text)
     if arguments.published:
         return 0
-    unseen = beside(runs, selections, known)
+    unseen = beside(runs, selections, tasks if arguments.task or arguments.released else known)
     if unseen:
         print("Your runs that stand in no table but yours, and what shows them as one:")
         print("\n".join(f"  {line}" for line in unseen))
