@@ -82,9 +82,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of this project's own records."""
-    report = gather(ROOT / "results", ROOT / "docs" / "audit.md", [])
-    target = tmp_path_factory.mktemp("report") / "index.html"
+    """The page of this project's own records, whatever has been run in this clone."""
+    results = tmp_path_factory.mktemp("committed")
+    for name in ("published", "gradient_lab"):
+        shutil.copytree(ROOT / "results" / name, results / name)
+    report = gather(results, ROOT / "docs" / "audit.md", [])
+    target = results / "index.html"
     target.write_text(render(report), encoding="utf-8")
     return target
 
