@@ -164,7 +164,6 @@ _SEARCH = "tests/suite/search/test_search_script.py"
 
 #: Commands that no test of the docs runs -> the test that runs what they stand for, or why none can.
 NOT_RUN: dict[str, str] = {
-    "git clone ADDRESS-OF-THIS-PAGE diffusion-dfl && cd diffusion-dfl": "the address is the reader's",
     "make setup": ".ci/run",
     "make demo": ".ci/run",
     "make test": ".ci/run",
