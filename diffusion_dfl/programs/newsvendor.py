@@ -1,9 +1,9 @@
 """Inventory (appendix A.12): how much to order of each item for an uncertain demand.
 
     f(y, z) = c0 z + q0/2 z^2 + cb (y - z)_+ + rb/3 (y - z)_+^3 + ch (z - y)_+ + rh/3 (z - y)_+^3
-    s.t.      0 <= z <= z_max
+    s.t.      0 <= z <= z_max,   sum_i z_i <= limit
 
-for each of n independent items, summed; A.12 has n = 1. With
+for each of n items, summed; A.12 has n = 1 and no limit. With
 ``ch (z - y)_+ = ch (z - y) + ch (y - z)_+`` there is one kink a scenario and item, the hinge
 ``(cb + ch) (y - z)_+``; the cubes are twice differentiable. The demand is convolved with
 N(0, s^2) in every term. With ``H_p(a) = E (a + s xi)_+^p`` and ``a = y - z``
@@ -47,6 +47,8 @@ class Newsvendor(Program):
         rh: weight of the cubed left over, >= 0.
         z_max: largest order of an item, > 0.
         num_decisions: n, the number of items.
+        limit: largest sum of all orders, > 0; None for none. The items then share something, and the
+            program is not separable.
     """
 
     c0: float = 10.0
@@ -57,10 +59,10 @@ class Newsvendor(Program):
     rh: float = 2.0
     z_max: float = 5.0
     num_decisions: int = 1
+    limit: float | None = None
 
     #: The cost has kinks, so estimators that need a density must smooth it.
     kinked = True
-    separable = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.c0):
@@ -73,6 +75,12 @@ class Newsvendor(Program):
             raise ValueError(f"z_max={self.z_max} must be a finite number > 0")
         if self.num_decisions < 1:
             raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+        if self.limit is not None and not 0 < self.limit < math.inf:
+            raise ValueError(f"limit={self.limit} must be a finite number > 0, or None for none")
+
+    @property
+    def separable(self) -> bool:  # type: ignore[override]
+        return self.limit is None
 
     @property
     def num_outcomes(self) -> int:  # type: ignore[override]
@@ -113,9 +121,10 @@ class Newsvendor(Program):
         return order + cubic - self.hinge_slope * parts.slope
 
     def hessian(self, instances: Instances, z: Tensor) -> Tensor:
-        """Diagonal of the Hessian of :meth:`objective` in z: ``(B, n)``. Items do not interact."""
+        """Hessian of :meth:`objective` in z: its diagonal ``(B, n)``, with a limit the matrix of it."""
         penalties = (instances.weights.unsqueeze(-1) * self.cross(instances, z)).sum(1)
-        return self.q0 * instances.weights.sum(1, keepdim=True) - penalties
+        diagonal = self.q0 * instances.weights.sum(1, keepdim=True) - penalties
+        return diagonal if self.separable else torch.diag_embed(diagonal)
 
     def cross(self, instances: Instances, z: Tensor) -> Tensor:
         """Diagonal of f_zy of each scenario, ``q0 - f_zz``: ``(B, M, n)``."""
@@ -153,9 +162,12 @@ class Newsvendor(Program):
         return multipliers
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
-        """``0 <= z <= z_max``."""
-        lower = like.new_zeros(self.num_decisions)
-        return Constraints.of(like, self.num_decisions, lower=lower, upper=lower + self.z_max)
+        """``0 <= z <= z_max``, and the limit of the sum if there is one."""
+        size, row, limit = self.num_decisions, None, None
+        if self.limit is not None:
+            row, limit = like.new_ones(1, size), like.new_tensor([self.limit])
+        lower = like.new_zeros(size)
+        return Constraints.of(like, size, row, limit, lower=lower, upper=lower + self.z_max)
 
     def cvxpy_problem(self, scenarios: "cvxpy.typing.ArrayLike", weights: "cvxpy.typing.ArrayLike"):  # type: ignore[no-untyped-def, name-defined]
         """The exact sample program in plain cvxpy, the reference of the fast solvers.
@@ -165,8 +177,8 @@ class Newsvendor(Program):
             weights: array or non-negative ``cvxpy.Parameter``, ``(M,)``.
 
         Returns:
-            ``(problem, z, constraints)``; the duals of ``constraints`` are the lower and the upper
-            bounds.
+            ``(problem, z, constraints)``; the duals of ``constraints`` are that of the limit, if there
+            is one, the lower and the upper bounds.
         """
         import cvxpy as cp
         import numpy as np
@@ -183,7 +195,8 @@ class Newsvendor(Program):
             penalty += self.rh / 3 * cp.power(left, 3)
         order = self.c0 * cp.sum(z) + 0.5 * self.q0 * cp.sum_squares(z)
         objective = weights @ cp.sum(penalty, axis=1) + sum(weights) * order
-        constraints = [z >= 0, z <= self.z_max]
+        shared = [] if self.limit is None else [cp.sum(z) <= self.limit]
+        constraints = [*shared, z >= 0, z <= self.z_max]
         return cp.Problem(cp.Minimize(objective), constraints), z, constraints
 
 

@@ -58,6 +58,7 @@ PROGRAMS = {
     "allocation": Case(ProductAllocation(4, capacity=2.0), _margins),
     "newsvendor": Case(Newsvendor(num_decisions=2), _demand),
     "newsvendor-at-its-bound": Case(Newsvendor(num_decisions=2, z_max=2.0), _demand),
+    "newsvendor-limited": Case(Newsvendor(num_decisions=2, limit=3.5), _demand),
 }
 CASES = {f"{name}-saa": case for name, case in PROGRAMS.items()} | {
     f"{name}-convolved": Case(case.program, case.draw, "convolved")
