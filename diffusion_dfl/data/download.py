@@ -33,7 +33,7 @@ def fetch(
     """Return the path of a file whose content has the given sha256.
 
     Args:
-        name: file name, the same in every folder.
+        name: file name, the same in every folder; with the subfolder it is in, if any.
         url: full address of the file, used only when nothing is on disk.
         sha256: expected digest, 64 hexadecimal digits.
         directory: the project's own download folder; made when needed.
@@ -134,7 +134,7 @@ def _download(name: str, url: str, sha256: str, directory: Path) -> Path:
     """
     part = directory / f"{name}.{secrets.token_hex(6)}.part"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         found = _stream(url, part)
         if found == sha256:
             os.replace(part, directory / name)

@@ -15,6 +15,7 @@ from diffusion_dfl.tasks.released import (
     released_power_task,
     released_synthetic_task,
 )
+from diffusion_dfl.tasks.restaurant import RestaurantTask, restaurant_task
 from diffusion_dfl.tasks.synthetic import SyntheticTask, synthetic_task
 from diffusion_dfl.tasks.task import Judgement, Task
 
@@ -28,6 +29,7 @@ __all__ = [
     "ReleasedPortfolioTask",
     "ReleasedPowerTask",
     "ReleasedSyntheticTask",
+    "RestaurantTask",
     "SyntheticTask",
     "Task",
     "check_problem",
@@ -39,6 +41,7 @@ __all__ = [
     "released_portfolio_task",
     "released_power_task",
     "released_synthetic_task",
+    "restaurant_task",
     "synthetic_task",
     "task_from_frame",
     "weather_task",

@@ -55,6 +55,8 @@ _NOT_FITTED = (
     "task.kink_mask",
     "task.capacity",
     "task.risk_aversion",
+    "task.service_level",
+    "task.storage",
     *(f"task.{name}" for name in ("c0", "q0", "cb", "rb", "ch", "rh", "z_max")),
     "model.num_sampling_steps",
     "model.spacing",
