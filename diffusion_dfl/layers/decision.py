@@ -235,22 +235,28 @@ class DecisionLayer(nn.Module):
 
     @torch.no_grad()
     def solve(
-        self, scenarios: Numbers, exact: bool = False, context: Numbers | None = None
+        self,
+        scenarios: Numbers,
+        exact: bool = False,
+        context: Numbers | None = None,
+        weights: Numbers | None = None,
     ) -> Solution:
         """Decide without a gradient, by the layer's rule or by the exact program; not counted.
 
         Args:
-            scenarios: ``(B, M, d_y)``, any floating dtype; weights are uniform.
+            scenarios: ``(B, M, d_y)``, any floating dtype.
             exact: without the bandwidth.
             context: ``(B, d_x)``, for programs whose constraints depend on it.
+            weights: ``(B, M)``, rows with sum 1; uniform if None.
         """
         scenarios = checked_scenarios(scenarios).double()
-        width = None if exact else self.bandwidth(scenarios)
+        weights = _like("weights", weights, scenarios)
+        width = None if exact else self.bandwidth(scenarios, weights)
         context = _like("context", context, scenarios)
         # cvxpylayers is a way to differentiate Clarabel's solution.
         solver = "cvxpy" if self.solver == "cvxpylayers" else self.solver
         program = self.program if exact else self._decided
-        return solve(program, scenarios, None, width, context, solver=solver)
+        return solve(program, scenarios, weights, width, context, solver=solver)
 
     def bandwidth(self, scenarios: Tensor, weights: Tensor | None = None) -> Tensor:
         """The width the layer uses for these scenarios, ``(B, d_y)``."""

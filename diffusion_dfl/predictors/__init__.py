@@ -12,6 +12,7 @@ from diffusion_dfl.predictors.decision_maker import DecisionMaker, Standardiser
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.diffusion import DiffusionPredictor
 from diffusion_dfl.predictors.flow import FlowPredictor
+from diffusion_dfl.predictors.forest import ForestWeights
 from diffusion_dfl.predictors.gaussian import GaussianPredictor, gaussian_base
 from diffusion_dfl.predictors.linear import LinearPredictor
 from diffusion_dfl.predictors.policy import PolicyNetwork
@@ -24,6 +25,7 @@ __all__ = [
     "DeterministicPredictor",
     "DiffusionPredictor",
     "FlowPredictor",
+    "ForestWeights",
     "GaussianPredictor",
     "LinearPredictor",
     "LogDensity",

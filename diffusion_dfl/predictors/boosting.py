@@ -11,19 +11,12 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.predictors.base import (
-    FULL,
-    Backpropagation,
-    LogDensity,
-    Predictor,
-)
+from diffusion_dfl.predictors.base import FULL, Backpropagation
+from diffusion_dfl.predictors.trees import TreePredictor
 
 
-class BoostedQuantiles(Predictor):
+class BoostedQuantiles(TreePredictor):
     """One quantile of every outcome by scikit-learn's histogram gradient boosting (Ke et al., 2017).
-
-    What is kept of it are the rows it was fitted to: trees are grown again, the same, where they are
-    first needed, so that a file of weights holds numbers alone.
 
     Args:
         context_size: d_x.
@@ -39,13 +32,7 @@ class BoostedQuantiles(Predictor):
         UserError: scikit-learn is not installed.
     """
 
-    pathwise = False
-    has_density = False
     stochastic = False
-    closed_form = True
-    known_contexts: Tensor
-    known_outcomes: Tensor
-    known_weights: Tensor | None
 
     def __init__(
         self,
@@ -83,38 +70,11 @@ class BoostedQuantiles(Predictor):
             )
 
         self._make = make
-        self._models: list[Any] = []
-        self.register_buffer("known_contexts", torch.zeros(1, context_size, dtype=torch.float64))
-        self.register_buffer("known_outcomes", torch.zeros(1, outcome_size, dtype=torch.float64))
-        self.register_buffer("known_weights", None)
 
-    def fit_rows(self, contexts: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> None:
-        """Fit to rows ``(N, d_x)`` and ``(N, d_y)``, raw units, of ``weights (N,)``."""
-        self.known_contexts, self.known_outcomes = contexts.double(), outcomes.double()
-        self.known_weights = None if weights is None else weights.double()
-        self._models = []
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """As many rows as there are in the file."""
-        for name in ("known_contexts", "known_outcomes"):
-            saved = state_dict.get(prefix + name)
-            if saved is not None:
-                setattr(self, name, getattr(self, name).new_zeros(saved.shape))
-        weighted = prefix + "known_weights" in state_dict
-        self.known_weights = (
-            self.known_outcomes.new_zeros(len(self.known_outcomes)) if weighted else None
-        )
-        self._models = []
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def loss(
-        self,
-        context: Tensor,
-        outcome: Tensor,
-        generator: torch.Generator,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        raise TypeError("boosted quantiles are fitted tree by tree; they have no gradient")
+    def _grow(self) -> list[Any]:
+        rows, targets = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
+        counts = None if self.known_weights is None else self.known_weights.cpu().numpy()
+        return [self._make().fit(rows, column, counts) for column in targets.T]
 
     def sample(
         self,
@@ -126,20 +86,6 @@ class BoostedQuantiles(Predictor):
     ) -> Tensor:
         """The quantiles as the only scenario, ``(B, 1, d_y)``."""
         self.check_backpropagation(backpropagation)
-        if not self._models:
-            rows, targets = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
-            counts = None if self.known_weights is None else self.known_weights.cpu().numpy()
-            self._models = [self._make().fit(rows, column, counts) for column in targets.T]
         inputs = context.double().cpu().numpy()
-        found = np.stack([model.predict(inputs) for model in self._models], axis=1)
+        found = np.stack([model.predict(inputs) for model in self._trees], axis=1)
         return torch.as_tensor(found).to(self.outcomes.mean).unsqueeze(1)
-
-    def weighted_log_density(
-        self,
-        context: Tensor,
-        scenarios: Tensor,
-        weights: Tensor,
-        generator: torch.Generator,
-        trust_region: float = 0.0,
-    ) -> LogDensity:
-        raise TypeError("a quantile has no density")

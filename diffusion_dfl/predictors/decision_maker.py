@@ -31,8 +31,9 @@ class Rule(Protocol):
         """M, scenarios a context."""
         ...
 
-    def optimal(self, scenarios: Tensor, context: Tensor) -> Decided:
-        """The best decisions for the first M of scenarios ``(B, M', d_y)``."""
+    def optimal(self, scenarios: Tensor, context: Tensor, weights: Tensor | None = None) -> Decided:
+        """The best decisions for the first M of scenarios ``(B, M', d_y)``; with weights ``(B, M')``,
+        rows with sum 1, for all of them."""
         ...
 
     def nearest(self, decision: Tensor, context: Tensor) -> Decided:

@@ -36,11 +36,12 @@ class LayerRule:
     exact: bool = False
     counted: bool = False
 
-    def optimal(self, scenarios: Tensor, context: Tensor) -> Decided:
-        scenarios = scenarios[:, : self.num_scenarios]
+    def optimal(self, scenarios: Tensor, context: Tensor, weights: Tensor | None = None) -> Decided:
+        if weights is None:
+            scenarios = scenarios[:, : self.num_scenarios]
         if self.counted:
-            return _decided(scenarios.flatten(1), self.layer(scenarios, context=context))
-        solution = self.layer.solve(scenarios, self.exact, context)
+            return _decided(scenarios.flatten(1), self.layer(scenarios, weights, context=context))
+        solution = self.layer.solve(scenarios, self.exact, context, weights)
         return Decided(solution.decision, solution.status)
 
     def nearest(self, decision: Tensor, context: Tensor) -> Decided:

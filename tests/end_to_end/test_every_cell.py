@@ -31,9 +31,10 @@ TASKS: dict[str, tuple[str, ...]] = {
     ),
     "synthetic_released": (),
     "power_weather": (),
+    "restaurant": ("task.features=calendar",),
 }
-#: Temperatures are not simulated.
-REAL_ONLY = ("power_weather",)
+#: Neither temperatures nor a restaurant's guests are simulated.
+REAL_ONLY = ("power_weather", "restaurant")
 SMALL = (
     "scale=smoke",
     "device=cpu",
@@ -56,6 +57,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "policy": WIDTH,
     "bootstrap": BASE,
     "boosting": ("model.rounds=5",),
+    "forest": ("model.trees=5",),
 }
 
 

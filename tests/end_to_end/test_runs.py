@@ -33,6 +33,7 @@ SMALL = [
 NARROW = dict.fromkeys(CELLS, "model.width=16") | {
     "bootstrap": "model.base_width=16",
     "boosting": "model.rounds=5",
+    "forest": "model.trees=5",
 }
 
 

@@ -1,4 +1,4 @@
-"""Models in closed form: ridge, residual bootstraps, boosted quantiles."""
+"""Models in closed form: ridge, residual bootstraps, boosted quantiles, forest weights."""
 
 import io
 
@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.predictors import BoostedQuantiles, LinearPredictor, ResidualBootstrap
+from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.predictors import (
+    BoostedQuantiles,
+    ForestWeights,
+    LinearPredictor,
+    ResidualBootstrap,
+)
 from diffusion_dfl.predictors.base import Scaling
+from diffusion_dfl.programs import Newsvendor
+from diffusion_dfl.tasks.rule import LayerRule
 from diffusion_dfl.training.loop import refuse_other_architecture
 
 torch.set_num_threads(1)
@@ -160,6 +168,57 @@ def test_boosted_quantiles_hold_their_level_and_come_back_from_a_file() -> None:
     _assert_restored(model, again, contexts[:50])
 
 
+def test_a_forest_weighs_rows_by_the_leaves_they_share_with_a_context() -> None:
+    """Meinshausen's formula, a row and a tree at a time."""
+    contexts, outcomes = data(60)
+    model = ForestWeights(4, 2, trees=7, leaf_rows=4, feature_share=1.0)
+    model.fit_rows(contexts, outcomes)
+    fresh, _ = data(5)
+    forest, leaves = model._trees
+    expected = np.zeros((5, 60))
+    for row, places in enumerate(forest.apply(fresh.double().numpy())):
+        for tree, leaf in enumerate(places):
+            inside = leaves[:, tree] == leaf
+            expected[row, inside] += 1 / inside.sum() / 7
+    weights = model.row_weights(fresh)
+    np.testing.assert_allclose(weights, expected, atol=1e-14)
+    np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-14)
+
+
+def test_a_forest_decides_with_the_weights_and_draws_whole_rows_by_them() -> None:
+    contexts, outcomes = data()
+    model = ForestWeights(4, 2, trees=20)
+    model.fit_scaling(contexts, outcomes)
+    model.fit_rows(contexts, outcomes)
+    program = Newsvendor(c0=0, q0=0, cb=3, rb=0, ch=1, rh=0, z_max=100, num_decisions=2)
+    layer = DecisionLayer(program, curvature="saa")
+    known = contexts[:6].double()
+    (made,), drawn = model.decide([LayerRule(layer, 5)], contexts[:6], known, noise())
+    weights = model.row_weights(contexts[:6])
+    above = outcomes.double().unsqueeze(0) > made.decision.unsqueeze(1) + 1e-9
+    at_least = outcomes.double().unsqueeze(0) > made.decision.unsqueeze(1) - 1e-9
+    assert bool((torch.einsum("bn,bnd->bd", weights, above.double()) <= 0.25 + 1e-12).all())
+    assert bool((torch.einsum("bn,bnd->bd", weights, at_least.double()) >= 0.25 - 1e-12).all())
+    assert drawn.shape == (6, 5, 2)
+    many = model.sample(contexts[:1], 20000, noise())[0].double()
+    torch.testing.assert_close(
+        many.mean(0), (weights[0].unsqueeze(1) * outcomes.double()).sum(0), atol=0.1, rtol=0
+    )
+    assert bool((torch.cdist(many[:50], outcomes.double()).amin(1) < 1e-5).all())
+    _assert_restored(model, ForestWeights(4, 2, trees=20), contexts[:50])
+
+
+def test_a_row_of_weight_zero_has_no_part_in_a_forest() -> None:
+    contexts, outcomes = data(80)
+    weights = (torch.arange(80) % 2).double()
+    model, again = (ForestWeights(4, 2, trees=10) for _ in range(2))
+    model.fit_rows(contexts, outcomes, weights)
+    assert not model.row_weights(contexts)[:, weights == 0].any()
+    model.fit_scaling(contexts, outcomes)
+    again.fit_scaling(contexts, outcomes)
+    _assert_restored(model, again, contexts[:9])
+
+
 def _assert_restored(model, again, contexts: torch.Tensor) -> None:
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
@@ -180,6 +239,8 @@ def _assert_restored(model, again, contexts: torch.Tensor) -> None:
         (lambda: ResidualBootstrap(4, 2, base_folds=0), "base_folds=0 must be an integer >= 1"),
         (lambda: BoostedQuantiles(4, 2, level=1.0), "level=1.0 must be in"),
         (lambda: BoostedQuantiles(4, 2, rounds=0), "rounds=0 must be an integer >= 1"),
+        (lambda: ForestWeights(4, 2, trees=0), "trees=0 must be an integer >= 1"),
+        (lambda: ForestWeights(4, 2, feature_share=0.0), "feature_share=0.0 must be in"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(make, told: str) -> None:
@@ -191,11 +252,13 @@ def test_without_scikit_learn_the_mend_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "sklearn.ensemble", None)
     with pytest.raises(UserError, match=r"pip install 'diffusion-dfl\[boosting\]'"):
         BoostedQuantiles(4, 2)
+    with pytest.raises(UserError, match=r"pip install 'diffusion-dfl\[forest\]'"):
+        ForestWeights(4, 2)
 
 
 def test_none_of_them_has_a_gradient_or_a_density() -> None:
     contexts, outcomes = data(10)
-    for model in (ResidualBootstrap(4, 2), BoostedQuantiles(4, 2)):
+    for model in (ResidualBootstrap(4, 2), BoostedQuantiles(4, 2), ForestWeights(4, 2)):
         with pytest.raises(TypeError):
             model.loss(contexts, outcomes, noise())
         with pytest.raises(TypeError):

@@ -9,6 +9,7 @@ CHOICES: dict[str, dict[str, str]] = {
         "sp500": "portfolio",
         "markowitz": "portfolio",
         "newsvendor": "inventory",
+        "yaz": "restaurant",
         "allocation": "synthetic",
         "product_allocation": "synthetic",
     },
@@ -23,6 +24,8 @@ CHOICES: dict[str, dict[str, str]] = {
         "bandit": "policy",
         "er_saa": "bootstrap",
         "gbdt": "boosting",
+        "random_forest": "forest",
+        "rf": "forest",
     },
     "grad": {
         "reparameterization": "reparam",

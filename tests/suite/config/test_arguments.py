@@ -127,6 +127,7 @@ def test_the_valid_cells_are_those_of_table_1_the_path_score_the_flow_and_plain_
         ("policy", "policy"),
         ("bootstrap", "two_stage"),
         ("boosting", "two_stage"),
+        ("forest", "two_stage"),
     } == VALID
 
 

@@ -1,0 +1,144 @@
+"""Random-forest weights: the law of the outcome is that of the training outcomes, weighted by a forest.
+
+With R_t(x) the training rows in the leaf of x in tree t,
+
+    w_n(x) = 1/T sum_t 1{n in R_t(x)} / |R_t(x)|,
+
+the weights of Meinshausen (2006, "Quantile regression forests"), whose decision is the prescription
+``argmin_z sum_n w_n(x) f(y_n, z)`` of Bertsimas and Kallus (2020, "From predictive to prescriptive
+analytics"). One forest for all outcomes keeps their dependence.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.predictors.base import FULL, Backpropagation
+from diffusion_dfl.predictors.decision_maker import Decided, Rule
+from diffusion_dfl.predictors.trees import TreePredictor
+
+# Scenarios of a batch of solves: bounds its memory.
+_CHUNK = 65536
+
+
+class ForestWeights(TreePredictor):
+    """Training outcomes weighted by scikit-learn's random forest, grown on all outcomes together.
+
+    Decisions are made with all training outcomes and their weights; M scenarios are drawn for what is
+    said of forecasts alone.
+
+    Args:
+        context_size: d_x.
+        outcome_size: d_y; trees split by the squared errors of all, in standard deviations.
+        trees: T.
+        depth: splits between root and leaf, at most; 0 for any number.
+        split_rows: rows of a node that is split, at least.
+        leaf_rows: rows of a leaf, at least.
+        feature_share: share of the features that are tried at a split.
+
+    Raises:
+        ValueError: a value out of range.
+        UserError: scikit-learn is not installed.
+    """
+
+    def __init__(
+        self,
+        context_size: int,
+        outcome_size: int,
+        trees: int = 200,
+        depth: int = 0,
+        split_rows: int = 2,
+        leaf_rows: int = 5,
+        feature_share: float = 0.33,
+    ) -> None:
+        super().__init__(context_size, outcome_size)
+        for name, value, least in (
+            ("trees", trees, 1),
+            ("depth", depth, 0),
+            ("split_rows", split_rows, 2),
+            ("leaf_rows", leaf_rows, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name}={value} must be an integer >= {least}")
+        if not 0 < feature_share <= 1:
+            raise ValueError(f"feature_share={feature_share} must be in (0, 1]")
+        try:
+            from sklearn.ensemble import RandomForestRegressor
+        except ImportError as error:
+            raise UserError(
+                "a random forest needs the package scikit-learn: pip install 'diffusion-dfl[forest]'"
+            ) from error
+
+        def make() -> Any:
+            return RandomForestRegressor(
+                n_estimators=trees,
+                max_depth=depth or None,
+                min_samples_split=split_rows,
+                min_samples_leaf=leaf_rows,
+                max_features=feature_share,
+                random_state=0,
+            )
+
+        self._make = make
+
+    def _grow(self) -> tuple[Any, np.ndarray]:
+        """The forest, and the leaf of every known row in every tree ``(N, T)``."""
+        rows, outcomes = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
+        spread = outcomes.std(0)
+        targets = outcomes / np.where(spread > 0, spread, 1.0)
+        counts = None if self.known_weights is None else self.known_weights.cpu().numpy()
+        # A column of one outcome is a vector to scikit-learn.
+        forest = self._make().fit(rows, targets if targets.shape[1] > 1 else targets[:, 0], counts)
+        return forest, forest.apply(rows)
+
+    def row_weights(self, context: Tensor) -> Tensor:
+        """w(x) of contexts ``(B, d_x)`` over the known rows: ``(B, N)`` float64, rows with sum 1."""
+        forest, leaves = self._trees
+        found = forest.apply(context.double().cpu().numpy())
+        mass = np.ones(len(leaves))
+        if self.known_weights is not None:
+            mass = self.known_weights.cpu().numpy()
+        weights = np.zeros((len(found), len(leaves)))
+        for here, there in zip(found.T, leaves.T, strict=True):
+            same = (here[:, None] == there) * mass
+            weights += same / same.sum(1, keepdims=True)
+        return torch.as_tensor(weights / weights.sum(1, keepdims=True)).to(self.known_outcomes)
+
+    @torch.no_grad()
+    def decide(
+        self,
+        rules: Sequence[Rule],
+        context: Tensor,
+        exact_context: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[list[Decided], Tensor]:
+        count = max(rule.num_scenarios for rule in rules)
+        scenarios = self.sample(context, count, generator)[: len(exact_context)]
+        weights = self.row_weights(context[: len(exact_context)])
+        size = max(1, _CHUNK // len(self.known_outcomes))
+        made = []
+        for rule in rules:
+            parts = [
+                rule.optimal(self.known_outcomes.expand(len(part), -1, -1), known, part)
+                for part, known in zip(weights.split(size), exact_context.split(size), strict=True)
+            ]
+            made.append(Decided(*(torch.cat(values) for values in zip(*parts, strict=True))))
+        return made, scenarios
+
+    def sample(
+        self,
+        context: Tensor,
+        num_scenarios: int,
+        generator: torch.Generator,
+        differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
+    ) -> Tensor:
+        """Known outcomes drawn by their weights, ``(B, M, d_y)``."""
+        self.check_backpropagation(backpropagation)
+        weights = self.row_weights(context)
+        chosen = torch.multinomial(weights, num_scenarios, True, generator=generator)
+        return self.known_outcomes[chosen].to(self.outcomes.mean)
