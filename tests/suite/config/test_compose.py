@@ -30,6 +30,7 @@ TASKS = (
     "portfolio",
     "synthetic",
     "inventory",
+    "restaurant",
     "power_weather",
     "power_released",
     "portfolio_released",

@@ -14,7 +14,7 @@ from diffusion_dfl.suite.search import space as spaces
 from diffusion_dfl.suite.search.rows import rows_of
 from diffusion_dfl.suite.search.space import Space, read_budget, read_space
 
-TASKS = ("power", "synthetic", "portfolio", "inventory")
+TASKS = ("power", "synthetic", "portfolio", "inventory", "restaurant")
 MODELS = ("deterministic", "gaussian", "diffusion", "flow", "policy")
 
 
