@@ -7,6 +7,7 @@ from typing import Any
 from diffusion_dfl.suite.reporting.days import BLOCK
 from diffusion_dfl.suite.reporting.layout import HEADLINE, Column, base_of, layout_of
 from diffusion_dfl.suite.reporting.paper import COMPARISON, COMPARISON_RELEASED, ROWS, TABLE_1
+from diffusion_dfl.suite.reporting.published import NOTE
 from diffusion_dfl.suite.reporting.statistics import FEWEST, Estimate
 from diffusion_dfl.suite.reporting.table1 import RMSE, Table, ranks
 
@@ -56,11 +57,12 @@ def _main(table: Table) -> list[str]:
             text = entry(table, name, column)
             row.append(marks(name, text) if column.metric == HEADLINE else text)
         lines.append(_line([*row, headline[name].count]))
-    for block in ("baseline", "bound"):
+    for block in ("baseline", "bound", "published"):
         for name, estimate in table.estimates(block).items():
             cells = [_NONE] * (len(printed) + len(columns))
             cells[len(printed) + 1] = spread(estimate, 3)
-            lines.append(_line([f"_{name}_", *cells, estimate.count]))
+            seeds = _NONE if block == "published" else estimate.count
+            lines.append(_line([f"_{name}_", *cells, seeds]))
     return lines
 
 
@@ -201,6 +203,8 @@ def notes(table: Table) -> list[str]:
     ]
     if table.compare:
         told.append(COMPARISON.get(table.task, COMPARISON_RELEASED))
+    if table.estimates("published"):
+        told.append(NOTE)
     counted = f"Solver failures: {_total(table, 'test.solver_failures')}."
     counted += f" Rows without finite scenarios: {_total(table, 'test.nonfinite_rows')}."
     counted += f" Diverged runs (best checkpoint kept): {table.diverged}."

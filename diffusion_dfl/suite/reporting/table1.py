@@ -16,6 +16,7 @@ from diffusion_dfl.suite.reporting.collect import Collection, LeftOut
 from diffusion_dfl.suite.reporting.days import costs_by_day, interval
 from diffusion_dfl.suite.reporting.layout import HEADLINE, base_of, layout_of, plain_name
 from diffusion_dfl.suite.reporting.paper import DECISION_FOCUSED, ROWS, TABLE_1
+from diffusion_dfl.suite.reporting.published import published
 from diffusion_dfl.suite.reporting.selection import Chosen, Selection, choose, of_table
 from diffusion_dfl.suite.reporting.statistics import Estimate, estimate, paired
 
@@ -38,8 +39,8 @@ class Table:
         higher_is_better: direction of the headline number.
         numbers: long frame with the columns ``block``, ``section``, ``name``, ``model``, ``grad``,
             ``against``, ``metric``, ``paper_mean``, ``paper_error``, ``mean``, ``error``, ``low``,
-            ``high``, ``count``. Blocks: ``method`` (every metric), ``baseline`` and ``bound`` (the
-            headline number), the paired differences in it, ``against_two_stage`` (the best method
+            ``high``, ``count``. Blocks: ``method`` (every metric), ``baseline``, ``bound`` and
+            ``published`` (the headline number), the paired differences in it, ``against_two_stage`` (the best method
             that is not decision-focused), ``against_own`` (the same model's two-stage fit),
             ``against_baseline``, ``against_twin``, and the two sides of the last, ``with_twin`` and
             ``twin``, over the seeds both have. ``low`` and ``high`` are the 95 % bootstrap interval
@@ -128,10 +129,12 @@ def build(
     directions = of_table(runs, wanted).get("test.higher_is_better", pd.Series(dtype=object))
     higher = bool(directions.dropna().eq(True).any())
     baselines, disagreeing = _baselines(chosen.runs, wanted.task)
+    baselines |= _models(chosen.runs, wanted.task)
     rows = [
         *_methods(chosen.runs, wanted),
         *_plain("baseline", baselines),
         *_plain("bound", _bounds(chosen.runs, wanted.task)),
+        *_plain("published", _published(chosen.runs, wanted.task)),
         *_differences(chosen, baselines, higher, collection),
     ]
     columns = ["block", "section", "name", "model", "grad", "against", "metric"]
@@ -260,6 +263,23 @@ def _baselines(runs: pd.DataFrame, task: str) -> tuple[dict[str, pd.Series], lis
         if (spread > 1e-6 * by_seed.max().abs()).any():
             disagreeing.append(name)
     return found, disagreeing
+
+
+def _models(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
+    """Title -> value a seed of the models in closed form that a task's table shows."""
+    found = {
+        title: _by_seed(_of_cell(runs, model, "two_stage"))
+        for model, title in layout_of(task).models.items()
+    }
+    return {title: by_seed for title, by_seed in found.items() if len(by_seed)}
+
+
+def _published(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
+    """Title -> other people's number for the configuration that all runs share."""
+    found = [published(task, config) for config in runs["config"]] if len(runs) else []
+    if not found or any(one != found[0] for one in found):
+        return {}
+    return {title: pd.Series([cost]) for title, cost in found[0].items()}
 
 
 def _bounds(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
