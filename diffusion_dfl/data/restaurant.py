@@ -150,7 +150,7 @@ def lag_names(item: str) -> list[str]:
 
 
 def _lags(item: str, seen: pd.Series) -> dict[str, pd.Series]:
-    found = {}
+    found: dict[str, pd.Series] = {}
     for window in WINDOWS:
         rolling = seen.rolling(window, min_periods=min(window, _HISTORY))
         mean = rolling.mean()
