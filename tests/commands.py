@@ -116,6 +116,9 @@ SMALL: dict[str, Small] = {
         "--data simulated --scale smoke --repeats 1", codes=(0, 1)
     ),
     "python scripts/fetch_data.py": Small('--directory "$DIFFUSION_DFL_DATA"', real_data=True),
+    "python scripts/fetch_data.py --restaurant": Small(
+        '--directory "$DIFFUSION_DFL_DATA"', real_data=True
+    ),
     "python scripts/fetch_data.py --prices": Small(
         '--directory "$DIFFUSION_DFL_DATA"', real_data=True
     ),
