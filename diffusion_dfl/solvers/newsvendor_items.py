@@ -100,7 +100,6 @@ class Orders:
     """The best orders of some items at any price; what does not depend on it is sorted once."""
 
     def __init__(self, items: Items) -> None:
-        self._items = items
         self._exact = torch.nonzero(items.width <= 0).flatten()
         self._smooth = torch.nonzero(items.width > 0).flatten()
         self._sorted = _Sorted.of(items.select(self._exact))
@@ -111,11 +110,13 @@ class Orders:
         orders = torch.zeros_like(price)
         steps = torch.zeros_like(price, dtype=torch.int64)
         if self._exact.numel():
-            orders = orders.index_copy(0, self._exact, self._sorted.orders(price[self._exact]))
+            orders = orders.index_copy(
+                0, self._exact, _exact_orders(self._sorted, price[self._exact])
+            )
         if self._smooth.numel():
             items = replace(self._smooth_items, price=price[self._smooth])
             if start is None:
-                guess = _Sorted.of(items.thinned()).orders(items.price)
+                guess = _exact_orders(_Sorted.of(items.thinned()), items.price)
             else:
                 guess = start[self._smooth].clamp(0, items.program.z_max)
             found, counts = _convolved_orders(items, guess)
@@ -125,14 +126,14 @@ class Orders:
 
     def falls(self, orders: Tensor) -> Tensor:
         """``-d orders / d price``, ``(k,)``: 0 of exact items, which mostly stay, and on a bound."""
-        bend = torch.zeros_like(orders)
+        rate = torch.zeros_like(orders)
         if not self._smooth.numel():
-            return bend
+            return rate
         found, items = orders[self._smooth], self._smooth_items
         curvature = items.slopes(found)[1]
         free = (found > 0) & (found < items.program.z_max) & (curvature > 0)
-        rate = items.weights.sum(1) / torch.where(free, curvature, torch.inf)
-        return bend.index_copy(0, self._smooth, rate)
+        falls = items.weights.sum(1) / torch.where(free, curvature, torch.inf)
+        return rate.index_copy(0, self._smooth, falls)
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,9 @@ class _Sorted:
         above = _running_moments(weights.flip(1), gaps.flip(1)).flip(2)
         return _Sorted(items.program, items.weights.sum(1), demand, below, above)
 
-    def orders(self, price: Tensor) -> Tensor:
-        """Optimum of every item with its kinks at its price: ``(k,)``."""
-        return _exact_orders(self, price)
-
 
 def _exact_orders(items: _Sorted, price: Tensor) -> Tensor:
-    """Optimum of every item with its kinks: ``(k,)``."""
+    """Optimum of every item with its kinks at its price ``(k,)``: ``(k,)``."""
     program, total, demand = items.program, items.total, items.demand
     below, above = items.below, items.above
     jump, fixed = program.hinge_slope, price + program.ch
