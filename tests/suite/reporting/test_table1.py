@@ -94,6 +94,24 @@ def test_plain_baselines_and_bounds_have_rows_of_one_value_a_seed(tmp_path: Path
     assert "disagree" not in text
 
 
+def test_the_restaurants_table_has_published_costs_of_its_level_and_models_in_closed_form(
+    tmp_path: Path,
+) -> None:
+    cells = [("gaussian", "reparam", 12.0), ("forest", "two_stage", 11.0)]
+    records = [summary(*cell[:2], 0, cell[2], task="restaurant") for cell in cells]
+    runs = frame_of(tmp_path, records)
+    studied = {"task.service_level": 0.75, "task.storage": None}
+    runs["config"] = [studied, studied]
+    text = render(build(runs, wanted("restaurant", compare=False)))
+    assert row(text, "_Random-forest weights_")[2] == "11.000"
+    average = row(text, "_Published, sample average_")
+    assert (average[2], average[-1]) == ("24.073", "–")
+    assert row(text, "_Published, all features†: random-forest weights_")[2] == "15.859"
+    assert "Those with † have lag features that contain the demand of the target day" in text
+    runs["config"] = [studied, {**studied, "task.storage": 100.0}]
+    assert "Published" not in render(build(runs, wanted("restaurant", compare=False)))
+
+
 def test_runs_of_a_seed_that_disagree_on_a_baseline_are_told(tmp_path: Path) -> None:
     records = [
         summary(model, "two_stage", 0, 3.0, {"baselines": {"ols_offsets": value}})
