@@ -83,19 +83,18 @@ class Storm:
         )
 
     def _strike(self, command: "subprocess.Popen[bytes]") -> None:
-        """Kill who is in a run, or the command."""
+        """Kill who is in a run, or the command while one is."""
         owners = [read_object(path).get("pid") for path in self.sweep.broken.rglob(".owner")]
-        living = self._processes()
-        workers = [pid for pid in owners if pid in living]
-        victim = command.pid if self.sweep.random.random() < _OWN else None
-        if victim is None and workers:
-            victim = self.sweep.random.choice(workers)
-        if victim in living:
-            with suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
-                self.kills += 1
-            if self.sweep.random.random() < 0.3:
-                self.sweep.damage()
+        workers = [pid for pid in owners if pid in self._processes()]
+        if not workers:
+            return
+        own = self.sweep.random.random() < _OWN
+        with suppress(ProcessLookupError):
+            os.kill(command.pid if own else self.sweep.random.choice(workers), signal.SIGKILL)
+            self.kills += 1
+        self.sweep.counts[f"{self.launcher}: the command killed"] += own
+        if self.sweep.random.random() < 0.3:
+            self.sweep.damage()
 
     def _processes(self) -> set[int]:
         """Of this storm, that live."""
