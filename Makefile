@@ -74,10 +74,10 @@ wandb-sync: setup ## upload what logger=wandb wrote offline
 	$(BIN)/python scripts/wandb_sync.py
 
 test: setup ## the fast tests, in minutes
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: setup ## the long tests
-	$(BIN)/python -m pytest -q -n 2 -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 test-cuda: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -q -m cuda

@@ -117,25 +117,29 @@ def test_a_third_argument_with_a_default_is_no_context() -> None:
     assert bool(solve(program, uniform(2, 3, 2)).solved.all())
 
 
-def test_a_task_of_prices_known_in_advance_is_trained_and_judged_by_them() -> None:
+@pytest.mark.parametrize(
+    "estimator", [ddfl.Score(5), pytest.param(ddfl.Reparam(5), marks=pytest.mark.slow)]
+)
+def test_a_task_of_prices_known_in_advance_is_trained_and_judged_by_them(
+    estimator: ddfl.Estimator,
+) -> None:
     rng = np.random.default_rng(0)
     price, demand = rng.uniform(0.5, 1.5, 60), rng.uniform(0.0, 2.0, (60, 2))
     frame = pd.DataFrame({"price": price, "a": demand[:, 0], "b": demand[:, 1]})
     task = ddfl.task_from_frame("orders", priced(), frame, ["price"], ["a", "b"])
     settings = ddfl.TrainingSettings(epochs=1, batch_size=64, learning_rate=1e-3)
-    for estimator in (ddfl.Reparam(5), ddfl.Score(5)):
-        fitted = ddfl.train(
-            task, ddfl.GaussianPredictor, estimator, fit=settings, train=settings, device="cpu"
-        )
-        metrics = fitted.evaluate(num_large=10).metrics
-        rows = task.dataset.test
-        decisions = fitted.decide(task.dataset.contexts[rows]).decision
-        x = task.dataset.contexts[rows]
-        y = task.dataset.outcomes[rows]
-        short = 4 * x * np.maximum(y - decisions, 0)
-        cost = x[:, 0] * decisions.sum(1) + 0.05 * (decisions**2).sum(1) + short.sum(1)
-        assert task.judge(rows, decisions).task == pytest.approx(cost.mean(), rel=1e-12)
-        assert metrics["task"] == pytest.approx(cost.mean(), rel=0.1)
-        assert metrics["hindsight_regret"] > 0
+    fitted = ddfl.train(
+        task, ddfl.GaussianPredictor, estimator, fit=settings, train=settings, device="cpu"
+    )
+    metrics = fitted.evaluate(num_large=10).metrics
+    rows = task.dataset.test
+    decisions = fitted.decide(task.dataset.contexts[rows]).decision
+    x = task.dataset.contexts[rows]
+    y = task.dataset.outcomes[rows]
+    short = 4 * x * np.maximum(y - decisions, 0)
+    cost = x[:, 0] * decisions.sum(1) + 0.05 * (decisions**2).sum(1) + short.sum(1)
+    assert task.judge(rows, decisions).task == pytest.approx(cost.mean(), rel=1e-12)
+    assert metrics["task"] == pytest.approx(cost.mean(), rel=0.1)
+    assert metrics["hindsight_regret"] > 0
     baselines = fitted.baselines()
     assert baselines["saa"] is not None and np.isfinite(baselines["saa"])

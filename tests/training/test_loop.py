@@ -147,7 +147,7 @@ def test_a_stage_goes_on_from_any_epoch_to_the_same_digits(case: int, tmp_path: 
     unbroken = whole.stage()
     progress = unbroken.run()
 
-    for stop in range(1, EPOCHS + 1):
+    for stop in (1 + case % 2, 3 + case % 2):
         setup = Setup(tmp_path / f"killed-{stop}", make, estimator, **knobs)
 
         def kill(epoch: int, stop: int = stop) -> None:
