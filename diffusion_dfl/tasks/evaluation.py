@@ -14,6 +14,7 @@ from diffusion_dfl.estimators import Batch
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.predictors.decision_maker import Decided
+from diffusion_dfl.progress import Listener, followed
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
 from diffusion_dfl.tasks.task import Judgement
@@ -83,6 +84,7 @@ def evaluate(
     generator: torch.Generator,
     judge: Judge,
     num_large: int = 500,
+    progress: Listener | bool = True,
 ) -> Evaluation:
     """All metrics of a predictor or policy on a set of rows.
 
@@ -104,6 +106,8 @@ def evaluate(
         generator: evaluation noise.
         judge: what decisions are worth; its further metrics are reported for ``task`` only.
         num_large: scenarios of the large evaluation; the first M of them serve for ``task``.
+        progress: told of the rows that are done (:class:`~diffusion_dfl.progress.Listener`); True
+            draws a bar where standard error is a terminal, and False nothing.
     """
     rules = {"task": LayerRule(layer, num_scenarios)}
     if predictor.decides:
@@ -116,7 +120,7 @@ def evaluate(
     decisions: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
     failures = nonfinite = 0
-    for part in rows.split(rows_at_once(largest)):
+    for part in followed("evaluate", rows.split(rows_at_once(largest)), progress):
         found, drawn = _decide(predictor, list(rules.values()), part, generator)
         for name, made in zip(rules, found, strict=True):
             failures += int((made.status != int(Status.SOLVED)).sum())

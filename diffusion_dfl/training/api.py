@@ -18,6 +18,7 @@ import torch
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator, TwoStage
 from diffusion_dfl.predictors import DecisionMaker
+from diffusion_dfl.progress import Listener, listening
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.device import resolve_device
@@ -35,14 +36,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Memory:
-    """Epochs of a stage, kept and told to :mod:`logging` at level INFO."""
+    """Epochs of a stage, kept, told to :mod:`logging` at level INFO and to a listener."""
 
+    total: int
+    listener: Listener | None
     epochs: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     def epoch(self, stage: str, epoch: int, values: dict[str, float]) -> None:
         self.epochs.append((epoch, values))
         shown = " ".join(f"{name}={value:.4g}" for name, value in values.items())
         logger.info("%s epoch %d %s", stage, epoch, shown)
+        if self.listener is not None:
+            self.listener(stage, epoch, self.total, values)
 
     def restore(self, stage: str, epochs: Sequence[tuple[int, dict[str, float]]]) -> None:
         self.epochs[:] = epochs
@@ -61,6 +66,7 @@ def train(
     device: str = "auto",
     directory: Path | str | None = None,
     refit: bool = False,
+    progress: Listener | bool = True,
 ) -> Fitted:
     """Fit a predictor to a task's data, then train it for its decisions.
 
@@ -82,6 +88,9 @@ def train(
             None writes no file. Another call is refused, whatever differs: the data or its split,
             an option, the code or a constant of a function of the program.
         refit: train again, for as many epochs as validated best, on all rows before the test.
+        progress: told every epoch, as ``progress(stage, done, total, values)``
+            (:class:`~diffusion_dfl.progress.Listener`); a stage that stops early says no more. True
+            draws a bar on standard error where that is a terminal, and False nothing.
 
     Raises:
         UserError: parts that do not fit each other, or a problem that cannot be trained on; nothing
@@ -93,8 +102,8 @@ def train(
         given = (predictor, estimator, decision, foundation, fit, train, seed, refit)
         if given != (None, None, None, FIT, FIT, TRAIN, 0, False):
             raise UserError(
-                "train(experiment) takes device= and directory= alone; the other parts are the "
-                "experiment's: dataclasses.replace(experiment, ...) changes one"
+                "train(experiment) takes device=, directory= and progress= alone; the other parts are "
+                "the experiment's: dataclasses.replace(experiment, ...) changes one"
             )
     elif predictor is None:
         raise UserError("train(task, predictor, ...): there is no predictor; give its class, say")
@@ -107,14 +116,15 @@ def train(
     owner = ""
 
     def where(stage: StageName, label: str, epochs: int) -> tuple[Checkpoint | None, _Memory]:
-        histories[label] = _Memory()
+        histories[label] = _Memory(epochs, listener)
         if directory is None:
             return None, histories[label]
         Path(directory).mkdir(parents=True, exist_ok=True)
         return Checkpoint(Path(directory, f"{label}.pt"), owner), histories[label]
 
     steps = Steps(experiment, place, where)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    devices = [place] if place.type == "cuda" else []
+    with listening(progress) as listener, torch.random.fork_rng(devices=devices):
         if directory is not None:
             begun = steps.prepare()
             experiment.check(begun)

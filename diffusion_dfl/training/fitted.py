@@ -14,6 +14,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DecisionMaker, Predictor
 from diffusion_dfl.predictors.decision_maker import Decided
+from diffusion_dfl.progress import Listener
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks import Evaluation, Task
 from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
@@ -190,17 +191,23 @@ class Fitted:
             found = self.predictor.sample(values.float(), num_scenarios, generator)
         return found.double().cpu().numpy()
 
-    def evaluate(self, part: Part = "test", num_large: int = 500) -> Evaluation:
+    def evaluate(
+        self, part: Part = "test", num_large: int = 500, progress: Listener | bool = True
+    ) -> Evaluation:
         """Metrics on a part of the task's data (:func:`diffusion_dfl.tasks.evaluate`).
 
         Args:
             part: ``train``, ``validation`` or ``test``.
-            num_large: scenarios of the large evaluation, of CRPS and coverage.
+            num_large: scenarios a row of ``task_large``, ``task_exact_large``, CRPS, coverage and
+                RMSE; ``task`` and ``task_exact`` decide on the first M of them. Time and memory grow
+                with it; at least M are drawn. It changes the noise, so compare at one value.
+            progress: told of the rows that are done; as in :func:`~diffusion_dfl.train`.
 
         Raises:
             UserError: one that was kept, and has no data.
         """
-        return self._steps().evaluate(self.predictor, part, max(num_large, self.rule.num_scenarios))
+        count = max(num_large, self.rule.num_scenarios)
+        return self._steps().evaluate(self.predictor, part, count, progress)
 
     def baselines(self) -> dict[str, float | None]:
         """Headline number of the task's plain baselines on the test rows; None for infinity."""

@@ -22,6 +22,7 @@ from diffusion_dfl.estimators import Batch, Estimator, TwoStage
 from diffusion_dfl.estimators.base import fit_loss
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DecisionMaker, Predictor, ResidualBase, Scaling
+from diffusion_dfl.progress import Listener
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks import Evaluation, Judgement, evaluate
 from diffusion_dfl.tasks.evaluation import decision_scores
@@ -260,7 +261,11 @@ class Steps:
         return self._scores(predictor, [rule.layer(self.task.program) for rule in rules])
 
     def evaluate(
-        self, predictor: DecisionMaker, part: Part = "test", num_large: int = 500
+        self,
+        predictor: DecisionMaker,
+        part: Part = "test",
+        num_large: int = 500,
+        progress: Listener | bool = False,
     ) -> Evaluation:
         """All metrics on a part of the data, every row counted once."""
         rows = getattr(self.task.dataset, part)
@@ -273,6 +278,7 @@ class Steps:
             torch_stream(self.seed, stream, self.device),
             lambda decisions: self.task.judge(rows, decisions),
             num_large,
+            progress,
         )
 
     def baselines(self) -> dict[str, float | None]:

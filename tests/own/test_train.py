@@ -410,6 +410,6 @@ def test_an_experiment_says_all_that_a_call_says() -> None:
     again = ddfl.train(said, device="cpu")
     assert again.validation_cost == called.validation_cost
     with pytest.raises(
-        ddfl.UserError, match=r"train\(experiment\) takes device= and directory= alone"
+        ddfl.UserError, match=r"train\(experiment\) takes device=, directory= and progress= alone"
     ):
         ddfl.train(said, seed=3)
