@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.general.degrees import constant_hessian
 from diffusion_dfl.programs.general.hinge_terms import Hinge
 from diffusion_dfl.programs.instances import Instances
 
@@ -65,11 +66,21 @@ class ScenarioCost:
         return self._summed(lambda total, z, s: grad(total)(z, s), instances, [z], shares=shares)
 
     def hessian(self, instances: Instances, z: Tensor) -> Tensor:
-        """``(B, n, n)``; kinks of width 0 left out."""
+        """``(B, n, n)``; kinks of width 0 left out.
+
+        Of a smooth cost that is proved to have one Hessian everywhere, that of one scenario is taken.
+        """
         if not self.convolved and any(hinge.power == 1 for hinge, _ in self.hinges):
             bent = tuple((hinge, columns) for hinge, columns in self.hinges if hinge.power > 1)
             rest = ScenarioCost(self.smooth, bent, alike=self.alike)
             return rest.hessian(instances, z)
+        if self.smooth is not None and not self.hinges and len(z):
+            # At each call, since tensors that the function holds may change: it costs one scenario.
+            y_one, z_one = torch.ones_like(instances.scenarios[0, 0]), torch.ones_like(z[0])
+            if constant_hessian(self.smooth, y_one, z_one):
+                found: Tensor = jacrev(grad(self.smooth, argnums=1), argnums=1)(y_one, z_one)
+                if bool(found.isfinite().all()):
+                    return instances.weights.sum(1)[:, None, None] * found
 
         def second(total: _Total, z: Tensor, s: Tensor) -> Tensor:
             return jacrev(grad(total))(z, s)
