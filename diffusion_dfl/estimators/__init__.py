@@ -4,6 +4,7 @@ from diffusion_dfl.estimators.base import Batch, Estimator, Loss, Mixture, Parts
 from diffusion_dfl.estimators.policy import Policy
 from diffusion_dfl.estimators.reparam import Reparam
 from diffusion_dfl.estimators.score import Score, ScorePath, score_weights
+from diffusion_dfl.estimators.set_score import SetScore
 from diffusion_dfl.estimators.two_stage import TwoStage
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Reparam",
     "Score",
     "ScorePath",
+    "SetScore",
     "TwoStage",
     "decision_cost",
     "score_weights",

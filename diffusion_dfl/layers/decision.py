@@ -304,8 +304,8 @@ class DecisionLayer(nn.Module):
         logger.warning(
             "all of the last %d decisions of %s stand at vertices, where as many constraints bind as "
             "there are decisions: their derivative is 0 and the decision cost teaches nothing. Give the "
-            "cost curvature, e.g. regularise=Regulariser(%.3g) in DecisionLayer or DecisionRule "
-            "(docs/decision_layer.md, linear programs)",
+            "cost curvature, e.g. regularise=Regulariser(%.3g) in DecisionLayer or DecisionRule, or train "
+            "with SetScore, which needs no derivative (docs/decision_layer.md, linear programs)",
             self._at_vertices,
             type(self.program).__name__,
             self._typical_weight(),

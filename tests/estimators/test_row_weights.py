@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.estimators import Batch, Policy, Reparam, Score, ScorePath, TwoStage
+from diffusion_dfl.estimators import Batch, Policy, Reparam, Score, ScorePath, SetScore, TwoStage
 from diffusion_dfl.estimators.base import Estimator, decision_cost
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import (
@@ -72,6 +72,7 @@ PAIRS = {
     "score of the bound": (DiffusionPredictor, {**PATHS, "elbo_weighting": "vlb"}, Score(6)),
     "score, bounded": (GaussianPredictor, {}, Score(6, weight_clip=1.0, trust_region=2.0)),
     "score of fresh scenarios": (GaussianPredictor, {}, Score(6, num_gradient_scenarios=4)),
+    "score of sets": (GaussianPredictor, {}, SetScore(6)),
     "score path": (DiffusionPredictor, PATHS, ScorePath(6)),
     "policy": (PolicyNetwork, {}, Policy()),
 }

@@ -118,7 +118,7 @@ def test_a_layer_whose_decisions_never_move_says_so_once(caplog: pytest.LogCaptu
             layer(y).sum().backward()
             assert float(y.grad.abs().max()) == 0.0
     said = [record.getMessage() for record in caplog.records if "vertices" in record.getMessage()]
-    assert len(said) == 1 and "regularise=Regulariser(" in said[0]
+    assert len(said) == 1 and "regularise=Regulariser(" in said[0] and "SetScore" in said[0]
     caplog.clear()
     curved = DecisionLayer(program, regularise=Regulariser(1.0))
     with caplog.at_level(logging.WARNING):
