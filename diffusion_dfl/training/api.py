@@ -10,7 +10,7 @@ the same numbers.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.progress import Listener, listening
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.checkpoint import Checkpoint
+from diffusion_dfl.training.comparison import own_rule
 from diffusion_dfl.training.device import resolve_device
 from diffusion_dfl.training.experiment import Experiment, PredictorLike, StageName, Stages
 from diffusion_dfl.training.fingerprint import fingerprint
@@ -77,8 +78,10 @@ def train(
         predictor: a class or function that makes one from ``(d_x, d_y)``, with weights that come
             from ``seed``; or one that exists, of which a copy is trained.
         estimator: of the decision's gradient; None (or ``TwoStage()``) leaves it at the fit.
-        decision: how decisions are made; None takes the estimator's ``num_scenarios`` if it has
-            one, and else the defaults of :class:`DecisionRule`.
+        decision: how decisions are made. None takes the rule of the :class:`Fitted` that a predictor
+            which exists is of (a copy of one brings none), and else the defaults of
+            :class:`DecisionRule`; the number of scenarios is the estimator's ``num_scenarios``, if it
+            has one.
         foundation, fit, train: knobs of the stages: a residual predictor's base, the predictor's own
             loss, the decision cost. ``fit=None`` takes an existing predictor as
             it is, with the scales it has: it was fitted before.
@@ -109,7 +112,8 @@ def train(
         raise UserError("train(task, predictor, ...): there is no predictor; give its class, say")
     else:
         estimator = TwoStage() if estimator is None else estimator
-        rule, stages = _rule(decision, estimator), Stages(foundation, fit, train, refit)
+        rule = _rule(decision, estimator, own_rule(predictor))
+        stages = Stages(foundation, fit, train, refit)
         experiment = Experiment(task, predictor, estimator, rule, stages, seed)
     place = resolve_device(device)
     histories: dict[str, _Memory] = {}
@@ -144,11 +148,17 @@ def train(
     )
 
 
-def _rule(decision: DecisionRule | None, estimator: Estimator) -> DecisionRule:
-    """The rule, whose M is that of the estimator: what is trained is what decides."""
+def _rule(
+    decision: DecisionRule | None, estimator: Estimator, own: DecisionRule | None
+) -> DecisionRule:
+    """The rule, whose M is that of the estimator: what is trained is what decides.
+
+    ``own`` is that of the predictor, where it was trained before.
+    """
     count = getattr(estimator, "num_scenarios", None)
     if decision is None:
-        return DecisionRule() if count is None else DecisionRule(num_scenarios=count)
+        begun = own or DecisionRule()
+        return begun if count is None else replace(begun, num_scenarios=count)
     if count not in (None, decision.num_scenarios):
         raise UserError(
             f"decision.num_scenarios={decision.num_scenarios}, but {type(estimator).__name__} has "

@@ -18,6 +18,7 @@ from diffusion_dfl.progress import Listener
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks import Evaluation, Task
 from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
+from diffusion_dfl.training.comparison import belongs, note
 from diffusion_dfl.training.experiment import Experiment
 from diffusion_dfl.training.interface import Interface
 from diffusion_dfl.training.loop import Progress
@@ -94,6 +95,9 @@ class Fitted:
     fit: Progress | None = None
     train: Progress | None = None
     history: History = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        belongs(self.predictor, self.rule)
 
     @property
     def layer(self) -> DecisionLayer:
@@ -196,6 +200,8 @@ class Fitted:
     ) -> Evaluation:
         """Metrics on a part of the task's data (:func:`diffusion_dfl.tasks.evaluate`).
 
+        Where another predictor was evaluated on the same task under another rule, a warning names both.
+
         Args:
             part: ``train``, ``validation`` or ``test``.
             num_large: scenarios a row of ``task_large``, ``task_exact_large``, CRPS, coverage and
@@ -206,8 +212,9 @@ class Fitted:
         Raises:
             UserError: one that was kept, and has no data.
         """
-        count = max(num_large, self.rule.num_scenarios)
-        return self._steps().evaluate(self.predictor, part, count, progress)
+        steps, count = self._steps(), max(num_large, self.rule.num_scenarios)
+        note(steps.task, self.predictor, self.rule)
+        return steps.evaluate(self.predictor, part, count, progress)
 
     def baselines(self) -> dict[str, float | None]:
         """Headline number of the task's plain baselines on the test rows; None for infinity."""
