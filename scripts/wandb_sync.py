@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from diffusion_dfl.extras import installing
 from diffusion_dfl.suite.cli import fail
 
 
@@ -28,9 +29,7 @@ def main() -> int:
     try:
         import wandb
     except ImportError:
-        return fail(
-            "the package wandb is not installed; pip install 'diffusion-dfl[wandb]' adds it"
-        )
+        return fail(f"the package wandb is not installed; `{installing('wandb')}` adds it")
     folders = sorted(arguments.results.glob("runs/**/wandb/offline-run-*"))
     for folder in folders if arguments.dry_run else ():
         print(folder)

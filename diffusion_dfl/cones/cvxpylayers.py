@@ -21,6 +21,7 @@ from diffusion_dfl.cones.adjoint import ConeAdjoint, differentiate_cone
 from diffusion_dfl.cones.algebra import Cones
 from diffusion_dfl.cones.problem import ConeProblem, ConeSolution
 from diffusion_dfl.cones.solver import solve_cone
+from diffusion_dfl.extras import installing
 from diffusion_dfl.layers.decision import SolverFailure
 from diffusion_dfl.solvers.solution import Status
 
@@ -28,7 +29,7 @@ try:
     from cvxpylayers.interfaces.base import SolverInterface
 except ImportError as error:
     raise ImportError(
-        "BatchedConeSolver needs cvxpylayers >= 1.2: pip install 'diffusion-dfl[layers]'"
+        f"BatchedConeSolver needs cvxpylayers >= 1.2: {installing('layers')}"
     ) from error
 
 # Variables and rows beyond which Clarabel, one instance after the other, is faster on one thread of a

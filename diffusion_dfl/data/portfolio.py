@@ -202,7 +202,7 @@ def _draw(
     if num_assets > len(universe):
         raise DataError(
             f"task.num_assets={num_assets}: source {source} has {len(universe)} tickers to draw "
-            f"from; set task.num_assets to {len(universe)} or fewer, or take another source."
+            f"from; add task.num_assets={len(universe)}, or fewer, or take another source."
         )
     chosen = rng.choice(len(universe), size=num_assets, replace=False)
     return tuple(sorted(universe[index] for index in chosen))
@@ -237,13 +237,14 @@ def _tell(
     left = prices.left_out()
     logger.log(
         logging.WARNING if left else logging.INFO,
-        "data.file=%s: %d days used, %s to %s; validation from %s, test from %s; left out: %s",
+        "data.file=%s: %d days used, %s to %s; validation from %s, test from %s; %sleft out: %s",
         prices.file.name,
         len(panel.dates),
         panel.dates[0],
         panel.dates[-1],
         dates[split.validation[0]],
         dates[split.test[0]],
+        "" if panel.volume is not None else "there are no volumes, and so no features of them; ",
         left or "nothing",
     )
 

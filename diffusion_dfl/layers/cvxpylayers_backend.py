@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffusion_dfl.extras import installing
 from diffusion_dfl.programs import Program
 from diffusion_dfl.solvers.solution import Status
 
@@ -30,7 +31,7 @@ try:
     from cvxpylayers.torch import CvxpyLayer
 except ImportError as error:
     raise ImportError(
-        "solver='cvxpylayers' needs cvxpylayers >= 1.2: pip install 'diffusion-dfl[layers]'"
+        f"solver='cvxpylayers' needs cvxpylayers >= 1.2: {installing('layers')}"
     ) from error
 
 _CLARABEL = {"solve_method": "Clarabel", "tol_ktratio": 1e-9, "max_iter": 200}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.extras import installing
 from diffusion_dfl.predictors.base import FULL, Backpropagation
 from diffusion_dfl.predictors.trees import TreePredictor
 
@@ -54,7 +55,7 @@ class BoostedQuantiles(TreePredictor):
             from sklearn.ensemble import HistGradientBoostingRegressor
         except ImportError as error:
             raise UserError(
-                "boosted quantiles need the package scikit-learn: pip install 'diffusion-dfl[boosting]'"
+                f"boosted quantiles need the package scikit-learn: {installing('boosting')}"
             ) from error
 
         def make() -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.extras import installing
 from diffusion_dfl.predictors.backbone import ActivationName, hidden_layer
 from diffusion_dfl.predictors.base import (
     FULL,
@@ -113,9 +114,7 @@ class FlowPredictor(Predictor):
             from zuko.lazy import LazyComposedTransform
             from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
         except ImportError as error:
-            raise UserError(
-                "the flow needs the package zuko: pip install 'diffusion-dfl[flow]'"
-            ) from error
+            raise UserError(f"the flow needs the package zuko: {installing('flow')}") from error
         between = partial(_between_layers, activation, dropout)
         location_scale = ElementWiseTransform(
             outcome_size,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.extras import installing
 from diffusion_dfl.predictors.base import FULL, Backpropagation
 from diffusion_dfl.predictors.decision_maker import Decided, Rule
 from diffusion_dfl.predictors.trees import TreePredictor
@@ -70,7 +71,7 @@ class ForestWeights(TreePredictor):
             from sklearn.ensemble import RandomForestRegressor
         except ImportError as error:
             raise UserError(
-                "a random forest needs the package scikit-learn: pip install 'diffusion-dfl[forest]'"
+                f"a random forest needs the package scikit-learn: {installing('forest')}"
             ) from error
 
         def make() -> Any:

@@ -26,6 +26,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup
 from omegaconf import open_dict
 
 from diffusion_dfl.errors import UserError, WorkerLost
+from diffusion_dfl.extras import installing
 from diffusion_dfl.suite.runs.lease import BEAT, EXPIRY, Held
 from diffusion_dfl.suite.runs.signals import stoppable
 
@@ -101,7 +102,7 @@ def launch(
         import distributed  # noqa: F401
     except ImportError:
         raise UserError(
-            "hydra/launcher=dask needs a package; `pip install 'diffusion-dfl[cluster]'` adds it"
+            f"hydra/launcher=dask needs a package; `{installing('cluster')}` adds it"
         ) from None
     for name in ("distributed", "distributed.client"):  # What matters is told below.
         logging.getLogger(name).setLevel(logging.CRITICAL)

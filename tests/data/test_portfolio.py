@@ -102,6 +102,17 @@ def test_a_file_is_used_whole_and_split_by_shares(
     )
 
 
+def test_prices_without_volumes_are_said_to_be(
+    file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bare.csv"
+    pd.read_csv(file).drop(columns="volume").to_csv(path, index=False)
+    with caplog.at_level("INFO"):
+        data = portfolio_dataset("csv", np.random.default_rng(0), num_assets=5, file=path)
+    assert "; there are no volumes, and so no features of them; left out: nothing" in caplog.text
+    assert not any("volume" in name for name in data.feature_names)
+
+
 def test_days_of_today_are_no_days_outside(tmp_path: Path) -> None:
     frame = simulated_prices(200)
     frame = frame[frame.ticker < "S004"].assign(date=frame["date"] + pd.Timedelta(days=5000))
@@ -146,7 +157,10 @@ def test_excluded_tickers_are_never_drawn(file: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_assets": 13}, r"task.num_assets=13: source csv has 12 tickers.*12 or fewer"),
+        (
+            {"num_assets": 13},
+            r"task.num_assets=13: source csv has 12 tickers.*add task.num_assets=12, or fewer",
+        ),
         ({"num_assets": 12, "exclude": ["S000"]}, r"has 11 tickers"),
         ({"num_assets": 1}, r"task.num_assets=1"),
         ({"exclude": ["XYZ"]}, r"task.exclude: source csv has no ticker XYZ"),

@@ -238,7 +238,7 @@ def test_a_launcher_whose_package_is_missing_says_what_to_install(
     words = ("hydra/launcher=dask", "-m", "seed=0", f"output.root={tmp_path}")
     done = forked(REPOSITORY / "train.py", *words)
     assert done.returncode == 2
-    assert "pip install 'diffusion-dfl[cluster]'" in done.stderr
+    assert "[cluster]'` adds it" in done.stderr
 
 
 def test_the_array_script_runs_its_line_and_refuses_what_is_no_run(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from diffusion_dfl import __version__
+from diffusion_dfl.extras import installing
 
 #: Verb -> what it does; each is a module here with a ``main`` that reads ``sys.argv``.
 VERBS = {
@@ -49,7 +50,7 @@ def run(verb: str) -> int:
     if missing:
         print(
             f"error: diffusion-dfl {verb} needs {', '.join(missing)}; the library is installed without "
-            "its suite: install the extra, diffusion-dfl[suite]",
+            f"its suite: `{installing('suite')}` adds it",
             file=sys.stderr,
         )
         return 2

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffusion_dfl.extras import installing
+
 logger = logging.getLogger(__name__)
 
 #: Epochs of a stage: ``(epoch, metrics)``.
@@ -96,10 +98,10 @@ class Mirrors:
             package = (error.name or name).split(".")[0]
             logger.warning(
                 "logger=%s: the package %s is not installed, so this run is not mirrored; "
-                "pip install 'diffusion-dfl[%s]' adds it",
+                "%s adds it",
                 name,
                 package,
-                name,
+                installing(name),
             )
         except Exception as error:  # Whatever breaks in a mirror, the run goes on.
             self._open.pop(name, None)

@@ -1,6 +1,7 @@
 """What a run says when it ends."""
 
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from diffusion_dfl.files import DamagedFile, read_json
 from diffusion_dfl.suite.config.commands import command, identity_of_record
 from diffusion_dfl.suite.config.compose import Identity
+from diffusion_dfl.suite.invocation import verb
+from diffusion_dfl.suite.places import INSTALLED, REPOSITORY
 from diffusion_dfl.suite.reporting.layout import Layout, layout_of
 
 # What a two-stage run reads nothing of.
@@ -49,8 +52,20 @@ def announce(summary: dict[str, Any], results: Path | None = None) -> None:
     lines = [f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}"]
     if results is not None:
         lines += [f"  {line}" for line in comparisons(summary, results)]
-        lines.append(f"  files: {results / 'runs' / identity_of_record(summary).path}")
+        folder = results / "runs" / identity_of_record(summary).path
+        lines.append(f"  files: {folder}")
+        for offline in sorted(folder.glob("wandb/offline-run-*")):
+            lines.append(f"  W&B, offline: {offline}; `{_upload(offline, results)}` uploads it")
     print("\n".join(lines), flush=True)
+
+
+def _upload(offline: Path, results: Path) -> str:
+    """The command for what ``logger=wandb`` left in a run's folder."""
+    if INSTALLED:
+        return shlex.join(["wandb", "sync", str(offline)])
+    if results.resolve() == (REPOSITORY / "results").resolve():
+        return "make wandb-sync"
+    return shlex.join([*shlex.split(verb("wandb_sync")), "--results", str(results)])
 
 
 def comparisons(summary: dict[str, Any], results: Path) -> list[str]:

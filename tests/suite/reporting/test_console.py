@@ -1,6 +1,7 @@
 """What a run says when it ends."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from diffusion_dfl.suite.config.commands import identity_of_record
 from diffusion_dfl.suite.config.compose import Identity
+from diffusion_dfl.suite.reporting import console
 from diffusion_dfl.suite.reporting.console import announce, best_baseline, two_stage_of
 from tests.suite.reporting.records import summary
 
@@ -104,6 +106,22 @@ def test_a_run_is_held_against_two_stage_and_the_plain_baseline_and_says_where_i
         "  plain ols_offsets: 3.050, this run is 0.050 worse",
         f"  files: {tmp_path}/runs/laptop/power/diffusion-score/seed-3",
     ]
+
+
+def test_what_wandb_wrote_offline_is_named_with_the_command_that_uploads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    found = record("power", 3.1)
+    folder = tmp_path / "runs" / identity_of_record(found).path / "wandb" / "offline-run-1-a"
+    folder.mkdir(parents=True)
+    announce(found, tmp_path)
+    upload = f"python scripts/wandb_sync.py --results {tmp_path}"
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == f"  W&B, offline: {folder}; `{upload}` uploads it"
+    monkeypatch.setattr(console, "REPOSITORY", tmp_path.parent)
+    announce(found, tmp_path.rename(tmp_path.parent / "results"))
+    assert capsys.readouterr().out.endswith("`make wandb-sync` uploads it\n")
 
 
 def test_where_more_is_better_a_higher_number_is_better(
