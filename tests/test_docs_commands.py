@@ -157,7 +157,7 @@ def test_what_is_to_be_installed_is_an_extra_of_this_package(command: Command) -
     import tomllib
 
     known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (named,) = re.findall(r"(?:\.|\.whl)\[([\w,]+)\]", command.text)
+    (named,) = re.findall(r"(?:\.|\.whl|diffusion-dfl)\[([\w,]+)\]", command.text)
     assert set(named.split(",")) <= set(known["project"]["optional-dependencies"])
 
 

@@ -34,6 +34,7 @@ def task_from_frame(
     date: str | None = None,
     source: Literal["real", "simulated"] = "real",
     weights: str | None = None,
+    decisions: Sequence[str] | None = None,
 ) -> "FrameTask":
     """A task whose decisions are judged by the program's own cost.
 
@@ -46,10 +47,11 @@ def task_from_frame(
         rng: generator of the split, or its seed; used by ``order="shuffled"`` only.
         order, shares, date, source, weights: of the split and the rows, as in
             :func:`diffusion_dfl.data.frames.frame_dataset`.
+        decisions: names of the program's n decisions, for tables of them; decision_0, ... if None.
 
     Raises:
-        DataError: a frame that cannot be used.
-        UserError: a program of another number of outcomes.
+        DataError: a frame that cannot be used, a program of another number of outcomes, or other than
+            n different names of decisions.
     """
     if not context:
         raise DataError(
@@ -75,7 +77,12 @@ def task_from_frame(
             f"task={name}: the program has num_outcomes={program.num_outcomes}; outcome names "
             f"{len(outcome)} columns: {', '.join(outcome)}."
         )
-    return FrameTask(name, program, data, tuple(outcome))
+    if decisions is not None and not len(decisions) == len({*decisions}) == program.num_decisions:
+        raise DataError(
+            f"task={name}: decisions={list(decisions)}; expected {program.num_decisions} different "
+            "names, one a decision of the program."
+        )
+    return FrameTask(name, program, data, tuple(outcome), decisions)
 
 
 class FrameTask(Task):
@@ -86,13 +93,24 @@ class FrameTask(Task):
 
     Attributes:
         outcome_names: d_y columns.
+        decision_names: n names; decision_0, ... where none were given.
     """
 
     def __init__(
-        self, name: str, program: Program, dataset: Dataset, outcome_names: tuple[str, ...]
+        self,
+        name: str,
+        program: Program,
+        dataset: Dataset,
+        outcome_names: tuple[str, ...],
+        decision_names: Sequence[str] | None = None,
     ) -> None:
         self.name, self.program, self.dataset = name, program, dataset
         self.outcome_names = outcome_names
+        self._decision_names = None if decision_names is None else tuple(decision_names)
+
+    @property
+    def decision_names(self) -> tuple[str, ...]:
+        return super().decision_names if self._decision_names is None else self._decision_names
 
     def judge(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> Judgement:
         """Cost of every decision with the outcome that came."""

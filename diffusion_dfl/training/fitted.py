@@ -41,11 +41,14 @@ class Decisions:
         status: ``(N,)`` int64 of :class:`~diffusion_dfl.solvers.Status`; for a policy, whether its
             decision could be projected on the feasible set.
         refused: ``(N,)`` bool, contexts that were not finite and went to no solver.
+        scenarios: ``(N, M, d_y)`` float64, raw units, what the decisions were made from, where it was
+            asked for; NaN in the refused rows.
     """
 
     decision: Array
     status: NDArray[np.int64]
     refused: NDArray[np.bool_]
+    scenarios: Array | None = None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -135,27 +138,37 @@ class Fitted:
             np.concatenate([np.empty(0, np.bool_), *(part.refused for part in parts)]),
         )
 
-    def stream(self, batches: Iterable[Array], as_judged: bool = False) -> Iterator[Decisions]:
+    def stream(
+        self, batches: Iterable[Array], as_judged: bool = False, scenarios: bool = False
+    ) -> Iterator[Decisions]:
         """The decisions of :meth:`decide` for contexts that come in batches, in constant memory.
 
         How the rows are cut into batches changes nothing; what comes out is cut otherwise. A row that
         is not finite is refused, and changes no other.
 
+        Args:
+            batches: ``(., d_x)`` each, in raw units.
+            as_judged: as in :meth:`decide`.
+            scenarios: whether the scenarios come with the decisions.
+
         Raises:
-            UserError: another number of columns.
+            UserError: another number of columns, or scenarios of a policy, which has none.
         """
+        if scenarios and self.predictor.decides:
+            raise UserError(f"a {type(self.predictor).__name__} decides without scenarios")
         rule, group = LayerRule(self.layer, self.num_scenarios), rows_at_once(self.num_scenarios)
         generator = torch_stream(self.seed, "test", self.device)
         size = len(self.interface.decisions)
-        pooled: Decided | None = None
+        pooled: tuple[Decided, Tensor] | None = None
 
-        def made(contexts: Tensor, fill: bool) -> Decided:
+        def made(contexts: Tensor, fill: bool) -> tuple[Decided, Tensor]:
             known = contexts.float()
             if fill and self.predictor.stochastic:
                 # torch's draws depend on how many are asked for: with noise for a whole group a row's
                 # decision does not depend on the rows after it.
                 known = torch.cat([known, known[-1:].expand(group - len(known), -1)])
-            return self.predictor.decide([rule], known, contexts, generator)[0][0]
+            (decided,), drawn = self.predictor.decide([rule], known, contexts, generator)
+            return decided, drawn.double()
 
         # So many, whatever batches they come in, that neither noise nor rounding depends on these.
         for rows in self._regrouped(batches, group):
@@ -164,11 +177,14 @@ class Fitted:
             # A row in place of a refused one: the noise of the others stays as it is.
             context[~good] = self.predictor.contexts.mean.double()
             if not self.interface.pooled:
-                decision, status = made(context, not as_judged)
+                (decision, status), drawn = made(context, not as_judged)
             elif good.any() or pooled is not None:
                 pooled = pooled or made(context[good][:1], fill=False)
-                decision, status = (value.expand(len(rows), *value.shape[1:]) for value in pooled)
+                decision, status, drawn = (
+                    value.expand(len(rows), *value.shape[1:]) for value in (*pooled[0], pooled[1])
+                )
             else:
+                drawn = context.new_full((len(rows), 1, self.predictor.outcome_size), torch.nan)
                 decision = torch.full((len(rows), size), torch.nan, device=self.device)
                 status = torch.full((len(rows),), int(Status.INVALID_INPUT), device=self.device)
             solved = good & (status == int(Status.SOLVED))
@@ -176,6 +192,9 @@ class Fitted:
                 torch.where(solved.unsqueeze(1), decision.double(), torch.nan).cpu().numpy(),
                 status.cpu().numpy(),
                 (~good).cpu().numpy(),
+                torch.where(good[:, None, None], drawn, torch.nan).cpu().numpy()
+                if scenarios
+                else None,
             )
 
     def sample(

@@ -413,3 +413,12 @@ def test_an_experiment_says_all_that_a_call_says() -> None:
         ddfl.UserError, match=r"train\(experiment\) takes device=, directory= and progress= alone"
     ):
         ddfl.train(said, seed=3)
+
+
+def test_decisions_are_called_what_the_task_calls_them() -> None:
+    parts = ("stock", stock(), frame(), ["heat", "room"], ["a", "b"])
+    named = ddfl.task_from_frame(*parts, decisions=["left", "right"])
+    assert named.decision_names == ("left", "right")
+    assert ddfl.task_from_frame(*parts).decision_names == ("decision_0", "decision_1")
+    with pytest.raises(ddfl.DataError, match="expected 2 different names"):
+        ddfl.task_from_frame(*parts, decisions=["left", "left"])

@@ -3,6 +3,7 @@
     diffusion-dfl predict RUN --columns                       names of its features
     diffusion-dfl predict RUN --template contexts.csv         a file to fill in, with the test rows
     diffusion-dfl predict RUN contexts.csv --output decisions.csv
+    diffusion-dfl predict RUN contexts.csv --scenarios scenarios.csv    and what they were made from
 
 RUN is the directory that a run prints at its end. Every row of the file gets a row of decisions with the
 solver's status and a sentence; a row with a missing value is refused by number, the others are
@@ -15,7 +16,7 @@ import csv
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
@@ -44,6 +45,10 @@ def main() -> int:
     parser.add_argument(
         "--batch", type=int, default=1024, help="rows read at once (1024); changes no decision"
     )
+    parser.add_argument(
+        "--scenarios", type=Path, metavar="FILE",
+        help="CSV file of the scenarios that the decisions are made from, a row a scenario",
+    )  # fmt: skip
     parser.add_argument("--ignore-extra", action="store_true", help="pass over further columns")
     parser.add_argument("--columns", action="store_true", help="print the features, one a line")
     parser.add_argument(
@@ -57,12 +62,14 @@ def main() -> int:
         "--trust-code", type=Path, metavar="FOLDER",
         help="run the task and the model that a run of your own code names, from this folder",
     )  # fmt: skip
-    arguments = parser.parse_args()
+    arguments, begin = parser.parse_args(), time.perf_counter()
     if arguments.batch < 1:
         parser.error(f"--batch {arguments.batch}: it must be at least 1")
     wanted = (arguments.contexts is not None, arguments.columns, arguments.template is not None)
     if sum(wanted) != 1:
         parser.error("give one of: a CSV file of contexts, --columns, --template FILE")
+    if arguments.scenarios is not None and arguments.contexts is None:
+        parser.error("--scenarios FILE needs a CSV file of contexts")
     try:
         places = dict(_pair(word) for word in arguments.data)
         trust: Path | None = arguments.trust_code
@@ -77,7 +84,7 @@ def main() -> int:
             return 0
         if arguments.template is not None:
             return _template(run, arguments, places)
-        return _predict(run, arguments)
+        return _predict(run, arguments, begin)
     except REFUSALS as error:
         return fail(explain(error))
 
@@ -101,21 +108,21 @@ def _template(run: Fitted, arguments: argparse.Namespace, places: dict[str, str]
     return 0
 
 
-def _predict(run: Fitted, arguments: argparse.Namespace) -> int:
+def _predict(run: Fitted, arguments: argparse.Namespace, started: float) -> int:
     file = ContextFile(arguments.contexts, run.interface.features, arguments.ignore_extra)
     if file.extra:
         print(f"passed over: {', '.join(file.extra)}", file=sys.stderr)
+    # One row beforehand: what is loaded at the first solve is no part of the rate.
+    run.decide(run.predictor.contexts.mean.double().unsqueeze(0), as_judged=True)
     begin = time.perf_counter()
-    decisions = run.stream(file.batches(arguments.batch))
-    to_file = arguments.output is not None
-    with replacing(arguments.output) if to_file else nullcontext() as partial:
-        if partial is None:
-            made, total = _write(sys.stdout, run, decisions, file)
-        else:
-            with partial.open("w", newline="", encoding="utf-8") as handle:
-                made, total = _write(handle, run, decisions, file)
-    if not total:
-        raise UserError(f"{arguments.contexts}: there is no row below the header")
+    wanted = arguments.scenarios is not None
+    decisions = run.stream(file.batches(arguments.batch), scenarios=wanted)
+    with ExitStack() as files:
+        output = _opened(files, arguments.output)
+        scenarios = _opened(files, arguments.scenarios)
+        made, total = _write(output or sys.stdout, scenarios, run, decisions, file)
+        if not total:
+            raise UserError(f"{arguments.contexts}: there is no row below the header")
     seconds = time.perf_counter() - begin
     for number, reason in list(file.refusals.items())[:_MOST_TOLD]:
         print(f"row {number} refused, {reason}", file=sys.stderr)
@@ -123,18 +130,40 @@ def _predict(run: Fitted, arguments: argparse.Namespace) -> int:
         more = file.num_refused - _MOST_TOLD
         print(f"and {more} more rows refused; the status column has them", file=sys.stderr)
     rate = f"{made / seconds:.0f} a second" if made else "none"
-    print(f"{made} of {total} rows decided in {seconds:.1f} s, {rate}", file=sys.stderr)
+    after = f"after {begin - started:.1f} s of start-up"
+    print(f"{made} of {total} rows decided in {seconds:.1f} s, {rate}, {after}", file=sys.stderr)
     return 0 if made == total else 1
 
 
+def _opened(files: ExitStack, path: Path | None) -> TextIO | None:
+    """A file that takes its place once all is written."""
+    if path is None:
+        return None
+    partial = files.enter_context(replacing(path))
+    return files.enter_context(partial.open("w", newline="", encoding="utf-8"))
+
+
 def _write(
-    handle: TextIO, run: Fitted, decisions: Iterable[Decisions], file: ContextFile
+    handle: TextIO,
+    scenarios: TextIO | None,
+    run: Fitted,
+    decisions: Iterable[Decisions],
+    file: ContextFile,
 ) -> tuple[int, int]:
     """A row a context; returns how many have a decision, and how many there are."""
+    drawn = None if scenarios is None else csv.writer(scenarios, lineterminator="\n")
+    if drawn is not None:
+        names = [f"y{number}" for number in range(1, run.predictor.outcome_size + 1)]
+        drawn.writerow(["row", "scenario", *names])
     writer = csv.writer(handle, lineterminator="\n")
     writer.writerow(["row", *run.interface.decisions, "status", "sentence"])
     made = total = 0
     for part in decisions:
+        if drawn is not None and part.scenarios is not None:
+            for place in (~part.refused).nonzero()[0]:
+                for number, values in enumerate(part.scenarios[place], start=1):
+                    told = [f"{value:.9g}" for value in values]
+                    drawn.writerow([total + int(place) + 1, number, *told])
         for row, (decision, good) in enumerate(zip(part.decision, part.made, strict=True)):
             total += 1
             status, sentence = part.outcome(row)

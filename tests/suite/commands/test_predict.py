@@ -1,14 +1,22 @@
 """scripts/predict.py as a user meets it."""
 
+import argparse
 import csv
+import io
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.suite.commands import predict
 from diffusion_dfl.suite.config.compose import identify
+from diffusion_dfl.suite.runs.deployed import load_run
 from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
 
@@ -43,6 +51,7 @@ def test_a_template_is_decided_row_by_row_and_a_missing_value_is_refused_by_numb
     done = _predict(directory, template, "--output", output)
     assert done.returncode == 0, done.stderr
     assert f"{len(rows)} of {len(rows)} rows decided" in done.stderr
+    assert "s of start-up" in done.stderr
     rows[6][2] = ""
     with template.open("w", newline="") as handle:
         csv.writer(handle).writerows([header, *rows])
@@ -56,6 +65,34 @@ def test_a_template_is_decided_row_by_row_and_a_missing_value_is_refused_by_numb
     assert after[6]["sentence"] == "refused: line 8: prev_h02 is missing"
     assert [row for row in after if row["row"] != "7"] == [r for r in before if r["row"] != "7"]
     assert {row["status"] for row in before} == {"solved"}
+
+
+def test_scenarios_are_those_the_decisions_were_made_from(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = load_run(directory)
+    contexts = np.zeros((4, len(run.interface.features))) + run.predictor.contexts.mean.numpy()
+    contexts[1, 0] = np.nan
+    file, scenarios = tmp_path / "contexts.csv", tmp_path / "scenarios.csv"
+    pd.DataFrame(contexts, columns=list(run.interface.features)).to_csv(file, index=False)
+    arguments = argparse.Namespace(
+        contexts=file, ignore_extra=False, batch=2, output=None, scenarios=scenarios
+    )
+    assert predict._predict(run, arguments, 0.0) == 1
+    decisions = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    table = pd.read_csv(scenarios)
+    assert sorted({*table["row"]}) == [1, 3, 4]
+    assert len(table) == 3 * run.num_scenarios
+    assert list(table.columns) == ["row", "scenario", *(f"y{hour}" for hour in range(1, 25))]
+    last = torch.tensor(table[table["row"] == 4].iloc[:, 2:].to_numpy()).unsqueeze(0)
+    made = run.layer.solve(last).decision[0]
+    wanted = decisions.loc[3, "h00":"h23"].to_numpy(dtype=float)
+    np.testing.assert_allclose(made, wanted, rtol=1e-6)
+    file.write_text(",".join(run.interface.features) + "\n")
+    scenarios.unlink()
+    with pytest.raises(UserError, match="no row below the header"):
+        predict._predict(run, arguments, 0.0)
+    assert not scenarios.exists()
 
 
 @pytest.mark.slow
