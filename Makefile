@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 task ?= power
 model ?= diffusion
 
-.PHONY: help setup search demo table1 readme ablations figures audit report status missing publish check-records chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs architecture
+.PHONY: help setup search demo table1 readme ablations figures audit report status missing publish check-records chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs architecture dist
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,12 @@ config-docs: setup ## docs/config.md from conf/ and the schemas
 
 architecture: setup ## docs/architecture.md and its picture from the imports of the source
 	$(BIN)/python scripts/make_architecture.py
+
+dist: setup ## the wheel and the source archive in build/dist, checked for an index
+	rm -rf build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist .
+	$(BIN)/twine check --strict build/dist/*
+	$(BIN)/check-wheel-contents build/dist/*.whl
 
 docs: setup ## the documentation as a site, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

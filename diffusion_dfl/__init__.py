@@ -16,7 +16,7 @@ them knows the ``suite`` (docs/architecture.md).
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from diffusion_dfl.data import DataError, Dataset

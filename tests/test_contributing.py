@@ -50,3 +50,11 @@ def test_the_changelog_has_the_version_there_is_and_known_headings() -> None:
     assert versions == sorted(versions, reverse=True)
     kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Withdrawn"}
     assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= kinds
+
+
+def test_a_version_is_one_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [__version__]
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    assert re.findall(r"diffusion_dfl-([\d.]+)-py3", page) == [__version__]
+    assert f'git tag -a v{__version__} -m "Diffusion-DFL {__version__}"' in CONTRIBUTING

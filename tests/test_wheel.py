@@ -1,13 +1,16 @@
 """A wheel in an empty environment, away from the repository: the library alone, then with its suite."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 
+from diffusion_dfl import __version__
 from tests.processes import ROOT
 
 SCRIPT = """
@@ -56,6 +59,21 @@ def test_a_wheel_has_every_file_of_the_configuration(wheel: Path) -> None:
     assert {"diffusion_dfl/py.typed", "hydra_plugins/diffusion_dfl_dask.py"} <= names
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"diffusion_dfl/suite/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
+
+
+@pytest.mark.slow
+def test_a_wheel_says_who_made_it_and_what_it_is_for(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [one for one in archive.namelist() if one.endswith(".dist-info/METADATA")]
+        told = message_from_bytes(archive.read(name))
+    assert told["Author"] == "The Diffusion-DFL developers"
+    assert told["Version"] == __version__ and told["License-Expression"] == "Apache-2.0"
+    bounds = [int(minor) for minor in re.findall(r"3\.(\d+)", told["Requires-Python"])]
+    versions = {
+        f"Programming Language :: Python :: 3.{minor}" for minor in range(min(bounds), max(bounds))
+    }
+    assert versions == {kind for kind in told.get_all("Classifier") if re.search(r"3\.\d+$", kind)}
+    assert "decision-focused learning" in told["Keywords"]
 
 
 @pytest.mark.slow
