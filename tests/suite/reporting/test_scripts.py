@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -262,3 +264,17 @@ def test_status_and_missing_tell_what_is_left_of_a_plan(script: Script, tmp_path
 def test_a_plan_of_no_such_task_is_one_clear_line(script: Script, tmp_path: Path) -> None:
     told = script("status.py", tmp_path, "task=pwoer")
     assert told.code == 2 and "did you mean power" in told.err
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_ends_the_table_without_a_word() -> None:
+    command = [sys.executable, "-u", "scripts/make_tables.py", "--published"]
+    table = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert table.stdout is not None and table.stderr is not None
+    assert table.stdout.readline()
+    table.stdout.close()
+    assert table.stderr.read() == ""
+    table.stderr.close()
+    assert table.wait(timeout=60) == 128 + signal.SIGPIPE
