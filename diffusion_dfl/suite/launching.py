@@ -234,6 +234,10 @@ class _Sweep:
         """
         cores, gpus = self.settings.cores_per_run, self.settings.gpus_per_run
         there = self.client.scheduler_info()["workers"]
+        cluster: Any = self.client.cluster
+        if cluster is not None and len(there) < len(cluster.worker_spec):
+            # dask gives a worker up that is killed and not back within its own time.
+            cluster.scale(len(cluster.worker_spec))
         found = [
             address
             for address, worker in there.items()
