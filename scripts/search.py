@@ -37,8 +37,10 @@ def main() -> int:
     launcher = [word for word in arguments.words if word.startswith(LAUNCHER)]
     words = [word for word in arguments.words if word not in launcher]
     try:
-        if arguments.workers < 1:
-            raise UserError(f"--workers {arguments.workers}: expected 1 or more")
+        for name in ("workers", "trials"):
+            value = getattr(arguments, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: expected 1 or more")
         if launcher and arguments.workers == 1:
             raise UserError(f"{launcher[0]}: say how many workers share the search, --workers 4")
         for row in _rows(words, arguments.root):
@@ -96,7 +98,7 @@ def _tell(row: Row, budget: Budget, arguments: argparse.Namespace) -> None:
         twin = row.twin(tried, study)
         if twin:
             keep_twin(study, twin)
-    print("\n".join(describe(row, study)), flush=True)
+    print("\n".join(describe(row, study, budget)), flush=True)
     if arguments.calibration is not None and row.stage == "fit" and study.finished():
         for name, values in row.calibration(tried, study, arguments.calibration).items():
             mean, error = mean_and_error(values)

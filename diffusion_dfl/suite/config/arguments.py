@@ -272,4 +272,6 @@ def _reason(model: str, grad: str) -> str:
         return "grad=policy trains a policy network, not a predictor"
     if grad == "score_path":
         return "only a diffusion samples along a path of steps"
+    if "reparam" not in CELLS[model]:
+        return "it is fitted in closed form and has no weights that a gradient could train"
     return "a point prediction has no density, so there is no score to estimate"

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from diffusion_dfl.files import replacing
 from diffusion_dfl.suite.search.rows import Row
+from diffusion_dfl.suite.search.space import Budget
 from diffusion_dfl.suite.search.study import Study, best_choice, chosen_costs
 from diffusion_dfl.suite.search.trials import Outcome
 
@@ -85,14 +86,14 @@ def _twin(study: Study) -> tuple[str, np.ndarray] | None:
     return choice, np.array([one[choice] for one in kept["costs"]])
 
 
-def describe(row: Row, study: Study) -> list[str]:
-    """The study in sentences."""
+def describe(row: Row, study: Study, budget: Budget) -> list[str]:
+    """The study in sentences, with what of its budget was spent."""
     done, every = study.finished(), study.trials
     states = {state: sum(one.state == state for one in every) for state in TrialState}
     lines = [
         f"{row.name}: {states[TrialState.COMPLETE]} trials went through all {len(row.instances)} "
         f"instances, {states[TrialState.PRUNED]} were stopped early, {states[TrialState.FAIL]} failed; "
-        f"{study.spent:.0f} of {row.budget.seconds:.0f} s, {len(every)} of {row.budget.trials} trials"
+        f"{study.spent:.0f} of {budget.seconds:.0f} s of processor, {len(every)} of {budget.trials} trials"
     ]
     if done:
         best = done[0]

@@ -132,6 +132,7 @@ def test_a_row_whose_fit_was_not_searched_says_what_to_run(
         (("task=power",), "expected task=NAME model=NAME"),
         (("task=power", "model=gaussian", "what"), "expected task=NAME model=NAME"),
         (("task=power", "model=gaussian", "--workers", "0"), "--workers 0: expected 1 or more"),
+        (("task=power", "model=gaussian", "--trials", "0"), "--trials 0: expected 1 or more"),
         (("task=power", "model=gaussian", "--workers", "2"), "workers need a launcher; add"),
         (("task=power", "model=gaussian", "hydra/launcher=dask"), "say how many workers"),
         (
