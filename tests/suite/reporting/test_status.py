@@ -9,6 +9,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS
 from diffusion_dfl.suite.reporting.status import Planned, completing, overview, plan, state, yours
 from diffusion_dfl.suite.runs.lease import Lease
+from tests.configs import composed
 
 WORDS = ["task=power", "scale=smoke", "model=gaussian", "grad=score", "seed=0-3"]
 CELL = Path("smoke/power/gaussian-score")
@@ -32,7 +33,8 @@ def test_a_plan_is_what_the_command_would_run() -> None:
     runs = plan(WORDS)
     assert [run.path for run in runs] == [CELL / f"seed-{seed}" for seed in range(4)]
     assert runs[0].words == ("task=power", "scale=smoke", "model=gaussian", "grad=score")
-    twins = plan([*WORDS[:-1], "grad.decision_weight=0,1", "seed=2"])
+    weight = composed(runs[0].words).grad.decision_weight
+    twins = plan([*WORDS[:-1], f"grad.decision_weight=0,{weight}", "seed=2"])
     assert len(twins) == 2
     assert [run.path == CELL / "seed-2" for run in twins] == [False, True]
 

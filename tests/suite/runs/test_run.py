@@ -36,6 +36,7 @@ TINY = (
     "model.width=16",
     "device=cpu",
     "train.batch_size=64",
+    "train.keep=best",
 )
 
 
