@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         ["--seeds=1", "--kills=20"],
         ["--seeds=1", "--kills=10", "--hosts"],
-        ["--seeds=1", "--kills=2", "--launchers", "joblib"],
+        ["--seeds=1", "--kills=1", "--launchers", "basic"],
     ],
 )
 def test_a_storm_leaves_every_number_as_it_was(words: list[str]) -> None:

@@ -277,4 +277,5 @@ def test_a_reader_that_goes_away_ends_the_table_without_a_word() -> None:
     table.stdout.close()
     assert table.stderr.read() == ""
     table.stderr.close()
-    assert table.wait(timeout=60) == 128 + signal.SIGPIPE
+    # All of it may be in the pipe before its reader goes.
+    assert table.wait(timeout=60) in (0, 128 + signal.SIGPIPE)
