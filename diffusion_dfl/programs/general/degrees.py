@@ -172,6 +172,8 @@ def constant_hessian(
         function: ``(y (d_y,), z (n,)) -> scalar``.
         outcome, decision: ``(d_y,)`` and ``(n,)``, any values.
     """
+    if type(outcome) is not Tensor or type(decision) is not Tensor:
+        return False  # A subclass has operations of its own, and storage that may not be read.
     y, z = (value.detach().clone().requires_grad_() for value in (outcome, decision))
     reading = _Reading(y, z)
     try:
