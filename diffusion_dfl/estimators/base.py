@@ -1,6 +1,7 @@
 """The interface of an estimator: (predictor, layer, batch) -> a loss whose gradient it is."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -202,3 +203,38 @@ class Mixture:
             return Loss(total, metrics)
         parts = Parts(decision, fit, self.decision_weight, self.fit_weight)
         return Loss(total, metrics, parts)
+
+
+class Mixed(ABC):
+    """An estimator of the decision's gradient, mixed with the predictor's own loss.
+
+    Attributes:
+        mixture: of the two.
+    """
+
+    decision_focused = True
+    takes_weights = True
+    mixture: Mixture
+
+    def __call__(
+        self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
+    ) -> Loss:
+        surrogate = fit = None
+        metrics: dict[str, Tensor] = {}
+        if self.mixture.decision_weight:
+            surrogate = self._surrogate(predictor, layer, batch, generator, metrics)
+        if self.mixture.fit_weight:
+            fit = fit_loss(predictor, batch, generator)
+            metrics["fit_loss"] = fit.detach()
+        return self.mixture.loss(surrogate, fit, metrics)
+
+    @abstractmethod
+    def _surrogate(
+        self,
+        predictor: Predictor,
+        layer: DecisionLayer,
+        batch: Batch,
+        generator: torch.Generator,
+        metrics: dict[str, Tensor],
+    ) -> Tensor:
+        """The scalar whose gradient is that of the decision cost; adds to the metrics."""

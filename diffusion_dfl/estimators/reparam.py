@@ -1,14 +1,15 @@
 """Reparameterisation (Eq. 4 and 5): through the sampler, the program and the cost."""
 
 import torch
+from torch import Tensor
 
-from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost, fit_loss
+from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixed, Mixture, decision_cost
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Backpropagation, Predictor
 from diffusion_dfl.predictors.base import BackpropagationName
 
 
-class Reparam:
+class Reparam(Mixed):
     """Pathwise gradient of the mean decision cost, mixed with the predictor's own loss.
 
     Args:
@@ -24,9 +25,6 @@ class Reparam:
         TypeError: at the first call, a predictor that has no pathwise gradient.
         ValueError: weights or ``last_steps`` out of range.
     """
-
-    decision_focused = True
-    takes_weights = True
 
     def __init__(
         self,
@@ -46,22 +44,24 @@ class Reparam:
     ) -> Loss:
         if not predictor.pathwise:
             raise TypeError(f"grad=reparam: {type(predictor).__name__} has no pathwise gradient")
-        cost = fit = None
-        metrics = {}
-        if self.mixture.decision_weight:
-            scenarios = predictor.sample(
-                batch.decision_context,
-                self.num_scenarios,
-                generator,
-                differentiable=True,
-                backpropagation=self.backpropagation,
-            )
-            decision = layer(scenarios, context=batch.constraint_context)
-            cost = decision_cost(
-                layer, batch.outcome, decision, batch.outcome_context, batch.weights
-            )
-            metrics["decision_cost"] = cost.detach()
-        if self.mixture.fit_weight:
-            fit = fit_loss(predictor, batch, generator)
-            metrics["fit_loss"] = fit.detach()
-        return self.mixture.loss(cost, fit, metrics)
+        return super().__call__(predictor, layer, batch, generator)
+
+    def _surrogate(
+        self,
+        predictor: Predictor,
+        layer: DecisionLayer,
+        batch: Batch,
+        generator: torch.Generator,
+        metrics: dict[str, Tensor],
+    ) -> Tensor:
+        scenarios = predictor.sample(
+            batch.decision_context,
+            self.num_scenarios,
+            generator,
+            differentiable=True,
+            backpropagation=self.backpropagation,
+        )
+        decision = layer(scenarios, context=batch.constraint_context)
+        cost = decision_cost(layer, batch.outcome, decision, batch.outcome_context, batch.weights)
+        metrics["decision_cost"] = cost.detach()
+        return cost

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, decision_cost, fit_loss
+from diffusion_dfl.estimators.base import Balance, Batch, Mixed, Mixture, decision_cost
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, LogDensity, Predictor
 from diffusion_dfl.predictors.diffusion import ScenarioPath
@@ -66,7 +66,7 @@ def score_weights(
     return cost.detach(), weights if fresh is None else weights[:, count:]
 
 
-class Score:
+class Score(Mixed):
     """Score-function gradient of the mean decision cost, mixed with the predictor's own loss.
 
     Args:
@@ -91,9 +91,6 @@ class Score:
         ValueError: an argument out of range.
     """
 
-    decision_focused = True
-    takes_weights = True
-
     def __init__(
         self,
         num_scenarios: int,
@@ -116,18 +113,6 @@ class Score:
         self.num_scenarios = num_scenarios
         self.num_gradient_scenarios = num_gradient_scenarios
         self.weight_clip, self.trust_region = weight_clip, trust_region
-
-    def __call__(
-        self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
-    ) -> Loss:
-        surrogate = fit = None
-        metrics: dict[str, Tensor] = {}
-        if self.mixture.decision_weight:
-            surrogate = self._surrogate(predictor, layer, batch, generator, metrics)
-        if self.mixture.fit_weight:
-            fit = fit_loss(predictor, batch, generator)
-            metrics["fit_loss"] = fit.detach()
-        return self.mixture.loss(surrogate, fit, metrics)
 
     def check_layer(self, layer: DecisionLayer) -> None:
         """Raise ValueError where every weight is zero by construction: it would look like convergence."""
@@ -159,7 +144,6 @@ class Score:
         generator: torch.Generator,
         metrics: dict[str, Tensor],
     ) -> Tensor:
-        """The scalar whose gradient is that of the decision cost."""
         self.check_layer(layer)
         context = batch.decision_context
         drawn = self._draw(predictor, context, self.num_scenarios, generator)

@@ -16,12 +16,12 @@ gradient for linear programs, whose decisions jump from vertex to vertex.
 import torch
 from torch import Tensor
 
-from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixture, fit_loss
+from diffusion_dfl.estimators.base import Balance, Batch, Mixed, Mixture
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
 
 
-class SetScore:
+class SetScore(Mixed):
     """Likelihood-ratio gradient of the mean decision cost, mixed with the predictor's own loss.
 
     Its noise grows with M, as the log-density of a set does, and falls with S; a program with curvature
@@ -40,8 +40,6 @@ class SetScore:
         ValueError: weights or ``num_sets`` out of range.
     """
 
-    decision_focused = True
-    takes_weights = True
     needs_density = True
 
     def __init__(
@@ -59,18 +57,6 @@ class SetScore:
         self.mixture = Mixture(decision_weight, fit_weight, balance)
         self.num_scenarios, self.num_sets = num_scenarios, num_sets
 
-    def __call__(
-        self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
-    ) -> Loss:
-        surrogate = fit = None
-        metrics: dict[str, Tensor] = {}
-        if self.mixture.decision_weight:
-            surrogate = self._surrogate(predictor, layer, batch, generator, metrics)
-        if self.mixture.fit_weight:
-            fit = fit_loss(predictor, batch, generator)
-            metrics["fit_loss"] = fit.detach()
-        return self.mixture.loss(surrogate, fit, metrics)
-
     def _surrogate(
         self,
         predictor: Predictor,
@@ -79,7 +65,6 @@ class SetScore:
         generator: torch.Generator,
         metrics: dict[str, Tensor],
     ) -> Tensor:
-        """The scalar whose gradient is that of the decision cost."""
         sets, context = self.num_sets, batch.decision_context
         scenarios = predictor.sample(context, sets * self.num_scenarios, generator)
         with torch.no_grad():
