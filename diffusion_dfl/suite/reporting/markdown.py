@@ -229,7 +229,8 @@ def notes(table: Table) -> list[str]:
     if table.displaced:
         told.append(
             "Your runs of today's presets stand for the committed ones, which are of older presets: "
-            f"{', '.join(table.displaced)}."
+            f"{', '.join(table.displaced)}. Between the two nothing is compared: no row is marked best, "
+            "and differences are to rows of the same age."
         )
     if table.stale:
         told.append(f"{table.stale} records of an older preset are not counted.")

@@ -176,9 +176,14 @@ def build(
 
 
 def ranks(table: Table, column: str) -> dict[str, int]:
-    """Name -> place of every method by its headline ``mean`` or ``paper_mean``; equals share one."""
+    """Name -> place of every method by its headline ``mean`` or ``paper_mean``; equals share one.
+
+    None has a place by ``mean`` where rows of today's presets stand beside ones of older presets.
+    """
     methods = table.block("method")
     values = methods[methods["metric"] == HEADLINE].set_index("name")[column].dropna().astype(float)
+    if column == "mean" and 0 < len(table.displaced) < len(values):
+        return {}
     places = values.rank(method="dense", ascending=not table.higher_is_better)
     return {str(name): int(place) for name, place in places.items()}
 
@@ -296,7 +301,7 @@ def _differences(
     higher: bool,
     collection: Collection | None,
 ) -> list[dict[str, Any]]:
-    """Paired differences of every method to what it should beat."""
+    """Paired differences of every method to what it should beat, of one age of presets as it is."""
 
     @cache
     def by_day(twin: bool, model: str, grad: str) -> pd.DataFrame:
@@ -320,16 +325,22 @@ def _differences(
         if name not in values:
             continue
         ours = values[name]
+        alike = {
+            other
+            for other in values
+            if (cells[other] in chosen.displaced) == ((model, grad) in chosen.displaced)
+        }
+        rivals = {other: values[other] for other in plain if other in alike}
         estimates: list[tuple[str, str, Estimate]] = []
         for block, candidates in (
-            ("against_two_stage", plain if section == DECISION_FOCUSED else {}),
+            ("against_two_stage", rivals if section == DECISION_FOCUSED else {}),
             ("against_baseline", baselines),
         ):
             other = _best(candidates, ours, higher)
             if other is not None:
                 estimates.append((block, other, paired(ours, candidates[other])))
         own = titles.get((model, "two_stage"), "")
-        if section == DECISION_FOCUSED and own in values:
+        if section == DECISION_FOCUSED and own in alike:
             difference = paired(ours, values[own])
             estimates += [("against_own", own, difference)] if difference.count else []
         twin = _by_seed(_of_cell(chosen.twins, model, grad))

@@ -137,4 +137,6 @@ def test_own_runs_of_todays_preset_are_the_row_where_the_published_ones_are_of_a
     assert chosen.displaced == [("gaussian", "score")]
     text = render(build(runs, wanted()))
     assert "Your runs of today's presets stand for the committed ones" in text
-    assert "of older presets: Gaussian score function." in text
+    assert "of older presets: Gaussian score function. Between the two nothing" in text
+    assert all(mark not in text for mark in ("**2.000", "<u>2.000", "**4.000", "<u>4.000"))
+    assert "-2.000" not in text  # to the two-stage fit, which is of an older preset
