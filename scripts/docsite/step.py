@@ -23,7 +23,7 @@ RUN = (
 )  # fmt: skip
 
 #: The step is made below the first, and ends in the second.
-_STEP, _SOLVER = "Score.__call__", "solve_power"
+_STEP, _SOLVER = "Mixed.__call__", "solve_power"
 
 
 class Call(NamedTuple):

@@ -4,7 +4,8 @@ import os
 import signal
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.suite.runs.run import run
@@ -13,6 +14,20 @@ from storms.sweep import Sweep
 
 # Nobody: root may write where no one may.
 _NOBODY = 65534
+
+
+@contextmanager
+def _as_nobody() -> Iterator[None]:
+    if os.getuid() != 0:
+        yield
+        return
+    os.setegid(_NOBODY)
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 class Storm:
@@ -67,10 +82,11 @@ class Storm:
         self.kills += os.WIFSIGNALED(status)
         del self.workers[victim]
         self.asleep.pop(victim, None)
-        if self.random.random() < 0.3:
-            self.sweep.damage()
-        if self.sweep.finished():  # Nothing left to break.
-            self.sweep.forget()
+        with _as_nobody():  # What it makes anew is the workers' to write.
+            if self.random.random() < 0.3:
+                self.sweep.damage()
+            if self.sweep.finished():  # Nothing left to break.
+                self.sweep.forget()
 
     def _gather(self) -> None:
         for pid in list(self.workers):

@@ -56,6 +56,7 @@ def test_what_went_wrong_in_a_sweep_is_not_hidden_by_its_view(
         raise KeyError("the sweep")
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_failing_job_does_the_others_and_says_what_completes_it(
     tmp_path: Path,
 ) -> None:

@@ -88,8 +88,9 @@ def _told_of_the_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _MENDS:
             raise
+        file = f"{Path(error.filename).name}: " if isinstance(error.filename, str) else ""
         raise UserError(
-            f"{path} cannot be written ({error.strerror}); {_MENDS[error.errno]} and repeat the "
+            f"{path} cannot be written ({file}{error.strerror}); {_MENDS[error.errno]} and repeat the "
             "command, which goes on from the last epoch that was saved"
         ) from error
 

@@ -128,6 +128,7 @@ def _epochs(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     ]
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_config_history_and_summary(tmp_path: Path) -> None:
     summary = run(_config(tmp_path, "logger=wandb", "logger.tags=[trial]"))
     (offline,) = (_folder(tmp_path) / "wandb").glob("offline-run-*")

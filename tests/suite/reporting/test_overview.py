@@ -38,6 +38,7 @@ def test_an_outlier_stands_in_the_margin_with_its_number(
     assert low < 0.1 and high > 0.14
 
 
+@pytest.mark.slow
 def test_the_committed_picture_is_read_at_the_width_of_a_readme() -> None:
     figure = overview(FigureSource(ROOT / "results", own=False))
     assert len(figure.axes) == 2
