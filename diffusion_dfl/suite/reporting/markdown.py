@@ -45,6 +45,8 @@ def _main(table: Table) -> list[str]:
     paper_marks = _marks(ranks(table, "paper_mean"))
     headline = table.estimates("method")
     for _, name, model, grad in ROWS:
+        if name not in headline and not table.compare:
+            continue
         row = [name]
         if table.compare:
             rmse, task = TABLE_1[base_of(table.task)].get((model, grad), (None, None))
@@ -232,12 +234,18 @@ def notes(table: Table) -> list[str]:
             f"{', '.join(table.displaced)}. Between the two nothing is compared: no row is marked best, "
             "and differences are to rows of the same age."
         )
+    absent = [name for _, name, *_ in ROWS if name not in table.estimates("method")]
+    if absent and not table.compare:
+        told.append(
+            f"Without runs: {', '.join(absent)}; `diffusion-dfl status --missing task={table.task} "
+            "seed=0-9` has the commands."
+        )
     if table.stale:
         told.append(f"{table.stale} records of an older preset are not counted.")
     if table.left_out:
         told.append(
             f"{len(table.left_out)} runs are no usable record and not counted: "
-            + "; ".join(str(run) for run in table.left_out)
+            + "; ".join(str(run).rstrip(".") for run in table.left_out)
             + "."
         )
     if table.mixed:

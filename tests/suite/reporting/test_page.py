@@ -119,7 +119,7 @@ def test_a_deleted_record_shows_as_missing(results: Path) -> None:
     page = page_of(results)
     assert run_of(page, f"runs/{path}")["state"] == "missing"
     text = Outline(page).text
-    assert "23 of 24 planned runs are finished" in text
+    assert "23 of 24 planned or started runs are finished" in text
     assert "Missing seeds, of those that other methods have: Gaussian TS 3." in text
     assert "-m seed=3" in text
 
@@ -231,7 +231,7 @@ def test_lines_that_are_no_epoch_are_counted(results: Path) -> None:
 def test_an_empty_results_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     text = Outline(page_of(tmp_path)).text
     assert "There are no records to make a table of." in text
-    assert "0 of 24 planned runs are finished" in text
+    assert "0 of 24 planned or started runs are finished" in text
 
 
 def test_the_laboratory_has_its_charts_and_a_damaged_study_is_named(results: Path) -> None:

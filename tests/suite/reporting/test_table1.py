@@ -43,6 +43,18 @@ def test_table_shows_ours_beside_the_paper_and_missing_cells(tmp_path: Path) -> 
     assert "Solver failures: 4." in text
 
 
+def test_where_the_paper_has_no_table_rows_without_runs_are_told_in_one_line(
+    tmp_path: Path,
+) -> None:
+    record = summary("gaussian", "two_stage", 0, 3.0, task="restaurant", source="yaz")
+    text = render(build(frame_of(tmp_path, [record]), wanted("restaurant", "yaz", compare=False)))
+    assert row(text, "Gaussian TS")[-1] == "1"
+    assert "missing" not in text.replace("--missing", "")
+    assert "Without runs: " in text and "task=restaurant" in text
+    told = next(line for line in text.splitlines() if line.startswith("Without runs: "))
+    assert "Diffusion score function" in told and "Gaussian TS" not in told
+
+
 def test_best_is_bold_and_second_underlined_equals_share_a_mark_and_direction_is_the_tasks(
     tmp_path: Path,
 ) -> None:

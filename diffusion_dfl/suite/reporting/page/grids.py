@@ -83,6 +83,8 @@ def main_grid(table: Table, places: Mapping[Cell, str]) -> Grid:
     headline = table.estimates("method")
     rows = []
     for section, name, model, grad in ROWS:
+        if name not in headline and not table.compare:
+            continue
         paper: list[Entry] = []
         if table.compare:
             pair = TABLE_1[base_of(table.task)].get((model, grad), (None, None))

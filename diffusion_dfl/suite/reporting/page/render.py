@@ -118,7 +118,7 @@ def _facts(report: Report) -> Sequence[tuple[str, str]]:
         facts.append((number, told))
     facts += [
         (str(len(records)), "records of finished runs"),
-        (_planned(report), "planned runs finished"),
+        (_planned(report), "planned or started runs finished"),
         (str(len(report.left_out)), "directories left out"),
         (str(sum(run.state == "stale" for run in records)), "records of an older preset"),
     ]
