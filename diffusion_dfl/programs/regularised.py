@@ -10,7 +10,7 @@ inside, and its derivative tells where to (Wilder et al., AAAI 2019, add the qua
 decision rule like a bandwidth: costs stay those of the program as it was stated.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -119,7 +119,7 @@ class Regularised(Program):
         if found is None or self.regulariser.kind != "quadratic":
             return None
         bend = self.regulariser.bend(found.linear)
-        return QuadraticCost(found.hessian + torch.diag_embed(bend), found.linear, found.forms)
+        return replace(found, hessian=found.hessian + torch.diag_embed(bend))
 
     def cross_product(
         self, instances: Instances, z: Tensor, adjoint: Tensor, shares: Tensor | None = None

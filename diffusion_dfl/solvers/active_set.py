@@ -60,12 +60,6 @@ class Multipliers:
         )
 
 
-def slopes(problem: Problem, z: Tensor) -> Tensor:
-    """Largest mean absolute slope of the scenarios' costs: ``(B, n) -> (B,)``."""
-    gradients = problem.program.gradients(problem.instances, z).abs()
-    return largest(torch.einsum("bm,bmn->bn", problem.instances.weights, gradients))
-
-
 def violation(
     problem: Problem, point: Multipliers, at: FirstOrder, hessian: Tensor, steep: Tensor
 ) -> Tensor:
@@ -132,7 +126,7 @@ def polish(
     z, nu = point.z, point.nu
     dual = torch.where(active, point.dual, 0.0)
     alpha = point.alpha
-    steep = slopes(problem, point.z)
+    steep = problem.slopes(point.z)
     for _ in range(rounds):
         if hinges is not None:
             alpha = torch.where(held, alpha, torch.where(up, hinges.weight, 0.0))

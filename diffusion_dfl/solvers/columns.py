@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion_dfl.programs import Hinges, Instances, Program
 from diffusion_dfl.programs.constraints import Constraints, SmoothConstraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
-from diffusion_dfl.solvers.newton_system import Problem
+from diffusion_dfl.solvers.newton_system import Problem, cholesky
 from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.solution import Solution
 
@@ -51,17 +51,18 @@ class Units:
         """The units of a batch, from matrices ``(B|1, rows, n)`` of entries in units of ``1 / D``, each
         row in its own; ``like (B, n)``."""
         eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
-        system, right = _AS_GIVEN * eye.expand(len(like), -1, -1), torch.zeros_like(like)
+        system, right = _AS_GIVEN * eye.repeat(len(like), 1, 1), torch.zeros_like(like)
         terms = []
         for block in (block for block in blocks if block.shape[1]):
             there = ((block != 0) & block.isfinite()).to(like.dtype)
             share = there / there.sum(2, keepdim=True).clamp_min(1.0)
             log = torch.where(there > 0, block.abs().log2(), 0.0)
             rest = log - (share * log).sum(2, keepdim=True)
-            system = system + torch.diag_embed(there.sum(1)) - there.mT @ share
+            system -= there.mT @ share
+            system.diagonal(dim1=1, dim2=2).add_(there.sum(1))
             right = right - (there * rest).sum(1)
             terms.append((there, share, rest))
-        log_sizes = torch.linalg.solve(system, right.unsqueeze(2))
+        log_sizes = torch.cholesky_solve(right.unsqueeze(2), cholesky(system))
         sizes = torch.exp2(log_sizes.squeeze(2).round())
         apart = sizes.amax(1) > _ALIKE * sizes.amin(1)
         left = torch.zeros_like(like[:, 0])
@@ -161,7 +162,7 @@ class ProgramInUnits(Program):
         found = self.given.quadratic(self.parts(instances)[0])
         if found is None:
             return None
-        return _QuadraticInUnits(found.hessian, found.linear, found.forms, self)
+        return _QuadraticInUnits(found.hessian, found.linear, found.forms, found.each, self)
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         """The program's, of w; ``like`` are the scenarios."""
@@ -183,9 +184,11 @@ class _QuadraticInUnits(QuadraticCost):
 
     program: ProgramInUnits
 
-    def select(self, rows: Tensor) -> QuadraticCost:
-        """The instances ``rows`` of the batch."""
-        return replace(self, hessian=self.hessian[rows], linear=self.linear[rows])
+    def slopes(self, instances: Instances, z: Tensor) -> Tensor | None:
+        """``(B, n)``."""
+        own, units = self.program.parts(instances)
+        found = super().slopes(own, units * z)
+        return None if found is None else units * found
 
     def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """``(B, n)``."""

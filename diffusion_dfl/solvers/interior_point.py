@@ -29,19 +29,12 @@ from diffusion_dfl.solvers.evidence import (
     nothing_is_feasible,
 )
 from diffusion_dfl.solvers.newton_system import (
-    FirstOrder,
     Problem,
     ScaledHinges,
     has_negative_curvature,
     side,
 )
-from diffusion_dfl.solvers.predictor_corrector import (
-    Iterate,
-    error,
-    multipliers,
-    newton_step,
-    started,
-)
+from diffusion_dfl.solvers.predictor_corrector import Iterate, newton_step, started
 from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.scaling import (
     cold_start,
@@ -49,12 +42,13 @@ from diffusion_dfl.solvers.scaling import (
     scaled_problem,
     sized_by_cost,
     within_bounds,
+    without_kernels,
 )
 from diffusion_dfl.solvers.solution import Solution, Status
 
 _MAX_ITERATIONS = 200
 # Distance to the constraints that a first decision begins with, as a share of the problem's length.
-_COLD, _WARM = 0.1, 0.01
+_COLD, _WARM = 0.6, 0.01
 # Iterations without progress before an instance is given up.
 _STALL = 30
 # And before its active set is tried again, or evidence that it has no optimum is looked for.
@@ -62,7 +56,7 @@ _PAUSE = 3
 # KKT residual at which the active set is first tried, and what divides it after a failure.
 _FIRST_POLISH, _NEXT_POLISH = 1e-7, 30.0
 # An instance waits this many iterations for as many to be polished with it as this share's inverse.
-_WAIT, _COMPANY = 2, 3
+_WAIT, _COMPANY = 2, 2
 _NARROW_ROUNDS = 30
 # Residual of a coordinate beside its own terms, and beside the largest of all.
 _OWN, _OWN_ROUNDING = 1e-8, 1e-13
@@ -237,7 +231,7 @@ def _through_exact(problem: Problem, start: Tensor | None) -> _Outcome:
     where a kink holds it, it is at the middle of the kernel, from where Newton's method does not
     overshoot.
     """
-    outcome = _interior(scaled_problem(problem.program, problem.instances.exact()), start)
+    outcome = _interior(without_kernels(problem), start)
     point = outcome.point
     if problem.hinges is None:
         alpha = point.z.new_zeros(len(point.z), 0, 0)
@@ -268,25 +262,25 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
     problem = rescaled(problem, first)
     iterate = started(problem, first, _COLD if start is None else _WARM)
     rows = torch.arange(len(first), device=first.device)
-    final = _Outcome.of(multipliers(problem, iterate))
+    final = _Outcome.of(iterate.multipliers())
     best = torch.full_like(problem.slope, torch.inf)
     stalled, waiting = torch.zeros_like(rows), torch.zeros_like(rows)
     threshold = torch.full_like(problem.slope, _FIRST_POLISH)
     ray = torch.zeros_like(first)
-    part, at = problem, problem.first_order(iterate.z)
     for step in range(_MAX_ITERATIONS + 1):
         if not rows.numel():
             break
+        part = iterate.problem
         hessian, bend = part.curvature(iterate.z, iterate.dual)
-        distance = error(part, iterate, at)
+        distance = iterate.error
         stalled = torch.where(distance < 0.9 * best, 0, stalled + 1)
-        outcome, proof = _excluded(part, iterate, at, hessian, bend)
+        outcome, proof = _excluded(iterate, hessian, bend, step, bool((stalled > 0).any()))
         lost = (stalled >= _STALL) | ~distance.isfinite() | (step == _MAX_ITERATIONS)
         suspect = (stalled % _PAUSE == 0) & (stalled > 0) & (distance > _FIRST_POLISH) | lost
         suspect = torch.nonzero(suspect & (outcome == int(Status.NOT_CONVERGED))).flatten()
         if suspect.numel():
             outcome[suspect], proof[suspect] = _without_optimum(
-                part.select(suspect), at.select(suspect), iterate.z[suspect], ray[suspect]
+                iterate.select(suspect), ray[suspect]
             )
         best = torch.minimum(best, distance)
         known = outcome != int(Status.NOT_CONVERGED)
@@ -297,51 +291,54 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
         alone = (trying.sum() * _COMPANY < len(rows)) & (waiting.amax() <= _WAIT) & ~lost.any()
         trying = torch.nonzero(trying & ~alone).flatten()
         if trying.numel():
-            chosen, tried = iterate.select(trying), part.select(trying)
-            point, score = polish(tried, multipliers(tried, chosen), chosen.slack)
+            chosen = iterate.select(trying)
+            point, score = polish(chosen.problem, chosen.multipliers(), chosen.slack)
             outcome[trying[score <= 1.0]] = int(Status.SOLVED)
             final.point.write(rows[trying], point)
             threshold[trying] = threshold[trying] / _NEXT_POLISH
         if bool(known.any()):
             shown = torch.nonzero(known).flatten()
-            final.point.write(rows[shown], multipliers(part, iterate).select(shown))
+            final.point.write(rows[shown], iterate.multipliers().select(shown))
         leaving = lost | (outcome != int(Status.NOT_CONVERGED))
         if bool(leaving.any()):
             final.status[rows], final.proof[rows] = outcome, proof
             stay = torch.nonzero(~leaving).flatten()
             if not stay.numel():
                 break
-            rows, part = rows[stay], part.select(stay)
-            iterate, at = iterate.select(stay), at.select(stay)
+            rows, iterate = rows[stay], iterate.select(stay)
             hessian, bend = hessian[stay], None if bend is None else bend[stay]
             best, stalled, threshold = best[stay], stalled[stay], threshold[stay]
             waiting = waiting[stay]
         before = iterate.z
-        iterate, at = newton_step(part, iterate, at, hessian, bend)
+        iterate = newton_step(iterate, hessian, bend)
         ray = iterate.z - before
         final.iterations[rows] += 1
     return final
 
 
 def _excluded(
-    problem: Problem, iterate: Iterate, at: FirstOrder, hessian: Tensor, bend: Tensor | None
+    iterate: Iterate, hessian: Tensor, bend: Tensor | None, step: int, stalled: bool
 ) -> tuple[Tensor, Tensor]:
     """Status of the instances that turned out to have no optimum, NOT_CONVERGED of the others, and
-    the residual of the proof: ``(B,)`` each."""
+    the residual of the proof: ``(B,)`` each. Where all get closer none is taken for infeasible."""
+    problem = iterate.problem
     outcome = torch.full_like(problem.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
+    proof = torch.full_like(problem.slope, torch.inf)
+    if stalled:
+        proof = no_decision_satisfies(problem, iterate.at, iterate.z, iterate.dual, iterate.nu)
+        outcome = torch.where(proof.isfinite(), int(Status.INFEASIBLE), outcome)
     noise = 1e-13 * problem.slope / problem.length
-    concave = has_negative_curvature(hessian, noise)
-    if bend is not None:
-        concave = concave | has_negative_curvature(bend, noise)
-    proof = no_decision_satisfies(problem, at, iterate.z, iterate.dual, iterate.nu)
-    outcome = torch.where(proof.isfinite(), int(Status.INFEASIBLE), outcome)
-    return torch.where(concave, int(Status.NON_CONVEX), outcome), _finite_or_nan(proof)
+    # One that is the same everywhere has been looked at.
+    bends = [] if step and problem.bent_alike else [hessian]
+    for one in bends if bend is None else [*bends, bend]:
+        concave = has_negative_curvature(one, noise)
+        outcome = torch.where(concave, int(Status.NON_CONVEX), outcome)
+    return outcome, _finite_or_nan(proof)
 
 
-def _without_optimum(
-    problem: Problem, at: FirstOrder, z: Tensor, ray: Tensor
-) -> tuple[Tensor, Tensor]:
+def _without_optimum(iterate: Iterate, ray: Tensor) -> tuple[Tensor, Tensor]:
     """Status of instances that do not converge, after a look for the reason, and its proof."""
+    problem, at, z = iterate.problem, iterate.at, iterate.z
     outcome = torch.full_like(problem.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
     proof = cost_falls_for_ever(problem, at, z, ray)
     outcome = torch.where(proof.isfinite(), int(Status.UNBOUNDED), outcome)

@@ -54,17 +54,13 @@ class ScaledHinges:
         )
 
     @cached_property
-    def _whole(self) -> bool:
+    def whole(self) -> bool:
+        """Whether all have weight."""
         return bool((self.weight > 0).all())
 
     def real(self, values: Tensor) -> Tensor:
         """Values ``(B, M, K)``, 0 for hinges without weight."""
-        return values if self._whole else torch.where(self.weight > 0, values, 0.0)
-
-    def product(self, first: Tensor, second: Tensor) -> Tensor:
-        """Sum over the hinges with weight of two values' products: ``(B,)``."""
-        first, second = self.real(first).flatten(1), second.flatten(1)
-        return (first.unsqueeze(1) @ second.unsqueeze(2)).view(-1)
+        return values if self.whole else torch.where(self.weight > 0, values, 0.0)
 
     @cached_property
     def count(self) -> Tensor:
@@ -160,6 +156,31 @@ class Problem:
         return FirstOrder(gradient, values, jacobian, rows.equality_residual(z), arguments)
 
     @cached_property
+    def _real_pairs(self) -> Tensor | None:
+        """Which rows are there, and which hinges, twice: ``(B|1, q + 2 M K)``; None for all."""
+        present = self.rows.present
+        if self.hinges is None:
+            return None if bool(present.all()) else present
+        if self.hinges.whole and bool(present.all()):
+            return None
+        real = (self.hinges.weight > 0).flatten(1)
+        return torch.cat([present.expand(len(real), -1), real, real], dim=1)
+
+    def of_pairs(self, values: Tensor) -> Tensor:
+        """Values ``(B, q + 2 M K)`` of rows and of both parts of hinges, 0 for those not there."""
+        if self._real_pairs is None:
+            return values
+        return torch.where(self._real_pairs, values, 0.0)
+
+    @cached_property
+    def num_pairs(self) -> Tensor:
+        """How many are there, at least 1: ``(B|1,)``."""
+        count = self.rows.present.sum(1)
+        if self.hinges is not None:
+            count = count + 2 * self.hinges.count
+        return count.clamp_min(1)
+
+    @cached_property
     def _mixed(self) -> bool:
         """Whether some hinges are exact and others smoothed."""
         return self.hinges is not None and bool((self.instances.bandwidth > 0).any())
@@ -170,6 +191,10 @@ class Problem:
         gradient = self.program.gradient(self.instances, z)
         # The program's gradient takes exact hinges at the slope of their side.
         return gradient - hinges.force(hinges.weight * side(hinges.arguments(z)))
+
+    def slopes(self, z: Tensor) -> Tensor:
+        """Largest mean absolute slope of the scenarios' costs: ``(B, n) -> (B,)``."""
+        return mean_slopes(self.program, self.instances, self.quadratic, z)
 
     def smooth_gradients(self, z: Tensor, exact: Hinges) -> Tensor:
         """Gradients of the scenarios' costs without their exact hinges: ``(B, n) -> (B, M, n)``."""
@@ -196,20 +221,28 @@ class Problem:
     def curvature(self, z: Tensor, dual: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hessians ``(B, n, n)`` of F and of ``dual' c`` (None if all rows are affine)."""
         if self.quadratic is not None:
-            # Exact hinges have no curvature.
-            kinks = self.hinges is None or self._mixed
-            hessian = self.quadratic.curvature(self.instances, z, kinks)
+            hessian = self.quadratic.curvature(self.instances, z, self._smoothed)
         else:
             hessian = self.program.hessian(self.instances, z)
-        if hessian.dim() == 2:
-            hessian = torch.diag_embed(hessian)
-        hessian = self._without_bounds(hessian, z)
+            if hessian.dim() == 2:
+                hessian = torch.diag_embed(hessian)
+            hessian = self._without_bounds(hessian, z)
         smooth = self.rows.constraints.smooth
         if smooth is None:
             return hessian, None
         unit = self.rows.unit[:, -smooth.size :]
         bend = smooth.hessian(z, dual[:, -smooth.size :] / unit)
         return hessian, self._without_bounds(bend, z)
+
+    @property
+    def _smoothed(self) -> bool:
+        """Whether a hinge of power 1 may have curvature: exact ones have none."""
+        return self.hinges is None or self._mixed
+
+    @property
+    def bent_alike(self) -> bool:
+        """Whether the Hessian of F is the same at all decisions."""
+        return self.quadratic is not None and not self.quadratic.bent(self._smoothed)
 
     def _without_bounds(self, hessian: Tensor, z: Tensor) -> Tensor:
         """0 for what is not finite of a coordinate at its bound, as the slope of z^1.5 is at 0."""
@@ -254,17 +287,16 @@ class Problem:
         """``H + J' diag(row_weight) J + sum hinge_weight jacobian jacobian'``: ``(B, n, n)``."""
         rows = self.rows.constraints
         affine, lower, upper, smooth = row_weight.split(list(rows.counts), dim=1)
-        system = hessian
+        system = hessian.clone()
+        for bound, weight in ((rows.lower, lower), (rows.upper, upper)):
+            if bound is not None:
+                system.diagonal(dim1=1, dim2=2).add_(weight)
         if rows.matrix.shape[1]:
-            system = system + _gram(rows.matrix, affine)
-        if rows.lower is not None:
-            system = system + torch.diag_embed(lower)
-        if rows.upper is not None:
-            system = system + torch.diag_embed(upper)
+            system += _gram(rows.matrix, affine)
         if at.jacobian is not None:
-            system = system + _gram(at.jacobian, smooth)
+            system += _gram(at.jacobian, smooth)
         if self.hinges is not None:
-            system = system + self.hinges.gram(hinge_weight)
+            system += self.hinges.gram(hinge_weight)
         return system
 
 
@@ -290,6 +322,17 @@ class FirstOrder:
         )
 
 
+def mean_slopes(
+    program: Program, instances: Instances, quadratic: QuadraticCost | None, z: Tensor
+) -> Tensor:
+    """Largest mean absolute slope of a program's scenarios, from its closed form if it has one: ``(B,)``."""
+    slopes = None if quadratic is None else quadratic.slopes(instances, z)
+    if slopes is None:
+        gradients = program.gradients(instances, z).abs()
+        slopes = torch.einsum("bm,bmn->bn", instances.weights, gradients)
+    return largest(slopes)
+
+
 def side(arguments: Tensor) -> Tensor:
     """Slope of a hinge by the sign of its argument: 0, 1, and 1/2 at 0."""
     return 0.5 * (1 + torch.sign(arguments))
@@ -311,21 +354,18 @@ class Factor:
     def __init__(self, system: Tensor, equality: Tensor, scale: Tensor):
         self._equality = equality
         self._rho = scale.unsqueeze(1)
-        ridge = _RIDGE * scale.view(-1, 1, 1)
-        eye = torch.eye(system.shape[1], dtype=system.dtype, device=system.device)
-        self._system = system + ridge * eye
-        penalised = self._system
+        self._system = penalised = with_diagonal(system, _RIDGE * scale.unsqueeze(1))
         if equality.shape[1]:
-            penalised = penalised + scale.view(-1, 1, 1) * (equality.transpose(1, 2) @ equality)
+            square = (equality.transpose(1, 2) @ equality).expand_as(system)
+            penalised = torch.addcmul(penalised, scale.view(-1, 1, 1), square)
         self._cholesky = cholesky(penalised)
         if equality.shape[1]:
             columns = equality.transpose(1, 2).expand(len(system), -1, -1)
             self._columns = torch.linalg.solve_triangular(self._cholesky, columns, upper=False)
             schur = self._columns.transpose(1, 2) @ self._columns
             typical = schur.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-300).view(-1, 1, 1)
-            small = torch.eye(schur.shape[1], dtype=schur.dtype, device=schur.device)
             # Rows of zeros stand for equalities that other instances have.
-            self._schur = cholesky(schur + 1e-13 * typical * small)
+            self._schur = cholesky(with_diagonal(schur, 1e-13 * typical.squeeze(2)))
 
     def solve(self, right: Tensor, equality_right: Tensor) -> tuple[Tensor, Tensor]:
         """``K d + A' e = right``, ``A d = equality_right``: ``(B, n), (B, p)``, refined once."""
@@ -349,14 +389,20 @@ class Factor:
         return step.squeeze(-1), dual.squeeze(-1)
 
 
+def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:
+    """``matrix + diag(diagonal)``: ``(B, n, n), (B, n|1) -> (B, n, n)``."""
+    total = matrix.clone()
+    total.diagonal(dim1=1, dim2=2).add_(diagonal)
+    return total
+
+
 def cholesky(system: Tensor) -> Tensor:
     """Cholesky factors; a system that rounding made indefinite gets a growing ridge."""
     factor, info = torch.linalg.cholesky_ex(system)
     ridge = 1e-14
     while ridge < 1.0 and bool((info > 0).any()):
         top = system.diagonal(dim1=1, dim2=2).abs().amax(1).clamp_min(1e-300) * ridge
-        eye = torch.eye(system.shape[1], dtype=system.dtype, device=system.device)
-        again, info_again = torch.linalg.cholesky_ex(system + top.view(-1, 1, 1) * eye)
+        again, info_again = torch.linalg.cholesky_ex(with_diagonal(system, top.unsqueeze(1)))
         failed = info > 0
         factor = torch.where(failed.view(-1, 1, 1), again, factor)
         info = torch.where(failed, info_again, info)
@@ -372,8 +418,6 @@ def has_negative_curvature(hessian: Tensor, noise: Tensor) -> Tensor:
     """
     shift = (_INDEFINITE * largest(hessian) + noise).clamp_min(1e-300)
     diagonal = hessian.diagonal(dim1=1, dim2=2)
-    eye = torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device)
-    shifted = hessian + shift.view(-1, 1, 1) * eye
-    info = torch.linalg.cholesky_ex(shifted)[1]
+    info = torch.linalg.cholesky_ex(with_diagonal(hessian, shift.unsqueeze(1)))[1]
     negative = (info > 0) | (diagonal.amin(1) < -shift)
     return negative & hessian.isfinite().flatten(1).all(1)

@@ -1,13 +1,18 @@
-"""Steps of the interior point: Mehrotra's predictor-corrector, damped where F is not quadratic.
+"""Steps of the interior point: Mehrotra's predictor-corrector with Gondzio's corrections of centrality,
+damped where F is not quadratic.
 
 Inequalities get slacks. A hinge is ``c t`` with ``a(z) = t - u``, ``t, u >= 0``; its multipliers
 ``alpha`` (of u) and ``beta = c - alpha`` (of t) are eliminated together with t and u: with
 ``D = 1 / (t / beta + u / alpha)`` it adds ``D grad_a grad_a'`` to the Hessian, so a Newton step
 factors one ``n x n`` matrix an instance, whatever the number of hinges (Mehrotra, SIAM J. Optim.
-2(4), 1992; Boyd and Vandenberghe, Convex Optimization, section 11.7).
+2(4), 1992; Boyd and Vandenberghe, Convex Optimization, section 11.7). Slacks, t and u are the rooms
+of one row of pairs, their multipliers the prices: each price times its room is to vanish. A factor is
+used for further directions that bring the products that a longer step would spoil back towards their
+target (Gondzio, Comput. Optim. Appl. 6, 1996).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,61 +25,191 @@ _TO_BOUNDARY = 0.995
 _MAX_HALVINGS = 25
 # Least centering of damped steps; the next one follows a step shorter than this.
 _DAMPED_CENTERING, _SHORT = (0.1, 1.0), 0.02
+# How much longer a correction tries to make a step, and the share of that which it must gain.
+_LONGER, _WORTH = 0.3, 0.1
+# Products are brought back into this range around their target.
+_CENTRAL = (0.1, 10.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Iterate:
-    """Decision, slacks and multipliers of rows, equality multipliers, and of the hinges the
-    parts ``t, u`` of the argument with their multipliers ``beta, alpha``."""
+    """Where the iteration stands.
 
+    Attributes:
+        problem: what is solved.
+        z, nu: decisions and multipliers of equalities.
+        room, price: of the pairs ``(B, q + 2 M K)``: slacks of rows, then t and u of hinges, and their
+            multipliers dual, beta and alpha; 1 for rows and hinges that are not there.
+        at: the program at z.
+    """
+
+    problem: Problem
     z: Tensor
-    slack: Tensor
-    dual: Tensor
     nu: Tensor
-    t: Tensor
-    u: Tensor
-    alpha: Tensor
-    beta: Tensor
+    room: Tensor
+    price: Tensor
+    at: FirstOrder
 
     def select(self, rows: Tensor) -> "Iterate":
-        return Iterate(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def moved(self, direction: "Iterate", length: Tensor) -> "Iterate":
-        def move(value: Tensor, change: Tensor) -> Tensor:
-            return value + length.view(-1, *[1] * (value.dim() - 1)) * change
-
+        """The instances ``rows``."""
         return Iterate(
-            **{
-                f.name: move(getattr(self, f.name), getattr(direction, f.name))
-                for f in fields(self)
-            }
+            self.problem.select(rows),
+            self.z[rows],
+            self.nu[rows],
+            self.room[rows],
+            self.price[rows],
+            self.at.select(rows),
+        )
+
+    @property
+    def slack(self) -> Tensor:
+        """Of rows, ``(B, q)``."""
+        return self.room[:, : self.at.values.shape[1]]
+
+    @property
+    def dual(self) -> Tensor:
+        """Multipliers of rows, ``(B, q)``; 0 for those that are not there."""
+        return torch.where(self.problem.rows.present, self._row_prices, 0.0)
+
+    @property
+    def _row_prices(self) -> Tensor:
+        return self.price[:, : self.at.values.shape[1]]
+
+    def of_hinges(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """The two values ``(B, M, K)`` of a hinge, of t and of u, from a tensor like ``room``."""
+        both = pairs[:, self.at.values.shape[1] :].view(len(pairs), 2, *self.at.arguments.shape[1:])
+        return both[:, 0], both[:, 1]
+
+    @cached_property
+    def gap(self) -> Tensor:
+        """Mean product of a pair, ``(B,)``."""
+        total = self.problem.of_pairs(self.room * self.price).sum(1)
+        return total / self.problem.num_pairs
+
+    @cached_property
+    def stationarity(self) -> Tensor:
+        """Gradient of the Lagrangian, ``(B, n)``."""
+        residual = self.at.gradient + self.problem.force(self.at, self.dual, self.nu)
+        hinges = self.problem.hinges
+        if hinges is not None:
+            residual = residual + hinges.force(hinges.real(self.of_hinges(self.price)[1]))
+        return residual
+
+    @cached_property
+    def row_residual(self) -> Tensor:
+        """``c(z) + slack``, ``(B, q)``."""
+        return torch.where(self.problem.rows.present, self.at.values + self.slack, 0.0)
+
+    @cached_property
+    def hinge_residual(self) -> Tensor:
+        """``t - u - a(z)``, ``(B, M, K)``."""
+        if self.problem.hinges is None:
+            return self.at.arguments
+        t, u = self.of_hinges(self.room)
+        return self.problem.hinges.real(t - u - self.at.arguments)
+
+    @cached_property
+    def error(self) -> Tensor:
+        """KKT residual relative to the problem's slope and length, ``(B,)``."""
+        problem = self.problem
+        apart = (
+            largest(self.row_residual) + largest(self.hinge_residual) + largest(self.at.equality)
+        )
+        gap = self.gap / (problem.slope * problem.length)
+        return largest(self.stationarity) / problem.slope + apart / problem.length + gap
+
+    def merit(self, target: Tensor) -> Tensor:
+        """Norm of the KKT residual perturbed to products ``target (B,)``, each part in its unit:
+        damped Newton steps reduce it."""
+        slope, length = self.problem.slope.unsqueeze(1), self.problem.length.unsqueeze(1)
+        products = self.problem.of_pairs(self.room * self.price - target.unsqueeze(1))
+        parts = [
+            self.stationarity / slope,
+            self.row_residual / length,
+            self.hinge_residual.flatten(1) / length,
+            self.at.equality / length,
+            products / (slope * length),
+        ]
+        return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
+
+    def multipliers(self) -> Multipliers:
+        """As the active set takes them."""
+        hinges = self.problem.hinges
+        if hinges is None:
+            alpha = self.z.new_zeros(len(self.z), 0, 0)
+            return Multipliers(self.z, self.dual, self.nu, alpha, alpha > 0)
+        (t, u), (beta, alpha) = self.of_hinges(self.room), self.of_hinges(self.price)
+        weight, length = hinges.weight, self.problem.hinge_length.view(-1, 1, 1)
+        # A share well inside its interval while both parts of the argument vanish.
+        held = (alpha * length > u * weight) & (weight > 0) & (beta * length > t * weight)
+        return Multipliers(self.z, self.dual, self.nu, hinges.real(alpha), held)
+
+    def moved(self, way: "Direction", length: Tensor) -> "Iterate":
+        """After a step of ``length (B,)``; slacks of smooth rows that hold strictly follow their values."""
+        share = length.unsqueeze(1)
+        z, nu = torch.addcmul(self.z, share, way.z), torch.addcmul(self.nu, share, way.nu)
+        room = torch.addcmul(self.room, share, way.room)
+        price = torch.addcmul(self.price, share, way.price)
+        at = self.problem.first_order(z)
+        count = self.problem.rows.constraints.counts.smooth
+        if count:
+            smooth = slice(at.values.shape[1] - count, at.values.shape[1])
+            found = -at.values[:, smooth]
+            strict = found > (1 - _TO_BOUNDARY) * self.room[:, smooth]
+            room[:, smooth] = torch.where(strict, found, room[:, smooth])
+        return Iterate(self.problem, z, nu, room, price, at)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Change of an :class:`Iterate`."""
+
+    z: Tensor
+    nu: Tensor
+    room: Tensor
+    price: Tensor
+
+    def select(self, rows: Tensor) -> "Direction":
+        """The instances ``rows``."""
+        return Direction(self.z[rows], self.nu[rows], self.room[rows], self.price[rows])
+
+    def where(self, chosen: Tensor, other: "Direction") -> "Direction":
+        """This one in the instances ``chosen (B,)``, the other elsewhere."""
+        mine = chosen.unsqueeze(1)
+        return Direction(
+            torch.where(mine, self.z, other.z),
+            torch.where(mine, self.nu, other.nu),
+            torch.where(mine, self.room, other.room),
+            torch.where(mine, self.price, other.price),
         )
 
 
 def started(problem: Problem, z: Tensor, spread: float) -> Iterate:
-    """Slacks and multipliers for a first decision, none below a share ``spread`` of the length.
+    """Rooms and prices for a first decision, no room below a share ``spread`` of the length.
 
     Steps keep a decision within the bounds that it starts within: they may be the domain of its cost.
     """
     width = spread * problem.length.unsqueeze(1)
     at = problem.first_order(z)
     present = problem.rows.present
-    room = torch.where(_of_bounds(problem, at.values), torch.zeros_like(width), width)
-    slack = torch.where(present, torch.maximum(-at.values, room), 1.0)
+    least = torch.where(_of_bounds(problem, at.values), torch.zeros_like(width), width)
+    slack = torch.where(present, torch.maximum(-at.values, least), 1.0)
     level = (problem.slope.unsqueeze(1) * width).expand_as(slack)
-    dual = torch.where(present, 0.1 * level / slack, 0.0)
+    dual = torch.where(present, 0.1 * level / slack, 1.0)
     nu = z.new_zeros(len(z), problem.rows.constraints.equality_matrix.shape[1])
-    a = at.arguments
     if problem.hinges is None:
-        return Iterate(z, slack, dual, nu, a, a, a, a)
+        return Iterate(problem, z, nu, slack, dual, at)
     # On the central path of a hinge with half-width w: alpha u = beta t = c w / 2.
+    a = at.arguments
     w = spread * problem.hinge_length.view(-1, 1, 1).expand_as(a)
     root = (w**2 + a**2).sqrt()
     small = (w + w**2 / (root + a.abs())) / (w + root)
     large = 2.0 - small
     up, down = torch.where(a > 0, large, small), torch.where(a > 0, small, large)
     weight = torch.where(problem.hinges.weight > 0, problem.hinges.weight, 1.0)
-    return Iterate(z, slack, dual, nu, w / down, w / up, 0.5 * weight * up, 0.5 * weight * down)
+    room = torch.cat([slack, (w / down).flatten(1), (w / up).flatten(1)], dim=1)
+    prices = [dual, (0.5 * weight * down).flatten(1), (0.5 * weight * up).flatten(1)]
+    return Iterate(problem, z, nu, room, torch.cat(prices, dim=1), at)
 
 
 def _of_bounds(problem: Problem, values: Tensor) -> Tensor:
@@ -85,224 +220,134 @@ def _of_bounds(problem: Problem, values: Tensor) -> Tensor:
     return (index >= counts.affine) & (index < last) & (values < 0)
 
 
-def multipliers(problem: Problem, iterate: Iterate) -> Multipliers:
-    alpha, held = iterate.alpha, torch.zeros_like(iterate.alpha, dtype=torch.bool)
-    if problem.hinges is not None:
-        weight, length = problem.hinges.weight, problem.hinge_length.view(-1, 1, 1)
-        # A share well inside its interval while both parts of the argument vanish.
-        held = (iterate.alpha * length > iterate.u * weight) & (weight > 0)
-        held = held & (iterate.beta * length > iterate.t * weight)
-        alpha = torch.where(weight > 0, alpha, 0.0)
-    return Multipliers(iterate.z, iterate.dual, iterate.nu, alpha, held)
-
-
-def _gap(problem: Problem, iterate: Iterate) -> Tensor:
-    """Mean complementarity product, ``(B,)``."""
-    total, hinges = (iterate.slack * iterate.dual).sum(1), problem.hinges
-    if hinges is not None:
-        total = total + hinges.product(iterate.alpha, iterate.u)
-        total = total + hinges.product(iterate.beta, iterate.t)
-    return total / _num_products(problem, total)
-
-
-def _gap_ahead(problem: Problem, now: Iterate, way: Iterate, length: Tensor) -> Tensor:
-    """:func:`_gap` after a step, from the parts of its square in the length."""
-    hinges = problem.hinges
-
-    def product(first: Iterate, second: Iterate) -> Tensor:
-        total = (first.slack * second.dual).sum(1)
-        if hinges is None:
-            return total
-        total = total + hinges.product(first.alpha, second.u)
-        return total + hinges.product(first.beta, second.t)
-
-    total = product(now, now) + length * (product(now, way) + product(way, now))
-    total = total + length**2 * product(way, way)
-    return total / _num_products(problem, total)
-
-
-def _num_products(problem: Problem, like: Tensor) -> Tensor:
-    count = problem.rows.present.sum(1).expand(len(like))
-    if problem.hinges is not None:
-        count = count + 2 * problem.hinges.count
-    return count.clamp_min(1)
-
-
-def _stationarity(problem: Problem, iterate: Iterate, at: FirstOrder) -> Tensor:
-    residual = at.gradient + problem.force(at, iterate.dual, iterate.nu)
-    if problem.hinges is not None:
-        residual = residual + problem.hinges.force(problem.hinges.real(iterate.alpha))
-    return residual
-
-
-def _primal(problem: Problem, iterate: Iterate, at: FirstOrder) -> tuple[Tensor, Tensor]:
-    """Residuals of ``c(z) + slack = 0`` and of ``t - u - a(z) = 0``."""
-    rows = torch.where(problem.rows.present, at.values + iterate.slack, 0.0)
-    hinges = at.arguments
-    if problem.hinges is not None:
-        hinges = problem.hinges.real(iterate.t - iterate.u - at.arguments)
-    return rows, hinges
-
-
-def error(problem: Problem, iterate: Iterate, at: FirstOrder) -> Tensor:
-    """KKT residual relative to the problem's slope and length, ``(B,)``."""
-    rows, hinges = _primal(problem, iterate, at)
-    feasibility = largest(rows) + largest(hinges) + largest(at.equality)
-    gap = _gap(problem, iterate) / (problem.slope * problem.length)
-    stationarity = largest(_stationarity(problem, iterate, at))
-    return stationarity / problem.slope + feasibility / problem.length + gap
-
-
-def newton_step(
-    problem: Problem,
-    iterate: Iterate,
-    at: FirstOrder,
-    hessian: Tensor,
-    bend: Tensor | None,
-) -> tuple[Iterate, FirstOrder]:
+def newton_step(iterate: Iterate, hessian: Tensor, bend: Tensor | None) -> Iterate:
     """One predictor-corrector step, or a damped one where that would not bring the optimum closer."""
-    newton = _Newton(problem, iterate, at, hessian if bend is None else hessian + bend)
-    gap = _gap(problem, iterate)
-    predictor = newton.direction(torch.zeros_like(gap), None)
+    newton = _Newton(iterate, hessian if bend is None else hessian + bend)
+    products = -iterate.room * iterate.price
+    predictor = newton.direction(products)
     reach = newton.longest(predictor).clamp_max(1.0)
-    ahead = _gap_ahead(problem, iterate, predictor, reach)
-    centering = (ahead / gap.clamp_min(1e-300)).clamp(1e-8, 1.0) ** 3
-    direction = newton.direction(centering * gap, predictor)
-    length = (_TO_BOUNDARY * newton.longest(direction)).clamp_max(1.0)
-    moved, there = _moved(problem, iterate, direction, length)
-    before = error(problem, iterate, at)
-    poor = ~(error(problem, moved, there) <= (1 - 0.01 * length) * before)
+    ahead = newton.products(predictor, reach).sum(1) / iterate.problem.num_pairs
+    centering = (ahead / iterate.gap.clamp_min(1e-300)).clamp(1e-8, 1.0) ** 3
+    target = (centering * iterate.gap).unsqueeze(1)
+    second = torch.addcmul(products + target, predictor.room, predictor.price, value=-1)
+    direction, longest = newton.centred(second, target)
+    length = (_TO_BOUNDARY * longest).clamp_max(1.0)
+    moved = iterate.moved(direction, length)
+    poor = ~(moved.error <= (1 - 0.01 * length) * iterate.error)
     for least in _DAMPED_CENTERING:
         rows = torch.nonzero(poor).flatten()
         if not rows.numel():
-            return moved, there
-        level = centering.clamp_min(least) * gap
-        direction = newton.direction(level, None)
+            return moved
+        level = centering.clamp_min(least) * iterate.gap
+        direction = newton.direction(products + level.unsqueeze(1))
         longest = (_TO_BOUNDARY * newton.longest(direction)).clamp_max(1.0)[rows]
-        part, begun = problem.select(rows), iterate.select(rows)
-        trial, length = _damped(
-            part, begun, at.select(rows), direction.select(rows), longest, level[rows]
-        )
-        for f in fields(moved):
-            getattr(moved, f.name)[rows] = getattr(trial, f.name)
+        trial, length = _damped(iterate.select(rows), direction.select(rows), longest, level[rows])
+        for name in ("z", "nu", "room", "price"):
+            getattr(moved, name)[rows] = getattr(trial, name)
         # A step cut this short points out of the neighbourhood of the central path: back to it.
         poor = torch.zeros_like(poor).index_copy(0, rows, length < _SHORT)
-        there = problem.first_order(moved.z)
-    return moved, there
-
-
-def _moved(
-    problem: Problem, iterate: Iterate, direction: Iterate, length: Tensor
-) -> tuple[Iterate, FirstOrder]:
-    """The iterate after a step; slacks of smooth rows that hold strictly follow their values."""
-    moved = iterate.moved(direction, length)
-    at = problem.first_order(moved.z)
-    count = problem.rows.constraints.counts.smooth
-    if count:
-        room = -at.values[:, -count:]
-        slack = moved.slack[:, -count:]
-        settled = torch.where(room > (1 - _TO_BOUNDARY) * iterate.slack[:, -count:], room, slack)
-        moved.slack = torch.cat([moved.slack[:, :-count], settled], dim=1)
-    return moved, at
+        at = iterate.problem.first_order(moved.z)
+        moved = Iterate(iterate.problem, moved.z, moved.nu, moved.room, moved.price, at)
+    return moved
 
 
 def _damped(
-    problem: Problem,
-    iterate: Iterate,
-    at: FirstOrder,
-    direction: Iterate,
-    length: Tensor,
-    target: Tensor,
+    iterate: Iterate, direction: Direction, length: Tensor, target: Tensor
 ) -> tuple[Iterate, Tensor]:
     """Halve the step of every instance until its perturbed KKT residual falls."""
-    merit = _merit(problem, iterate, at, target)
+    merit = iterate.merit(target)
     for _ in range(_MAX_HALVINGS):
-        trial, found = _moved(problem, iterate, direction, length)
-        worse = ~(_merit(problem, trial, found, target) <= (1 - 0.01 * length) * merit)
+        trial = iterate.moved(direction, length)
+        worse = ~(trial.merit(target) <= (1 - 0.01 * length) * merit)
         if not bool(worse.any()):
             break
         length = torch.where(worse, 0.5 * length, length)
     return trial, length
 
 
-def _merit(problem: Problem, iterate: Iterate, at: FirstOrder, target: Tensor) -> Tensor:
-    """Norm of the perturbed KKT residual, each part in its unit: damped Newton steps reduce it."""
-    slope, length = problem.slope.unsqueeze(1), problem.length.unsqueeze(1)
-    rows, hinges = _primal(problem, iterate, at)
-    present = problem.rows.present
-    products = torch.where(present, iterate.slack * iterate.dual - target.unsqueeze(1), 0.0)
-    parts = [
-        _stationarity(problem, iterate, at) / slope,
-        rows / length,
-        at.equality / length,
-        products / (slope * length),
-    ]
-    if problem.hinges is not None:
-        real, level = problem.hinges.weight > 0, target.view(-1, 1, 1)
-        parts.append(hinges.flatten(1) / length)
-        for product in (iterate.alpha * iterate.u, iterate.beta * iterate.t):
-            parts.append(torch.where(real, product - level, 0.0).flatten(1) / (slope * length))
-    return torch.stack([part.square().sum(1) for part in parts]).sum(0).sqrt()
-
-
 class _Newton:
-    """The Newton equations at an iterate, factored once for predictor and corrector."""
+    """The Newton equations at an iterate, factored once for all of its directions."""
 
-    def __init__(self, problem: Problem, iterate: Iterate, at: FirstOrder, hessian: Tensor):
-        self._problem, self._iterate, self._at = problem, iterate, at
-        self._present = problem.rows.present
-        self._row_weight = torch.where(self._present, iterate.dual / iterate.slack, 0.0)
-        self._stationarity = _stationarity(problem, iterate, at)
-        self._row_residual, self._hinge_residual = _primal(problem, iterate, at)
-        self._stiffness = iterate.alpha
+    def __init__(self, iterate: Iterate, hessian: Tensor):
+        problem, at = iterate.problem, iterate.at
+        self._problem, self._now = problem, iterate
+        self._num_rows = at.values.shape[1]
+        self._by_room, self._by_price = iterate.room.reciprocal(), iterate.price.reciprocal()
+        self._ratio = iterate.room * self._by_price
+        self._row_weight = torch.where(
+            problem.rows.present, iterate.dual * self._by_room[:, : self._num_rows], 0.0
+        )
+        self._stiffness = at.arguments
         if problem.hinges is not None:
-            softness = iterate.t / iterate.beta + iterate.u / iterate.alpha
-            self._stiffness = problem.hinges.real(1.0 / softness)
+            softness, other = iterate.of_hinges(self._ratio)
+            self._stiffness = problem.hinges.real((softness + other).reciprocal())
         system = problem.system(at, hessian, self._row_weight, self._stiffness)
         unit = problem.slope / problem.length
         scale = torch.maximum(largest(hessian.diagonal(dim1=1, dim2=2)), 1e-2 * unit)
         self._factor = Factor(system, problem.rows.constraints.equality_matrix, scale)
 
-    def direction(self, target: Tensor, predictor: Iterate | None) -> Iterate:
-        """Direction to complementarity products ``target``, less second-order terms."""
-        now, problem = self._iterate, self._problem
-        row_gap = target.unsqueeze(1) - now.slack * now.dual
-        if predictor is not None:
-            row_gap = row_gap - predictor.slack * predictor.dual
-        row_shift = torch.where(self._present, row_gap / now.slack, 0.0)
-        row_shift = row_shift + self._row_weight * self._row_residual
-        force = problem.force(self._at, row_shift, torch.zeros_like(now.nu))
-        right = -self._stationarity - force
-        hinge_shift = up_gap = down_gap = now.alpha
-        if problem.hinges is not None:
-            level = target.view(-1, 1, 1)
-            up_gap, down_gap = level - now.alpha * now.u, level - now.beta * now.t
-            if predictor is not None:
-                up_gap = up_gap - predictor.alpha * predictor.u
-                down_gap = down_gap - predictor.beta * predictor.t
-            hinge_shift = up_gap / now.alpha - down_gap / now.beta - self._hinge_residual
-            hinge_shift = self._stiffness * hinge_shift
-            right = right - problem.hinges.force(hinge_shift)
-        dz, dnu = self._factor.solve(right, -self._at.equality)
-        push = problem.push(self._at, dz)
-        d_slack = torch.where(self._present, -self._row_residual - push, 0.0)
-        d_dual = row_shift + self._row_weight * push
-        if problem.hinges is None:
-            return Iterate(dz, d_slack, d_dual, dnu, *[now.alpha] * 4)
-        d_alpha = hinge_shift + self._stiffness * problem.hinges.push(dz)
-        d_u = problem.hinges.real((up_gap - now.u * d_alpha) / now.alpha)
-        d_t = problem.hinges.real((down_gap + now.t * d_alpha) / now.beta)
-        return Iterate(dz, d_slack, d_dual, dnu, d_t, d_u, d_alpha, -d_alpha)
+    def direction(self, change: Tensor) -> Direction:
+        """Direction that changes the pairs' products by ``change (B, q + 2 M K)``, to first order."""
+        now, problem, rows = self._now, self._problem, self._num_rows
+        change = problem.of_pairs(change)
+        row_shift = torch.addcmul(
+            change[:, :rows] * self._by_room[:, :rows], self._row_weight, now.row_residual
+        )
+        force = problem.force(now.at, row_shift, torch.zeros_like(now.nu))
+        right = -now.stationarity - force
+        hinges = problem.hinges
+        if hinges is not None:
+            by_price = change * self._by_price
+            down, up = now.of_hinges(by_price)
+            shift = self._stiffness * (up - down - now.hinge_residual)
+            right = right - hinges.force(shift)
+        dz, dnu = self._factor.solve(right, -now.at.equality)
+        push = problem.push(now.at, dz)
+        d_slack = torch.where(problem.rows.present, -now.row_residual - push, 0.0)
+        d_dual = torch.addcmul(row_shift, self._row_weight, push)
+        if hinges is None:
+            return Direction(dz, dnu, d_slack, d_dual)
+        d_alpha = (shift + self._stiffness * hinges.push(dz)).flatten(1)
+        d_price = torch.cat([d_dual, -d_alpha, d_alpha], dim=1)
+        d_room = problem.of_pairs(torch.addcmul(by_price, self._ratio, d_price, value=-1))
+        d_room[:, :rows] = d_slack
+        return Direction(dz, dnu, d_room, d_price)
 
-    def longest(self, direction: Iterate) -> Tensor:
-        """Longest step that keeps slacks and multipliers non-negative, and z in sight: ``(B,)``."""
-        lengths = [torch.full_like(self._problem.slope, torch.inf)]
-        for name in ("slack", "dual", "t", "u", "alpha", "beta"):
-            value = getattr(self._iterate, name).flatten(1)
-            if value.shape[1]:
-                change = getattr(direction, name).flatten(1)
-                lengths.append(1.0 / (-change / value.clamp_min(1e-300)).amax(1).clamp_min(1e-300))
+    def centred(self, change: Tensor, target: Tensor) -> tuple[Direction, Tensor]:
+        """A direction like ``direction(change)`` that allows a longer step, and its longest.
+
+        Products that a longer step would leave far from ``target (B, 1)`` are brought back.
+        """
+        direction = self.direction(change)
+        longest = self.longest(direction)
+        if bool((longest + _WORTH * _LONGER > 1.0).all()):
+            return direction, longest
+        products = self.products(direction, (longest + _LONGER).clamp_max(1.0))
+        central = torch.maximum(products, _CENTRAL[0] * target)
+        central = torch.minimum(central, _CENTRAL[1] * target)
+        further = torch.maximum(central - products, -_CENTRAL[1] * target)
+        other = self.direction(change + further)
+        reach = self.longest(other)
+        better = reach >= longest + _WORTH * _LONGER
+        return other.where(better, direction), torch.where(better, reach, longest)
+
+    def products(self, direction: Direction, length: Tensor) -> Tensor:
+        """Of the pairs after a step of ``length (B,)``, 0 for those that are not there."""
+        share = length.unsqueeze(1)
+        room = torch.addcmul(self._now.room, share, direction.room)
+        return self._problem.of_pairs(room * torch.addcmul(self._now.price, share, direction.price))
+
+    def longest(self, direction: Direction) -> Tensor:
+        """Longest step that keeps rooms and prices non-negative, and z in sight: ``(B,)``."""
+        now = self._now
         # Where a smoothed cost is nearly flat, Newton's step is of any length.
         size = largest(direction.z).clamp_min(1e-300)
-        lengths.append((self._problem.length + largest(self._iterate.z)) / size)
-        return torch.stack(lengths).amin(0)
+        longest = (self._problem.length + largest(now.z)) / size
+        if now.room.shape[1]:
+            for change, by in (
+                (direction.room, self._by_room),
+                (direction.price, self._by_price),
+            ):
+                fall = (change * by).amin(1).clamp_max(-1e-300)
+                longest = torch.minimum(longest, -fall.reciprocal())
+        return longest

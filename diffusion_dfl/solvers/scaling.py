@@ -7,7 +7,8 @@ from torch import Tensor
 
 from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints
-from diffusion_dfl.solvers.newton_system import Factor, Problem, ScaledHinges
+from diffusion_dfl.programs.general.quadratic import QuadraticCost
+from diffusion_dfl.solvers.newton_system import Factor, Problem, ScaledHinges, mean_slopes
 from diffusion_dfl.solvers.rows import Rows, largest
 
 # A limit below this share of a program's size is a 0 with rounding noise.
@@ -19,29 +20,43 @@ _ASIDE = (1.0, 1e-3)
 def scaled_problem(program: Program, instances: Instances) -> Problem:
     """The program with unit gradients and its magnitudes, at the allowed decision nearest to 0."""
     given = program.constraints(instances.scenarios, instances.context)
-    z = _origin(program, given, instances)
-    rows = Rows.of(given, z)
-    hinges = _scaled_hinges(program, instances)
-    slopes = program.gradients(instances, z).abs()
-    slope = largest(torch.einsum("bm,bmn->bn", instances.weights, slopes))
-    kinks = hinges
+    quadratic = program.quadratic(instances)
+    z = _origin(program, given, instances, quadratic is None)
+    return _with_magnitudes(program, instances, Rows.of(given, z), quadratic, z)
+
+
+def without_kernels(problem: Problem) -> Problem:
+    """The problem with exact kinks."""
+    exact = problem.instances.exact()
+    return _with_magnitudes(problem.program, exact, problem.rows, problem.quadratic, problem.origin)
+
+
+def _with_magnitudes(
+    program: Program,
+    instances: Instances,
+    rows: Rows,
+    quadratic: QuadraticCost | None,
+    z: Tensor,
+) -> Problem:
+    hinges = kinks = _scaled_hinges(program, instances)
+    slope = mean_slopes(program, instances, quadratic, z)
     if program.kinked and bool((instances.bandwidth > 0).any()):
         # Kernels are where the kinks are.
         kinks = _scaled_hinges(program, instances.exact())
     length = _length(rows, kinks, z)
     if hinges is not None:
         slope = torch.maximum(slope, largest(hinges.weight.sum(1)))
-    quadratic = program.quadratic(instances)
     problem = Problem(program, instances, rows, hinges, quadratic, z, length, length, slope)
     if not bool(((length > 0) & (slope > 0)).all()):
         problem = _with_defaults(problem)
     return problem
 
 
-def _origin(program: Program, given: Constraints, instances: Instances) -> Tensor:
+def _origin(program: Program, given: Constraints, instances: Instances, doubtful: bool) -> Tensor:
     """The allowed decision nearest to 0, aside of it where the cost has no derivatives: ``(B, n)``.
 
-    An entropy has none on the bound that is the end of its domain, a norm none at 0.
+    Whether it has is looked at where it is ``doubtful``, and that of smooth constraints always. An
+    entropy has none on the bound that is the end of its domain, a norm none at 0.
     """
     batch, size = len(instances), program.num_decisions
     first = Instances.of(instances.scenarios[:, :1])
@@ -49,9 +64,11 @@ def _origin(program: Program, given: Constraints, instances: Instances) -> Tenso
     lower = z - torch.inf if given.lower is None else given.lower.expand_as(z)
     upper = z + torch.inf if given.upper is None else given.upper.expand_as(z)
     z = torch.minimum(torch.maximum(z, lower), upper).nan_to_num(0.0, 0.0, 0.0)
-    for aside in _ASIDE:
-        known = program.hessian(first, z).isfinite().flatten(1).all(1)
-        known = known & program.gradient(first, z).isfinite().all(1)
+    for aside in _ASIDE if doubtful or given.smooth is not None else ():
+        known = torch.ones_like(z[:, 0], dtype=torch.bool)
+        if doubtful:
+            known = program.hessian(first, z).isfinite().flatten(1).all(1)
+            known = known & program.gradient(first, z).isfinite().all(1)
         if given.smooth is not None:
             bend = given.smooth.hessian(z, z.new_ones(batch, given.smooth.size))
             known = known & bend.isfinite().flatten(1).all(1)
@@ -192,8 +209,7 @@ def rescaled(problem: Problem, z: Tensor) -> Problem:
 
     Distances to kinks and slopes there do not depend on where 0 is, unlike those of the data.
     """
-    gradients = problem.program.gradients(problem.instances, z).abs()
-    steep = largest(torch.einsum("bm,bmn->bn", problem.instances.weights, gradients))
+    steep = problem.slopes(z)
     if problem.hinges is None:
         length = torch.maximum(problem.length, largest(z))
         slope = torch.maximum(steep, 1e-3 * problem.slope)

@@ -6,7 +6,7 @@ for all z, with Q and c from two derivatives at one point. Most users' costs are
 iteration of a solver then differentiates nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +26,14 @@ class QuadraticCost:
     Attributes:
         hessian, linear: Q ``(B, n, n)`` and c ``(B, n)``.
         forms: the hinges.
+        each: gradients of the scenarios' smooth parts at 0, ``(B, M, n)``, where all have one Hessian;
+            None where that is not known.
     """
 
     hessian: Tensor
     linear: Tensor
     forms: tuple[AffineHinge, ...]
+    each: Tensor | None
 
     @staticmethod
     def of(
@@ -48,8 +51,18 @@ class QuadraticCost:
         origin = torch.zeros_like(generic)
         if smooth is None:
             square = origin.new_zeros(*origin.shape, origin.shape[1])
-            return QuadraticCost(square, origin, forms)
+            return QuadraticCost(square, origin, forms, instances.scenarios.new_zeros(1, 1, 1))
         exact = instances.exact()
+        shared = smooth.shared_hessian(exact, origin)
+        if shared is not None:
+            each = smooth.gradients(exact, origin)
+            hessian = instances.weights.sum(1)[:, None, None] * shared
+            linear = torch.einsum("bm,bmn->bn", instances.weights, each)
+            return (
+                QuadraticCost(hessian, linear, forms, each)
+                if bool(linear.isfinite().all())
+                else None
+            )
         linear, hessian = smooth.gradient(exact, origin), smooth.hessian(exact, origin)
         if not bool(linear.isfinite().all() & hessian.isfinite().all()):
             return None
@@ -59,11 +72,30 @@ class QuadraticCost:
             size = linear.abs() + torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
             if not bool((error <= _SAME * size.amax(1, keepdim=True)).all()):
                 return None
-        return QuadraticCost(hessian, linear, forms)
+        return QuadraticCost(hessian, linear, forms, None)
+
+    def bent(self, kinks: bool) -> bool:
+        """Whether hinges, ``kinks`` with those of power 1, make the Hessian depend on the decision."""
+        return any(kinks or form.power > 1 for form in self.forms)
 
     def select(self, rows: Tensor) -> "QuadraticCost":
         """The instances ``rows`` of the batch."""
-        return QuadraticCost(self.hessian[rows], self.linear[rows], self.forms)
+        each = self.each
+        if each is not None and len(each) == len(self.linear):
+            each = each[rows]
+        return replace(self, hessian=self.hessian[rows], linear=self.linear[rows], each=each)
+
+    def slopes(self, instances: Instances, z: Tensor) -> Tensor | None:
+        """Mean absolute gradient of the scenarios' costs, ``(B, n)``; None where they are not known."""
+        if self.each is None:
+            return None
+        total = instances.weights.sum(1, keepdim=True)
+        found = self.each + (torch.einsum("bij,bj->bi", self.hessian, z) / total).unsqueeze(1)
+        for form in self.forms:
+            found = found + form.gradients(instances, z)
+        if found.shape[1] == 1:
+            return total * found.squeeze(1).abs()
+        return torch.einsum("bm,bmn->bn", instances.weights, found.abs())
 
     def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """Gradient of the sum, ``(B, n)``; ``kinks``: with the hinges of power 1."""

@@ -74,18 +74,28 @@ class ScenarioCost:
             bent = tuple((hinge, columns) for hinge, columns in self.hinges if hinge.power > 1)
             rest = ScenarioCost(self.smooth, bent, alike=self.alike)
             return rest.hessian(instances, z)
-        if self.smooth is not None and not self.hinges and len(z):
-            # At each call, since tensors that the function holds may change: it costs one scenario.
-            y_one, z_one = torch.ones_like(instances.scenarios[0, 0]), torch.ones_like(z[0])
-            if constant_hessian(self.smooth, y_one, z_one):
-                found: Tensor = jacrev(grad(self.smooth, argnums=1), argnums=1)(y_one, z_one)
-                if bool(found.isfinite().all()):
-                    return instances.weights.sum(1)[:, None, None] * found
+        shared = self.shared_hessian(instances, z)
+        if shared is not None:
+            return instances.weights.sum(1)[:, None, None] * shared
 
         def second(total: _Total, z: Tensor, s: Tensor) -> Tensor:
             return jacrev(grad(total))(z, s)
 
         return self._summed(second, instances, [z], values=z.shape[1])
+
+    def shared_hessian(self, instances: Instances, z: Tensor) -> Tensor | None:
+        """The Hessian ``(n, n)`` of every scenario at every decision; None where it is not proved to be
+        one.
+
+        At each call, since tensors that the function holds may change: it costs one scenario.
+        """
+        if self.smooth is None or self.hinges or not len(z):
+            return None
+        y_one, z_one = torch.ones_like(instances.scenarios[0, 0]), torch.ones_like(z[0])
+        if not constant_hessian(self.smooth, y_one, z_one):
+            return None
+        found: Tensor = jacrev(grad(self.smooth, argnums=1), argnums=1)(y_one, z_one)
+        return found if bool(found.isfinite().all()) else None
 
     def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(d/ds gradient)' u``: ``(B, d_y)``."""
