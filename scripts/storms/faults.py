@@ -15,9 +15,10 @@ import torch
 from diffusion_dfl.errors import RunFailed
 from diffusion_dfl.estimators import Loss, TwoStage
 from diffusion_dfl.layers import DecisionLayer
+from diffusion_dfl.suite.runs import directory
 from diffusion_dfl.suite.runs.lease import Lease
 
-FAULTS = ("none", "none", "none", "disk", "permission", "solver", "nan", "sync")
+FAULTS = ("none", "none", "none", "disk", "permission", "solver", "nan", "sync", "version")
 #: Seconds between signs of life, and without one until a host counts as dead, in a storm of hosts.
 BEAT, EXPIRY = 0.1, 1.0
 
@@ -55,6 +56,12 @@ def put(fault: str, folder: Path, start: float) -> Callable[[], None] | None:
 
         os.fsync = fails  # type: ignore[assignment]
         return lambda: setattr(os, "fsync", sync)
+    if fault == "version":
+        # Of the suite alone: one that computed otherwise would be refused, which is no storm's to mend.
+        told = directory.source_version
+        other = told()._replace(source=f"{int(1e9 * start):016x}")
+        directory.source_version = lambda: other  # type: ignore[assignment]
+        return lambda: setattr(directory, "source_version", told)
     if fault == "nan":
         whole = TwoStage.__call__
 

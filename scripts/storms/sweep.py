@@ -157,10 +157,12 @@ def _status(folder: Path) -> str:
 
 
 def _numbers(path: Path) -> Any:
-    """What must be equal: all of a file, but the times and sizes of a record."""
+    """What must be equal: all of a file, but a record's times, sizes and versions of the source."""
     text = path.read_text(encoding="utf-8")
     if path.name != "summary.json":
         return text
     return {
-        key: value for key, value in json.loads(text).items() if key not in ("timing", "resources")
+        key: value
+        for key, value in json.loads(text).items()
+        if key not in ("timing", "resources", "sources")
     }
