@@ -51,6 +51,8 @@ class Multipliers:
 
     def where(self, chosen: Tensor, other: "Multipliers") -> "Multipliers":
         """This one in the instances ``chosen (B,)``, the other elsewhere."""
+        if bool(chosen.all()):
+            return self
 
         def pick(mine: Tensor, theirs: Tensor) -> Tensor:
             return torch.where(chosen.view(-1, *[1] * (mine.dim() - 1)), mine, theirs)
@@ -85,7 +87,7 @@ def violation(
         above = (hinges.weight - point.alpha) * at.arguments.clamp_min(0)
         below = point.alpha * at.arguments.clamp_max(0)
         ratios += [largest(part) / (steep * near) for part in (above, below)]
-        ratios.append(largest(torch.where(point.held, at.arguments, 0.0)) / near)
+        ratios.append(largest(at.arguments * point.held) / near)
     ratios.append(largest(unused) / steep.clamp_min(1e-300))
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
     resolution = largest(torch.einsum("bij,bj->bi", hessian.abs(), z.abs()))
@@ -129,7 +131,7 @@ def polish(
     steep = problem.slopes(point.z)
     for _ in range(rounds):
         if hinges is not None:
-            alpha = torch.where(held, alpha, torch.where(up, hinges.weight, 0.0))
+            alpha = alpha * held + hinges.weight * (up & ~held)
         z, dual, nu, alpha = _equality_newton(
             problem, z, dual, nu, alpha, active, held, refinements
         )
@@ -152,9 +154,10 @@ def polish(
         dual = torch.where(active, dual.clamp_min(0), 0.0)
         if hinges is not None:
             reach = 10 * rounding.view(-1, 1, 1)
-            crossed = torch.where(up, at.arguments < -reach, at.arguments > reach)
+            crossed = (up & (at.arguments < -reach)) | (~up & (at.arguments > reach))
             strict = held & (alpha > 0) & (alpha < hinges.weight)
-            up = torch.where(held & ~strict, alpha > 0, up)
+            loose = held & ~strict
+            up = (loose & (alpha > 0)) | (~loose & up)
             held = (strict | (~held & crossed)) & (hinges.weight > 0)
     return best, best_violation
 
@@ -188,12 +191,13 @@ def _equality_newton(
         # Ties keep equal shares of their weights if their multipliers move in proportion to them.
         top = hinges.weight.amax(1, keepdim=True).clamp_min(1e-300)
         share = (hinges.weight / top).clamp_min(1e-4)
-        hinge_penalty = torch.where(held, _PENALTY * share / square, 0.0)
+        hinge_penalty = (_PENALTY * share / square) * held
     system = problem.system(at, hessian, row_penalty, hinge_penalty)
-    system = system + matrix.transpose(1, 2) @ (matrix * equality_penalty.unsqueeze(-1))
-    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    if matrix.shape[1]:
+        system += matrix.transpose(1, 2) @ (matrix * equality_penalty.unsqueeze(-1))
     typical = hessian.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0) + unit
-    factor = cholesky(system + 1e-10 * typical.view(-1, 1, 1) * eye)
+    system.diagonal(dim1=1, dim2=2).add_(1e-10 * typical.unsqueeze(1))
+    factor = cholesky(system)
     for step in range(refinements):
         if step:
             at = problem.first_order(z)

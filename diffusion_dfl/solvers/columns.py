@@ -86,7 +86,9 @@ def entries(problem: Problem) -> list[Tensor]:
     at = problem.first_order(problem.origin)
     hessian, bend = problem.curvature(problem.origin, torch.ones_like(at.values))
     root = hessian.diagonal(dim1=1, dim2=2).abs().sqrt()
-    blocks = [without_noise(hessian, root), root.unsqueeze(1)]
+    # A row with one entry says nothing of others.
+    alone = problem.quadratic is not None and problem.quadratic.diagonal
+    blocks = [root.unsqueeze(1)] if alone else [without_noise(hessian, root), root.unsqueeze(1)]
     blocks += [at.gradient.unsqueeze(1), constraints.matrix, constraints.equality_matrix]
     blocks += [part for part in (bend, at.jacobian) if part is not None]
     if problem.hinges is not None:

@@ -22,6 +22,8 @@ from diffusion_dfl.solvers.rows import Rows, largest, take
 
 # Below this share of its typical entry, a system's diagonal is as good as 0.
 _RIDGE = 1e-12
+# A diagonal system whose entries are above this share of their scale is solved by division.
+_FIRM = 1e-8
 # Relative size of an argument whose sign is rounding's, and of a step that is safely beyond it.
 _AMBIGUOUS, _ASIDE = 1e-12, 1e-9
 _IRRATIONAL = 0.6180339887498949
@@ -60,7 +62,7 @@ class ScaledHinges:
 
     def real(self, values: Tensor) -> Tensor:
         """Values ``(B, M, K)``, 0 for hinges without weight."""
-        return values if self.whole else torch.where(self.weight > 0, values, 0.0)
+        return values if self.whole else values * (self.weight > 0)
 
     @cached_property
     def count(self) -> Tensor:
@@ -170,7 +172,7 @@ class Problem:
         """Values ``(B, q + 2 M K)`` of rows and of both parts of hinges, 0 for those not there."""
         if self._real_pairs is None:
             return values
-        return torch.where(self._real_pairs, values, 0.0)
+        return values * self._real_pairs
 
     @cached_property
     def num_pairs(self) -> Tensor:
@@ -281,16 +283,20 @@ class Problem:
             total = total + transpose_apply(at.jacobian, smooth)
         return total
 
+    @property
+    def diagonal(self) -> bool:
+        """Whether :meth:`system` is diagonal: only bounds and a quadratic cost of single coordinates."""
+        alone = self.hinges is None and not self.rows.constraints.matrix.shape[1]
+        alone = alone and self.rows.constraints.smooth is None
+        return alone and self.quadratic is not None and self.quadratic.diagonal
+
     def system(
         self, at: "FirstOrder", hessian: Tensor, row_weight: Tensor, hinge_weight: Tensor
     ) -> Tensor:
         """``H + J' diag(row_weight) J + sum hinge_weight jacobian jacobian'``: ``(B, n, n)``."""
         rows = self.rows.constraints
-        affine, lower, upper, smooth = row_weight.split(list(rows.counts), dim=1)
-        system = hessian.clone()
-        for bound, weight in ((rows.lower, lower), (rows.upper, upper)):
-            if bound is not None:
-                system.diagonal(dim1=1, dim2=2).add_(weight)
+        affine, _, _, smooth = row_weight.split(list(rows.counts), dim=1)
+        system = with_diagonal(hessian, self.of_bounds(row_weight))
         if rows.matrix.shape[1]:
             system += _gram(rows.matrix, affine)
         if at.jacobian is not None:
@@ -298,6 +304,30 @@ class Problem:
         if self.hinges is not None:
             system += self.hinges.gram(hinge_weight)
         return system
+
+    def factor(
+        self,
+        at: "FirstOrder",
+        hessian: Tensor,
+        row_weight: Tensor,
+        hinge_weight: Tensor,
+        scale: Tensor,
+    ) -> "Factor":
+        """Factors of :meth:`system` with the equalities; ``scale (B,)`` is that of its entries."""
+        if self.diagonal:
+            system = hessian.diagonal(dim1=1, dim2=2) + self.of_bounds(row_weight)
+        else:
+            system = self.system(at, hessian, row_weight, hinge_weight)
+        return Factor(system, self.rows.constraints.equality_matrix, scale)
+
+    def of_bounds(self, row_weight: Tensor) -> Tensor:
+        """What weights of the rows ``(B, q)`` add to the diagonal of :meth:`system`: ``(B, n)``."""
+        rows = self.rows.constraints
+        _, lower, upper, _ = row_weight.split(list(rows.counts), dim=1)
+        total = torch.zeros_like(self.origin)
+        if rows.lower is not None:
+            total = total + lower
+        return total if rows.upper is None else total + upper
 
 
 @dataclass(frozen=True)
@@ -345,48 +375,82 @@ def _gram(matrix: Tensor, weight: Tensor) -> Tensor:
 
 
 class Factor:
-    """Cholesky factors of ``[K A'; A 0]``, once for several right sides.
+    """Factors of ``[K A'; A 0]``, once for several right sides.
 
     The penalty ``rho A'A`` makes K definite where it is singular but A is not, and leaves the
     solution as it is; a ridge keeps redundant equalities and flat directions apart from 0.
+
+    Args:
+        system: K ``(B, n, n)``, or its diagonal ``(B, n)`` if it is one.
+        equality: A ``(B|1, p, n)``.
+        scale: of K's entries, ``(B,)``.
     """
 
     def __init__(self, system: Tensor, equality: Tensor, scale: Tensor):
         self._equality = equality
-        self._rho = scale.unsqueeze(1)
-        self._system = penalised = with_diagonal(system, _RIDGE * scale.unsqueeze(1))
+        scale = scale.unsqueeze(1)
+        self._root: Tensor | None = None
+        if system.dim() == 2:
+            if bool((system > _FIRM * scale).all()):
+                self._factor_diagonal(system)
+                return
+            system = torch.diag_embed(system)
+        self._rho = scale
+        self._system = penalised = with_diagonal(system, _RIDGE * scale)
         if equality.shape[1]:
             square = (equality.transpose(1, 2) @ equality).expand_as(system)
-            penalised = torch.addcmul(penalised, scale.view(-1, 1, 1), square)
+            penalised = torch.addcmul(penalised, scale.unsqueeze(2), square)
         self._cholesky = cholesky(penalised)
         if equality.shape[1]:
             columns = equality.transpose(1, 2).expand(len(system), -1, -1)
             self._columns = torch.linalg.solve_triangular(self._cholesky, columns, upper=False)
-            schur = self._columns.transpose(1, 2) @ self._columns
-            typical = schur.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-300).view(-1, 1, 1)
-            # Rows of zeros stand for equalities that other instances have.
-            self._schur = cholesky(with_diagonal(schur, 1e-13 * typical.squeeze(2)))
+            self._factor_schur()
+
+    def _factor_diagonal(self, diagonal: Tensor) -> None:
+        self._system = diagonal
+        self._root = diagonal.rsqrt()
+        self._columns = self._equality.transpose(1, 2) * self._root.unsqueeze(2)
+        if self._equality.shape[1]:
+            self._factor_schur()
+
+    def _factor_schur(self) -> None:
+        schur = self._columns.transpose(1, 2) @ self._columns
+        typical = schur.diagonal(dim1=1, dim2=2).amax(1).clamp_min(1e-300).unsqueeze(1)
+        # Rows of zeros stand for equalities that other instances have.
+        self._schur = cholesky(with_diagonal(schur, 1e-13 * typical))
 
     def solve(self, right: Tensor, equality_right: Tensor) -> tuple[Tensor, Tensor]:
         """``K d + A' e = right``, ``A d = equality_right``: ``(B, n), (B, p)``, refined once."""
         if not self._equality.shape[1]:
+            if self._root is not None:
+                return right / self._system, equality_right
             step = torch.cholesky_solve(right.unsqueeze(-1), self._cholesky).squeeze(-1)
             return step, equality_right
         step, dual = self._solve(right, equality_right)
-        rest = right - torch.einsum("bij,bj->bi", self._system, step)
-        rest = rest - transpose_apply(self._equality, dual)
+        rest = right - self._times(step) - transpose_apply(self._equality, dual)
         more, more_dual = self._solve(rest, equality_right - apply(self._equality, step))
         return step + more, dual + more_dual
 
+    def _times(self, step: Tensor) -> Tensor:
+        if self._root is not None:
+            return self._system * step
+        return torch.einsum("bij,bj->bi", self._system, step)
+
     def _solve(self, right: Tensor, equality_right: Tensor) -> tuple[Tensor, Tensor]:
-        right = right + self._rho * transpose_apply(self._equality, equality_right)
-        half = torch.linalg.solve_triangular(self._cholesky, right.unsqueeze(-1), upper=False)
+        if self._root is None:
+            right = right + self._rho * transpose_apply(self._equality, equality_right)
+        half = self._halved(right.unsqueeze(-1), forth=True)
         gap = self._columns.transpose(1, 2) @ half - equality_right.unsqueeze(-1)
         dual = torch.cholesky_solve(gap, self._schur)
-        step = torch.linalg.solve_triangular(
-            self._cholesky.transpose(1, 2), half - self._columns @ dual, upper=True
-        )
+        step = self._halved(half - self._columns @ dual, forth=False)
         return step.squeeze(-1), dual.squeeze(-1)
+
+    def _halved(self, right: Tensor, forth: bool) -> Tensor:
+        """``L^-1 right``, or ``L'^-1 right`` on the way back, with ``K = L L'``: ``(B, n, 1)``."""
+        if self._root is not None:
+            return self._root.unsqueeze(2) * right
+        factor = self._cholesky if forth else self._cholesky.transpose(1, 2)
+        return torch.linalg.solve_triangular(factor, right, upper=not forth)
 
 
 def with_diagonal(matrix: Tensor, diagonal: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.solvers.active_set import Multipliers
-from diffusion_dfl.solvers.newton_system import Factor, FirstOrder, Problem
+from diffusion_dfl.solvers.newton_system import FirstOrder, Problem
 from diffusion_dfl.solvers.rows import largest
 
 _TO_BOUNDARY = 0.995
@@ -281,10 +281,9 @@ class _Newton:
         if problem.hinges is not None:
             softness, other = iterate.of_hinges(self._ratio)
             self._stiffness = problem.hinges.real((softness + other).reciprocal())
-        system = problem.system(at, hessian, self._row_weight, self._stiffness)
         unit = problem.slope / problem.length
         scale = torch.maximum(largest(hessian.diagonal(dim1=1, dim2=2)), 1e-2 * unit)
-        self._factor = Factor(system, problem.rows.constraints.equality_matrix, scale)
+        self._factor = problem.factor(at, hessian, self._row_weight, self._stiffness, scale)
 
     def direction(self, change: Tensor) -> Direction:
         """Direction that changes the pairs' products by ``change (B, q + 2 M K)``, to first order."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
-from diffusion_dfl.solvers.newton_system import Factor, Problem, ScaledHinges, mean_slopes
+from diffusion_dfl.solvers.newton_system import Problem, ScaledHinges, mean_slopes, with_diagonal
 from diffusion_dfl.solvers.rows import Rows, largest
 
 # A limit below this share of a program's size is a 0 with rounding noise.
@@ -165,21 +165,19 @@ def cold_start(problem: Problem) -> Tensor:
     hessian = problem.curvature(z, torch.zeros_like(at.values))[0]
     unit = (problem.slope / problem.length).unsqueeze(1)
     typical = torch.maximum(hessian.diagonal(dim1=1, dim2=2).mean(1, keepdim=True), 0.1 * unit)
-    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     right, spring = -at.gradient, at.arguments
     if problem.hinges is not None:
         weight = problem.hinges.weight
         spring = weight / problem.length.view(-1, 1, 1)
         right = right - problem.hinges.force(0.5 * weight + spring * at.arguments)
-    system = hessian + 0.01 * unit.unsqueeze(2) * eye
-    matrix = problem.rows.constraints.equality_matrix
+    system = with_diagonal(hessian, 0.01 * unit)
     penalty = torch.zeros_like(at.values)
     step = torch.zeros_like(z)
     for _ in range(2):
         violated = problem.rows.present & (at.values + problem.push(at, step) > 0)
         penalty = torch.where(violated, typical, penalty)
         force = problem.force(at, penalty * at.values, torch.zeros_like(at.equality))
-        factor = Factor(problem.system(at, system, penalty, spring), matrix, typical.squeeze(1))
+        factor = problem.factor(at, system, penalty, spring, typical.squeeze(1))
         step = factor.solve(right - force, -at.equality)[0]
     size = step.abs().amax(1, keepdim=True)
     usable = step.isfinite().all(1, keepdim=True) & (size < 1e3 * problem.length.unsqueeze(1))

@@ -159,6 +159,15 @@ def _ladder(argument: Tensor, width: Tensor, level: int) -> Tensor:
     return -(argument / safe) / safe * density
 
 
+def _kinked(argument: Tensor, level: int) -> Tensor:
+    """:func:`_ladder` of width 0, where no tail is to be computed."""
+    if level < 0:
+        return torch.zeros_like(argument)
+    if level == 0:
+        return 0.5 * (1 + argument.sign())
+    return argument.clamp_min(0) ** level
+
+
 def as_hinges(name: str, given: Hinge | Sequence[Hinge]) -> tuple[Hinge, ...]:
     """One hinge or several as a tuple; TypeError, by the name of the argument, if it holds others."""
     several = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
@@ -233,9 +242,9 @@ class AffineHinge:
         level = self.power - order
         factor = perm(self.power, order) if level >= 0 else perm(self.power, self.power)
         argument = self.arguments(instances.scenarios, z)
-        return (
-            factor * self.coefficient * _ladder(argument, self.widths(instances.bandwidth), level)
-        )
+        width = self.widths(instances.bandwidth)
+        found = _ladder(argument, width, level) if bool(width.any()) else _kinked(argument, level)
+        return factor * self.coefficient * found
 
     def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``(B,)``."""

@@ -234,10 +234,10 @@ def notes(table: Table) -> list[str]:
             f"{', '.join(table.displaced)}. Between the two nothing is compared: no row is marked best, "
             "and differences are to rows of the same age."
         )
-    absent = [name for _, name, *_ in ROWS if name not in table.estimates("method")]
-    if absent and not table.compare:
+    unrun = [name for _, name, *_ in ROWS if name not in table.estimates("method")]
+    if unrun and not table.compare:
         told.append(
-            f"Without runs: {', '.join(absent)}; `diffusion-dfl status --missing task={table.task} "
+            f"Without runs: {', '.join(unrun)}; `diffusion-dfl status --missing task={table.task} "
             "seed=0-9` has the commands."
         )
     if table.stale:
