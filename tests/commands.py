@@ -182,6 +182,7 @@ NOT_RUN: dict[str, str] = {
     "python scripts/search.py task=power model=diffusion hydra/launcher=dask --workers 160": _SEARCH,
     "python scripts/search.py task=inventory model=gaussian grad=two_stage --trials 2 "
     "--root build/search --preset-folder build/presets": _SEARCH,
+    "make architecture": "tests/test_architecture.py",
     "make audit": "tests/suite/reporting/test_audit.py",
     "make wandb-sync": "tests/test_scripts.py",
     "python examples/quickstart.py": "tests/test_examples.py",

@@ -48,7 +48,7 @@ from diffusion_dfl.solvers.solution import Solution, Status
 
 _MAX_ITERATIONS = 200
 # Distance to the constraints that a first decision begins with, as a share of the problem's length.
-_COLD, _WARM = 0.6, 0.01
+_COLD, _WARM = 0.3, 0.01
 # Iterations without progress before an instance is given up.
 _STALL = 30
 # And before its active set is tried again, or evidence that it has no optimum is looked for.

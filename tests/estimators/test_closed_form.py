@@ -154,8 +154,7 @@ def test_newsvendor_gradient_is_that_of_the_quantile(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outcome", [1.0, 9.0])
-@pytest.mark.parametrize("scale", [1.06, 3.0])
+@pytest.mark.parametrize(("scale", "outcome"), [(1.06, 9.0), (3.0, 1.0)])
 @pytest.mark.parametrize("kind", [Reparam, Score])
 def test_newsvendor_gradient_of_a_million_scenarios_in_one_solve(
     kind: type[Reparam] | type[Score], scale: float, outcome: float
