@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 task ?= power
 model ?= diffusion
 
-.PHONY: help setup search demo table1 readme ablations figures audit report status missing publish check-records chaos wandb-sync test test-slow test-cuda lint format fetch docs config-docs architecture dist
+.PHONY: help setup search demo table1 readme ablations figures audit report status missing publish check-records chaos wandb-sync test test-slow test-cuda lint format fetch docs gallery config-docs architecture dist
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ format: setup ## rewrite files in the project's style
 
 config-docs: setup ## docs/config.md from conf/ and the schemas
 	$(BIN)/python scripts/make_config_docs.py
+
+gallery: setup ## run the gallery's scripts; their numbers into docs/gallery/, their notebooks beside them
+	$(BIN)/python scripts/make_gallery.py
 
 architecture: setup ## docs/architecture.md and its picture from the imports of the source
 	$(BIN)/python scripts/make_architecture.py

@@ -186,6 +186,11 @@ NOT_RUN: dict[str, str] = {
     "make audit": "tests/suite/reporting/test_audit.py",
     "make wandb-sync": "tests/test_scripts.py",
     "python examples/quickstart.py": "tests/test_examples.py",
+    "make gallery": "tests/test_gallery.py",
+    **{
+        f"python examples/gallery/{name}.py": "tests/test_gallery.py"
+        for name in ("newsvendor", "battery", "portfolio", "staffing", "risk_budget", "recourse")
+    },
     "python scripts/benchmark.py solvers": "tests/test_benchmark.py",
     "python scripts/benchmark.py users": "tests/test_benchmark.py",
     "python scripts/gradient_lab.py linear": "tests/laboratory/test_linear_gaussian.py",

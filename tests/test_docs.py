@@ -13,7 +13,15 @@ from markdown.extensions.toc import slugify
 from tests.commands import ROOT, blocks, is_of_files, pages
 
 #: Pages whose Python a test of their own runs.
-ELSEWHERE = ["docs/command_line.md", *(page for page in pages() if is_of_files(page))]
+ELSEWHERE = [
+    "docs/command_line.md",
+    *(
+        page
+        for page in pages()
+        if page.startswith("docs/gallery/") and not page.endswith("index.md")
+    ),
+    *(page for page in pages() if is_of_files(page)),
+]
 
 PROGRAMS = [page for page in pages() if any(block.language == "python" for block in blocks(page))]
 

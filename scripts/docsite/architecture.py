@@ -240,13 +240,13 @@ def _curve(start: tuple[int, int], end: tuple[int, int]) -> str:
     return f"M{x0} {y0} C{x0} {y0 + bend} {x1} {y1 - bend} {x1} {y1}"
 
 
-def with_block(text: str, name: str, content: str) -> str:
-    """The page with what stands under ``name`` made anew.
+def with_block(text: str, name: str, content: str, target: str = "architecture") -> str:
+    """The page with what stands under ``name`` made anew by ``make target``.
 
     Raises:
         ValueError: the page has no such block.
     """
-    begin, end = f"<!-- {name}: make architecture -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: make {target} -->", f"<!-- end of {name} -->"
     if begin not in text or end not in text:
         raise ValueError(f"the page lacks {begin} ... {end}")
     before, after = text.split(begin)[0], text.split(end)[1]

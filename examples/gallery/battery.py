@@ -1,0 +1,59 @@
+# %% [markdown]
+# # Battery arbitrage
+# A battery buys and sells in eight blocks of the next day, at prices that are not known yet.
+
+# %% Data
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+import diffusion_dfl as ddfl
+
+torch.set_num_threads(1)
+BLOCKS, POWER, CAPACITY, EFFICIENCY = 8, 1.0, 2.0, 0.9
+rng, hours = np.random.default_rng(0), np.arange(BLOCKS)
+wind, sun, cold = rng.random((3, 1200, 1))
+load = (
+    0.55 + 0.25 * cold + 0.15 * np.sin((hours - 2.5) / 4 * np.pi) + rng.normal(0, 0.05, (1200, 8))
+)
+load -= 0.45 * sun * np.exp(-0.5 * (hours - 4) ** 2) + wind * np.linspace(0.42, 0.14, BLOCKS)
+price = 40 * load + 360 * np.maximum(load - 0.6, 0) - 60 * np.maximum(0.15 - load, 0)
+price *= rng.gamma(8.0, 1 / 8.0, wind.shape)
+known, later = ["wind", "sun", "cold"], [f"price_{hour}" for hour in hours]
+frame = pd.DataFrame(np.hstack([wind, sun, cold, price]), columns=known + later)
+
+# %% Program
+so_far = torch.tril(torch.ones(BLOCKS, BLOCKS))  # z: what is bought, then what is sold
+charge = torch.cat([EFFICIENCY * so_far, -so_far / EFFICIENCY], 1)
+program = ddfl.TorchProgram(
+    num_decisions=2 * BLOCKS, num_outcomes=BLOCKS, lower=0.0, upper=POWER,
+    smooth=lambda price, z: price @ (z[:BLOCKS] - z[BLOCKS:]),
+    matrix=torch.cat([charge, -charge]), limit=[CAPACITY] * BLOCKS + [0.0] * BLOCKS,
+)  # fmt: skip
+task = ddfl.task_from_frame("battery", program, frame, known, later, shares=(0.4, 0.1, 0.5))
+
+# %% Training
+fit = ddfl.TrainingSettings(epochs=150, batch_size=64, learning_rate=5e-3)
+on = ddfl.TrainingSettings(epochs=10, batch_size=64, learning_rate=1e-2)
+bent = ddfl.DecisionRule(1, regularise=ddfl.Regulariser(5.0))
+linear = partial(ddfl.DeterministicPredictor, layers=0)  # in the context, which prices are not
+point = ddfl.train(task, linear, fit=fit)
+path, score = ddfl.Reparam(1, fit_weight=0.1), ddfl.SetScore(10, num_sets=8, fit_weight=0.3)
+focused = ddfl.train(task, point.predictor, path, decision=bent, fit=None, train=on)
+noisy = partial(ddfl.GaussianPredictor, layers=0)
+gaussian = ddfl.train(task, noisy, decision=ddfl.DecisionRule(10), fit=fit)
+trained = {"point": point, "point, regularised": focused, "gaussian": gaussian}
+trained["gaussian, SetScore"] = ddfl.train(task, gaussian.predictor, score, fit=None, train=on)
+
+# %% Comparison
+test = task.dataset.test
+made = dict(task.baselines())
+made |= {name: one.decide(frame.iloc[test]).decision for name, one in trained.items()}
+costs = {name: task.judge(test, decisions).per_row for name, decisions in made.items()}
+print(f"{len(test)} test days        earned a day   more than saa, 95 %")
+for name, cost in costs.items():
+    gain = costs["saa"] - cost
+    error = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
+    print(f"{name:<22} {-cost.mean():10.2f} {gain.mean():10.2f} ± {error:.2f}")
