@@ -106,6 +106,5 @@ dist: setup ## the wheel and the source archive in build/dist, checked for an in
 	$(BIN)/twine check --strict build/dist/*
 	$(BIN)/check-wheel-contents build/dist/*.whl
 
-docs: setup ## the documentation as a site, site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "site/index.html; search wants a server: python -m http.server --directory site"
+docs: setup ## the documentation as a site, site/index.html; VERSION=0.2.0 beside older versions
+	$(BIN)/python scripts/make_docs.py $(if $(VERSION),--version $(VERSION))

@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: files outside docs/ that pages link to come along.
+"""The pages of the site in one folder: docs/, and the files outside it that pages link to.
 
 Pages link to result tables, figures and files of the repository by relative paths
 (``../results/tables/ablations.md``), which work wherever the repository is browsed. In the site such
@@ -8,12 +8,11 @@ becomes a page, whose own links are followed in turn.
 
 import posixpath
 import re
+import shutil
 from pathlib import Path
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.files import write_text
 
 #: Target of an inline link or image, apart from its anchor; code is taken out before.
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\s+\"[^\"]*\")?(\))")
@@ -28,59 +27,55 @@ def targets(markdown: str) -> list[str]:
     return [target for target in found if not _ELSEWHERE.match(target)]
 
 
-def outside(page: str, target: str) -> str | None:
-    """Path from the repository's root of what ``target`` means on ``page``, if it is outside docs/.
+def outside(source: str, target: str) -> str | None:
+    """Path from the repository's root of what ``target`` means in a file, if it is outside docs/.
 
     Args:
-        page: source path of the page, from docs/; a page that came along is one of ``results/...``.
+        source: path of the file from the repository's root.
         target: relative link target.
     """
-    folder = posixpath.dirname(page if came_along(page) else posixpath.join("docs", page))
-    path = posixpath.normpath(posixpath.join(folder, target))
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
     return None if path.startswith("docs/") else path
 
 
-def came_along(page: str) -> bool:
-    """Whether a page of the site is a file from outside docs/."""
-    return not (_root() / "docs" / page).is_file()
+def stage(root: Path, folder: Path) -> None:
+    """Make ``folder`` anew: the pages of docs/ with rewritten links, and what they link to.
 
-
-def _root() -> Path:
-    return Path(__file__).resolve().parents[2]
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what pages link to outside docs/, and what that links to."""
-    waiting = [file.src_uri for file in files.documentation_pages()]
+    Raises:
+        UserError: a page that links to no file.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(root / "docs", folder, ignore=shutil.ignore_patterns("templates"))
+    waiting = [f"docs/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.md")]
+    brought: set[str] = set()
     while waiting:
-        page = waiting.pop()
-        file = files.get_file_from_path(page)
-        assert file is not None
-        for target in targets(file.content_string):
-            path = outside(page, target)
-            if path is None or files.get_file_from_path(path) is not None:
+        source = waiting.pop()
+        text = (root / source).read_text(encoding="utf-8")
+        for target in targets(text):
+            path = outside(source, target)
+            if path is None or path in brought:
                 continue
-            place = _root() / path
-            if not place.is_file():
-                raise PluginError(f"{page} links to {target}: there is no file {path}")
-            added = File.generated(config, path, abs_src_path=str(place))
-            files.append(added)
-            if added.is_documentation_page():
+            if not (root / path).is_file():
+                raise UserError(f"{source} links to {target}: there is no file {path}")
+            brought.add(path)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, folder / path)
+            if path.endswith(".md"):
                 waiting.append(path)
-    return files
+        if source.startswith("docs/"):
+            page = source.removeprefix("docs/")
+            write_text(folder / page, _rewritten(text, source, page))
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links that leave docs/ to where their files are in the site."""
-    source = page.file.src_uri
-    if came_along(source):
-        return markdown
+def _rewritten(text: str, source: str, page: str) -> str:
+    """Links that leave docs/ pointed to where their files are in the site."""
 
     def rewrite(match: re.Match[str]) -> str:
         before, target, anchor, title, after = match.groups(default="")
         path = None if _ELSEWHERE.match(target) else outside(source, target)
         if path is None:
             return match.group(0)
-        return f"{before}{posixpath.relpath(path, posixpath.dirname(source) or '.')}{anchor}{title}{after}"
+        here = posixpath.relpath(path, posixpath.dirname(page) or ".")
+        return f"{before}{here}{anchor}{title}{after}"
 
-    return LINK.sub(rewrite, markdown)
+    return LINK.sub(rewrite, text)
