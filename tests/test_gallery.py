@@ -112,7 +112,9 @@ def test_a_script_prints_what_its_page_says(page: str) -> None:
     assert [len(row) for row in found] == [len(row) for row in said]
     # Other versions and processors differ in the last digit, and training carries it further.
     for one, other in zip(found, said, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0.05, atol=0.3)
+        np.testing.assert_allclose(
+            one, other, rtol=0.05, atol=0.04 if page == "portfolio.md" else 0.3
+        )
     learned_saves(page, found)
 
 
