@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         task_from_frame,
     )
     from diffusion_dfl.training.api import train
+    from diffusion_dfl.training.compare import compare
     from diffusion_dfl.training.experiment import Experiment, Stages
     from diffusion_dfl.training.fitted import Decisions, Fitted
     from diffusion_dfl.training.rule import DecisionRule
@@ -140,6 +141,7 @@ _HOMES = {
         "task_from_frame",
     ),
     "diffusion_dfl.training.api": ("train",),
+    "diffusion_dfl.training.compare": ("compare",),
     "diffusion_dfl.training.experiment": ("Experiment", "Stages"),
     "diffusion_dfl.training.fitted": ("Decisions", "Fitted"),
     "diffusion_dfl.training.settings": ("TrainingSettings",),
@@ -200,6 +202,7 @@ __all__ = [
     "UserError",
     "__version__",
     "check_problem",
+    "compare",
     "conditional_value_at_risk",
     "decision_cost",
     "evaluate",

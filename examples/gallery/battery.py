@@ -40,20 +40,19 @@ on = ddfl.TrainingSettings(epochs=10, batch_size=64, learning_rate=1e-2)
 bent = ddfl.DecisionRule(1, regularise=ddfl.Regulariser(5.0))
 linear = partial(ddfl.DeterministicPredictor, layers=0)  # in the context, which prices are not
 point = ddfl.train(task, linear, fit=fit)
-path, score = ddfl.Reparam(1, fit_weight=0.1), ddfl.SetScore(10, num_sets=8, fit_weight=0.3)
-focused = ddfl.train(task, point.predictor, path, decision=bent, fit=None, train=on)
 noisy = partial(ddfl.GaussianPredictor, layers=0)
 gaussian = ddfl.train(task, noisy, decision=ddfl.DecisionRule(10), fit=fit)
-trained = {"point": point, "point, regularised": focused, "gaussian": gaussian}
-trained["gaussian, SetScore"] = ddfl.train(task, gaussian.predictor, score, fit=None, train=on)
+trained = {}
+for told, weight in {"its twin": 0.0, "decision-focused": 1.0}.items():
+    path = ddfl.Reparam(1, decision_weight=weight, fit_weight=0.1)
+    score = ddfl.SetScore(10, num_sets=8, decision_weight=weight, fit_weight=0.3)
+    for of, begun, estimator, rule in (
+        ("point", point, path, bent),
+        ("gaussian", gaussian, score, None),
+    ):
+        trained[f"{of}, {told}"] = ddfl.train(
+            task, begun.predictor, estimator, decision=rule, fit=None, train=on
+        )
 
 # %% Comparison
-test = task.dataset.test
-made = dict(task.baselines())
-made |= {name: one.decide(frame.iloc[test]).decision for name, one in trained.items()}
-costs = {name: task.judge(test, decisions).per_row for name, decisions in made.items()}
-print(f"{len(test)} test days        earned a day   more than saa, 95 %")
-for name, cost in costs.items():
-    gain = costs["saa"] - cost
-    error = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
-    print(f"{name:<22} {-cost.mean():10.2f} {gain.mean():10.2f} ± {error:.2f}")
+print(ddfl.compare(trained, against="saa").round(2))

@@ -39,12 +39,4 @@ trained = {
 }
 
 # %% Comparison
-test = data.test[: len(data.test) // 7 * 7]
-made = {name: orders[: len(test)] for name, orders in task.baselines().items()}
-made |= {name: one.decide(data.contexts[test]).decision for name, one in trained.items()}
-costs = {name: task.judge(test, orders).per_row for name, orders in made.items()}
-print(f"{len(test)} test days    cost a day   less than saa, 95 % by weeks")
-for name, cost in costs.items():
-    gain = (costs["saa"] - cost).reshape(-1, 7).mean(1)
-    error = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
-    print(f"{name:<16} {cost.mean():10.2f} {gain.mean():10.2f} ± {error:.2f}")
+print(ddfl.compare(trained, against="saa", block=7).round(2))  # days of a week are not independent

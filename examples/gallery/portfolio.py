@@ -46,12 +46,5 @@ for name, weight in {"its twin": 0.0, "decision-focused": 1.0}.items():
     trained[name] = ddfl.train(task, first.predictor, estimator, fit=None, train=on)
 
 # %% Comparison
-test = task.dataset.test
-made = dict(task.baselines()) | {"no trade": held[test]}
-made |= {name: one.decide(frame.iloc[test]).decision for name, one in trained.items()}
-costs = {name: task.judge(test, decisions).per_row for name, decisions in made.items()}
-print(f"{len(test)} test months      cost a month   less than saa, 95 %")
-for name, cost in costs.items():
-    gain = costs["saa"] - cost
-    error = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
-    print(f"{name:<22} {cost.mean():10.3f} {gain.mean():10.3f} ± {error:.3f}")
+still = {"no trade": held[task.dataset.test]}
+print(ddfl.compare(trained, against="saa", others=still).round(3))

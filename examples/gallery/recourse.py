@@ -48,12 +48,4 @@ for name, kind in kinds.items():
     trained[name] = ddfl.train(task, partial(kind, width=64), decision=rule, fit=fit)
 
 # %% Comparison
-test = task.dataset.test
-made = dict(task.baselines())
-made |= {name: one.decide(frame.iloc[test]).decision for name, one in trained.items()}
-costs = {name: task.judge(test, decisions).per_row for name, decisions in made.items()}
-print(f"{len(test)} test days    cost a day   less than saa, 95 %")
-for name, cost in costs.items():
-    gain = costs["saa"] - cost
-    error = 1.96 * gain.std(ddof=1) / len(gain) ** 0.5
-    print(f"{name:<16} {cost.mean():10.2f} {gain.mean():10.2f} ± {error:.2f}")
+print(ddfl.compare(trained, against="saa").round(2))

@@ -1,0 +1,111 @@
+"""What trained predictors save on each other and on plain rules, on the same rows."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
+
+from diffusion_dfl.errors import UserError
+from diffusion_dfl.tasks import Task
+from diffusion_dfl.training.comparison import note
+from diffusion_dfl.training.fitted import Fitted
+
+
+def compare(
+    fitted: Mapping[str, Fitted],
+    against: str | None = None,
+    *,
+    others: Mapping[str, ArrayLike] | None = None,
+    block: int = 1,
+) -> pd.DataFrame:
+    """Costs on the test rows, and what each saves on one of them, paired over the rows.
+
+    The interval is Student's, for the mean of differences that are independent. Days that follow each
+    other are not: with ``block=7`` the differences are means of a week. It is of these test rows and of
+    these trained predictors; other seeds train others.
+
+    Args:
+        fitted: name -> a trained predictor, all of the same task.
+        against: whom gains are over, by name; the best of the task's plain baselines if None.
+        others: name -> decisions ``(N, n)`` of the N test rows, as of a rule of thumb.
+        block: rows that follow each other and count as one; what is left over at the end does not.
+
+    Returns:
+        A row a name, those of the task's baselines first: ``cost``, the mean of the headline number;
+        ``gain``, how much better than ``against`` it is, above 0 for better whatever the direction;
+        ``low`` and ``high``, its 95 % interval; ``rows``, those that both have a decision for.
+
+    Raises:
+        UserError: nothing to compare, a name twice, predictors of several tasks or without data, decisions
+            of another shape, an unknown ``against``, fewer than two blocks.
+    """
+    task = _task(fitted)
+    rows, size = task.dataset.test, task.program.num_decisions
+    decisions = dict(task.baselines())
+    plain = list(decisions)
+    twice = (fitted.keys() & decisions.keys()) | ({*fitted, *plain} & set(others or ()))
+    if twice:
+        raise UserError(
+            f"{', '.join(sorted(twice))}: a name stands for one; plain baselines have theirs"
+        )
+    decisions |= {name: np.asarray(z, dtype=np.float64) for name, z in (others or {}).items()}
+    for name, one in fitted.items():
+        note(task, one.predictor, one.rule)
+        decisions[name] = one.decide(task.dataset.contexts[rows], as_judged=True).decision
+    costs = {}
+    for name, made in decisions.items():
+        if made.shape != (len(rows), size):
+            raise UserError(
+                f"{name}: decisions have shape {made.shape}; expected {len(rows), size}"
+            )
+        costs[name] = task.judge(rows, made).per_row
+    sign = -1.0 if task.higher_is_better else 1.0
+    means = {name: float(np.nanmean(cost)) for name, cost in costs.items()}
+    if against is None:
+        if not plain:
+            raise UserError(
+                f"task {task.name} has no plain baselines; against= names whom to be held to"
+            )
+        against = min(plain, key=lambda name: sign * means[name])
+    if against not in costs:
+        raise UserError(f"against={against!r} is none of {', '.join(costs)}")
+    if not 1 <= block <= len(rows) // 2:
+        raise UserError(f"block={block} must lie in 1..{len(rows) // 2}, half of the test rows")
+    found = {
+        name: (means[name], *_gain(sign * (costs[against] - cost), block))
+        for name, cost in costs.items()
+    }
+    return pd.DataFrame.from_dict(
+        found, orient="index", columns=["cost", "gain", "low", "high", "rows"]
+    )
+
+
+def _task(fitted: Mapping[str, Fitted]) -> Task:
+    tasks = [one.task for one in fitted.values()]
+    if not tasks:
+        raise UserError("there is nothing to compare; pass name -> a trained predictor")
+    first = tasks[0]
+    if first is None:
+        raise UserError(
+            "a predictor was loaded without its data, which it is judged on; load it with data=True"
+        )
+    if any(task is not first for task in tasks):
+        raise UserError("predictors are compared on one task; train them on the same object")
+    return first
+
+
+def _gain(difference: NDArray[np.float64], block: int) -> tuple[float, float, float, int]:
+    """Mean of paired differences, the ends of its interval, and how many rows they are."""
+    blocks = difference[: len(difference) // block * block].reshape(-1, block)
+    made = ~np.isnan(blocks).any(1)
+    blocks = blocks[made]
+    count = len(blocks)
+    mean = float(blocks.mean()) if count else math.nan
+    reach = math.nan
+    if count > 1:
+        error = blocks.mean(1).std(ddof=1) / math.sqrt(count)
+        reach = float(student.ppf(0.975, count - 1) * error)
+    return mean, mean - reach, mean + reach, int(blocks.size)
