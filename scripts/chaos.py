@@ -12,9 +12,9 @@ born with a fault: a limit on the size of files, a folder it may not write, a so
 a loss that is not a number, a disk whose fsync fails, another version of the suite. With ``--hosts``
 every worker is a host of its own on a file system whose locks do not reach the others, and in place of a
 kill it may be suspended until it counts as dead, and woken while another is in its run. With
-``--launchers`` the sweep is the command of a user, under each of Hydra's launchers in turn: who is in a run is killed, or the command,
-which is repeated until it ends well. The exit code is 1 if a number, a line or a lock is not as it
-should be.
+``--launchers`` the sweep is the command of a user, under each of Hydra's launchers in turn: who is in a
+run is killed, or the command, which is repeated until it ends well. The exit code is 1 if a number, a
+line or a lock is not as it should be.
 """
 
 import argparse
