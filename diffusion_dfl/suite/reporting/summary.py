@@ -13,7 +13,7 @@ BEGIN, END = "<!-- table 1: make readme -->", "<!-- end of table 1 -->"
 
 
 def summary(tables: Sequence[Table]) -> str:
-    """Markdown with a row a method; the paper's number stands beside ours where it has one.
+    """Markdown with a row a method; the paper's number stands behind ours where it has one.
 
     Args:
         tables: one a task, of one scale.
@@ -23,8 +23,6 @@ def summary(tables: Sequence[Table]) -> str:
         layout = LAYOUTS[table.task]
         arrow = "↑" if table.higher_is_better else "↓"
         heads.append(f"{layout.title}, {layout.quantity}{layout.unit} {arrow}")
-        if table.task in TABLE_1:
-            heads.append("paper")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     found = [table.estimates("method", HEADLINE) for table in tables]
     places = [ranks(table, "mean") for table in tables]
@@ -34,14 +32,13 @@ def summary(tables: Sequence[Table]) -> str:
         row = [name]
         for table, estimates, place in zip(tables, found, places, strict=True):
             text = spread(estimates[name], 3) if name in estimates else "–"
-            row.append(f"**{text}**" if place.get(name) == 1 else text)
-            if table.task in TABLE_1:
-                printed = TABLE_1[table.task].get((model, grad))
-                row.append("–" if printed is None else f"{printed[1].mean:.3f}")
+            text = f"**{text}**" if place.get(name) == 1 else text
+            printed = TABLE_1.get(table.task, {}).get((model, grad))
+            row.append(text if printed is None else f"{text} [{printed[1].mean:.3f}]")
         lines.append("| " + " | ".join(row) + " |")
     seeds = {one.count for estimates in found for one in estimates.values()}
     counted = "–".join(str(count) for count in sorted({min(seeds), max(seeds)})) if seeds else "0"
-    lines += ["", f"Mean ± standard error over {counted} seeds, best bold."]
+    lines += ["", f"Mean ± standard error over {counted} seeds, best bold [the paper's]."]
     return "\n".join(lines) + "\n"
 
 

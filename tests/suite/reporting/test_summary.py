@@ -19,8 +19,8 @@ def test_a_row_a_method_with_the_papers_number_and_the_best_bold(tmp_path: Path)
     ]
     table = build(frame_of(tmp_path, records), wanted())
     text = summary([table])
-    assert "| Gaussian TS | 3.050 ± 0.050 | 5.580 |" in text
-    assert "| Gaussian reparameterization | **2.050 ± 0.050** | 3.724 |" in text
+    assert "| Gaussian TS | 3.050 ± 0.050 [5.580] |" in text
+    assert "| Gaussian reparameterization | **2.050 ± 0.050** [3.724] |" in text
     assert "Diffusion" not in text  # no run, no row
     assert "over 2 seeds" in text
 
