@@ -1,13 +1,15 @@
 """Configurations that need not be composed anew for every value of a key."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.config.own import with_settings
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 
@@ -22,6 +24,11 @@ def composed(words: Sequence[str]) -> DictConfig:
     overrides = OverridesParser.create().parse_overrides(values)
     ConfigLoaderImpl._apply_overrides_to_config(overrides, config)
     return config
+
+
+def by_keys(make: Callable[..., Any], *sizes: int, **keys: Any) -> Any:
+    """What is made of keys as a configuration has them: ``eta=0.5`` for ``sampling=Sampling(eta=0.5)``."""
+    return make(*sizes, **with_settings(make, keys))
 
 
 def _chooses(key: str) -> bool:

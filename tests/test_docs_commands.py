@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
 
 from diffusion_dfl.files import write_text
 from diffusion_dfl.suite.commands import VERBS
 from diffusion_dfl.suite.config.compose import compose_config, identify, validate
+from diffusion_dfl.suite.runs.compile import make_predictor
 from tests.commands import (
     NOT_RUN,
     ROOT,
@@ -308,6 +308,4 @@ def stand_in_weights(results: Path) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True)
-    arguments = {key: value for key, value in config.model.items() if key != "name"}
-    predictor = instantiate(arguments, 30, 24)
-    torch.save(predictor.state_dict(), target)
+    torch.save(make_predictor(config, 30, 24).state_dict(), target)

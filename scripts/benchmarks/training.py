@@ -20,7 +20,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from diffusion_dfl.estimators import Batch, Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, Predictor
 from diffusion_dfl.suite.config.compose import compose_config
+from diffusion_dfl.suite.runs.compile import make_estimator, make_predictor
 from diffusion_dfl.tasks import PowerTask, power_task
 
 GOAL = 2.0
@@ -149,16 +149,16 @@ class Bench:
         rows = [
             torch.as_tensor(part[data.train]).float() for part in (data.contexts, data.outcomes)
         ]
-        self.predictor = _instance(config.model, rows[0].shape[1], rows[1].shape[1])
-        assert isinstance(self.predictor, DiffusionPredictor)
+        predictor = make_predictor(config, rows[0].shape[1], rows[1].shape[1])
+        assert isinstance(predictor, DiffusionPredictor)
+        self.predictor = predictor
         self.predictor.fit_scaling(*rows)
         if weights is None:
             _fit(self.predictor, *rows)
         else:
             self.predictor.load_state_dict(weights)
         self.predictor.train(config.train.dropout)
-        extra = {} if config.grad.name == "two_stage" else {"num_scenarios": settings.num_scenarios}
-        self.estimator: Estimator = _instance(config.grad, **extra)
+        self.estimator: Estimator = make_estimator(config)
         self.layer = DecisionLayer(
             task.program, settings.bandwidth_scale, sample_size=settings.num_scenarios
         )
@@ -221,10 +221,6 @@ def _timed(owner: Any, name: str, parts: dict[str, float], part: str) -> Iterato
 
     with patch.object(owner, name, timed):
         yield
-
-
-def _instance(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
-    return instantiate({key: node[key] for key in node if key != "name"}, *args, **kwargs)
 
 
 def _fit(predictor: DiffusionPredictor, contexts: Tensor, outcomes: Tensor) -> None:

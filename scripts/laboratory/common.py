@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from diffusion_dfl.data import power_dataset
@@ -14,6 +13,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch
 from diffusion_dfl.predictors import DiffusionPredictor
 from diffusion_dfl.suite.config.compose import compose_config, identify
+from diffusion_dfl.suite.runs.compile import make_predictor
 from diffusion_dfl.training.streams import numpy_stream
 
 COMMAND = ("model=diffusion", "grad=two_stage")
@@ -45,8 +45,7 @@ def trained_power(results: Path, num_days: int) -> tuple[DiffusionPredictor, Bat
     if not weights.exists():
         raise UserError(f"{weights} is missing; run `python train.py {' '.join(COMMAND)}` first")
     data = power_dataset("real", numpy_stream(config.seed, "split"))
-    arguments = {key: value for key, value in config.model.items() if key != "name"}
-    predictor = instantiate(arguments, data.contexts.shape[1], data.outcomes.shape[1])
+    predictor = make_predictor(config, data.contexts.shape[1], data.outcomes.shape[1])
     assert isinstance(predictor, DiffusionPredictor)
     predictor.load_state_dict(torch.load(weights, weights_only=True))
     rows = data.train[:num_days]

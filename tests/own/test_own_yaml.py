@@ -16,12 +16,14 @@ from diffusion_dfl.suite.config.arguments import normalise
 from diffusion_dfl.suite.config.compose import compose_config, fit_path, identify
 from diffusion_dfl.suite.config.identities import searching
 from diffusion_dfl.suite.reporting.console import announce
-from diffusion_dfl.suite.runs.compile import stages
+from diffusion_dfl.suite.runs.compile import make_predictor, stages
 from diffusion_dfl.suite.runs.deployed import load_run
 from diffusion_dfl.suite.runs.run import run
 from tests.processes import ROOT, forked
 
 MODULE = '''
+from dataclasses import dataclass
+
 import diffusion_dfl as ddfl
 from tests.own.test_train import frame, stock
 
@@ -47,6 +49,20 @@ class Net(ddfl.GaussianPredictor):
 
 class Blind(ddfl.GaussianPredictor):
     has_density = False
+
+@dataclass(frozen=True)
+class Stretch:
+    stretch: float = 1.0
+    power: float = 1.0
+
+    def __post_init__(self):
+        if not self.stretch > 0:
+            raise ValueError(f"stretch={self.stretch} must be a number > 0")
+
+class Stretched(ddfl.GaussianPredictor):
+    def __init__(self, context_size, outcome_size, parts=Stretch(power=2.0), width=8):
+        super().__init__(context_size, outcome_size, width=width)
+        self.parts = parts
 
 class Plain:
     decision_focused = True
@@ -200,6 +216,19 @@ def test_every_key_of_an_own_task_counts_in_the_name_of_its_fit(write: Callable[
     assert one != other
 
 
+def test_fields_of_a_dataclass_that_is_a_default_are_keys(write: Callable[..., Path]) -> None:
+    folder = write(
+        task={**TASK}, model={"name": "net", "_target_": "own_shop.Stretched", "stretch": 3.0}
+    )
+    with searching(folder):
+        config = compose_config(["task=shop", "model=net", "grad=score"])
+        changed = compose_config(["task=shop", "model=net", "grad=score", "model.stretch=4"])
+        assert identify(changed).config_hash != identify(config).config_hash
+    predictor = make_predictor(config, 2, 2)
+    # What is not given is as the default has it, which need not be as the dataclass has it.
+    assert (predictor.parts.stretch, predictor.parts.power) == (3.0, 2.0)
+
+
 @pytest.mark.parametrize(
     ("group", "keys", "message"),
     [
@@ -221,6 +250,16 @@ def test_every_key_of_an_own_task_counts_in_the_name_of_its_fit(write: Callable[
             "model",
             {"name": "net", "_target_": "own_shop.Net", "widht": 8},
             r"model\.widht=8: own_shop.Net takes no widht; did you mean width\?",
+        ),
+        (
+            "model",
+            {"name": "net", "_target_": "own_shop.Stretched", "strech": 2.0},
+            r"takes no strech; did you mean stretch\? It takes: stretch, power, width",
+        ),
+        (
+            "model",
+            {"name": "net", "_target_": "own_shop.Stretched", "stretch": 0.0},
+            r"^model\.stretch=0\.0 must be a number > 0",
         ),
         (
             "model",

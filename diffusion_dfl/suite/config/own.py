@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,14 @@ def check_keys(
     """
     target = str(node["_target_"])
     make = locate(group, name, target)
-    try:
-        parameters = inspect.signature(make).parameters
-    except (TypeError, ValueError):  # Built-in callables have none; they judge for themselves.
+    parameters = _parameters(make)
+    if parameters is None:
         return make
     kinds = {parameter.kind for parameter in parameters.values()}
-    takes = [
-        parameter.name
-        for parameter in parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
+    takes: list[str] = []
+    for parameter in parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            takes += _names(parameter)
     own = [key for key in node if key not in ("name", "_target_", CODE)]
     free = [key for key in takes if key not in supplied]
     for key in own:
@@ -120,12 +119,51 @@ def check_keys(
                 f"{group}.{key}={node[key]}: {target} takes no {key}; {_nearest(key, free)}"
             )
     for key in free:
-        if parameters[key].default is inspect.Parameter.empty and key not in own:
+        if (
+            key in parameters
+            and parameters[key].default is inspect.Parameter.empty
+            and key not in own
+        ):
             raise UserError(
                 f"{group}.{key} is missing: {target} needs it; write {key}: VALUE into the YAML of "
                 f"{group}={name}"
             )
     return make
+
+
+def with_settings(make: Callable[..., Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments from flat keys: those of a dataclass whose instance is a default are one of these.
+
+    ``{"width": 8, "eta": 0.5}`` of a class that takes ``sampling=Sampling()`` is
+    ``{"width": 8, "sampling": Sampling(eta=0.5)}``.
+
+    Raises:
+        ValueError: whatever a dataclass refuses.
+    """
+    found = dict(keys)
+    for parameter in (_parameters(make) or {}).values():
+        names = _names(parameter)
+        if names != [parameter.name] and parameter.name not in keys:
+            given = {name: found.pop(name) for name in names if name in found}
+            if given:
+                found[parameter.name] = replace(parameter.default, **given)
+    return found
+
+
+def _parameters(make: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    """What a callable takes; None for built-in ones, which judge for themselves."""
+    try:
+        return inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return None
+
+
+def _names(parameter: inspect.Parameter) -> list[str]:
+    """The keys of an argument: its name, or the fields of the dataclass that its default is of."""
+    default = parameter.default
+    if is_dataclass(default) and not isinstance(default, type):
+        return [field.name for field in fields(default) if field.init]
+    return [parameter.name]
 
 
 def _nearest(wrong: str, names: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """What a ``_target_`` takes: names, types, defaults and meanings, read from its source as text.
 
-A component's constructor owns its knobs; schemas, help and docs/config.md come from here. Nothing is
-imported, so neither help nor an error waits for torch.
+A component's constructor owns its knobs, and a dataclass whose instance is the default of an argument
+(``sampling: Sampling = Sampling()``) owns its own, which stand in the place of that argument; schemas, help
+and docs/config.md come from here. Nothing is imported, so neither help nor an error waits for torch.
 """
 
 import ast
@@ -128,10 +129,25 @@ def _of_function(node: ast.FunctionDef, said: str, module: str) -> dict[str, Kno
     for argument, default in pairs:
         if argument.arg == "self":
             continue
+        settings = _settings(default, module)
+        if settings:
+            found.update(settings)
+            continue
         value = REQUIRED if default is None else _value(default, module)
         kind = str if argument.annotation is None else _kind(argument.annotation)
         found[argument.arg] = Knob(argument.arg, kind, value, meanings.get(argument.arg, ""))
     return found
+
+
+def _settings(default: ast.expr | None, module: str) -> dict[str, Knob]:
+    """The knobs of the dataclass of this package that a default is made from; none of another."""
+    if not (isinstance(default, ast.Call) and isinstance(default.func, ast.Name)):
+        return {}
+    with suppress(LookupError):
+        node, where = _definition(module, default.func.id)
+        if isinstance(node, ast.ClassDef) and _is_dataclass(node):
+            return _of_class(node, where)
+    return {}
 
 
 def _value(node: ast.expr, module: str) -> Any:

@@ -16,7 +16,14 @@ from diffusion_dfl.estimators.pairs import check_estimator, check_pair
 from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.programs import Program
 from diffusion_dfl.suite.config.keys import keyed, with_keys
-from diffusion_dfl.suite.config.own import CODE, cause, check_keys, is_own, locate
+from diffusion_dfl.suite.config.own import (
+    CODE,
+    cause,
+    check_keys,
+    is_own,
+    locate,
+    with_settings,
+)
 from diffusion_dfl.suite.config.rules import check_data
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.experiment import Experiment, StageName, Stages, check_rule
@@ -35,14 +42,8 @@ def make_task(config: DictConfig) -> Task:
     """
     name, target = config.task.name, config.task._target_
     given = _task_arguments(config)
-    keys = {str(key): value for key, value in config.task.items() if key not in ("name", CODE)}
-    try:
-        task = instantiate(keys, rng=numpy_stream(config.seed, "split"), **given, _convert_="all")
-    except InstantiationException as error:
-        reason = error.__cause__ or error
-        if isinstance(reason, UserError):
-            raise reason from None
-        raise UserError(_refused("task", name, config.task, error)) from error
+    rng = numpy_stream(config.seed, "split")
+    task = _made("task", config.task, rng=rng, **given, _convert_="all")
     if not isinstance(task, Task):
         raise UserError(
             f"task={name}: {target} returned {type(task).__name__}; expected a "
@@ -120,11 +121,7 @@ def make_predictor(config: DictConfig, context_size: int, outcome_size: int) -> 
     """
     name = config.model.name
     check_keys("model", name, config.model, {"context_size", "outcome_size"})
-    arguments = {k: v for k, v in config.model.items() if k not in ("name", CODE)}
-    try:
-        predictor = instantiate(arguments, context_size, outcome_size)
-    except Exception as error:
-        raise UserError(_refused("model", name, config.model, error)) from error
+    predictor = _made("model", config.model, context_size, outcome_size)
     if not isinstance(predictor, DecisionMaker):
         raise UserError(
             f"model={name}: {config.model._target_} made a {type(predictor).__name__}; expected a "
@@ -140,16 +137,11 @@ def make_estimator(config: DictConfig) -> Estimator:
         UserError: an argument it does not take.
     """
     name, target = config.grad.name, config.grad._target_
-    arguments = {k: v for k, v in config.grad.items() if k not in ("name", CODE)}
+    given: dict[str, Any] = {}
     if "num_scenarios" in inspect.signature(locate("grad", name, target)).parameters:
-        check_keys("grad", name, config.grad, {"num_scenarios"})
-        arguments["num_scenarios"] = config.decision.num_scenarios
-    else:
-        check_keys("grad", name, config.grad, ())
-    try:
-        estimator: Estimator = instantiate(arguments)
-    except Exception as error:
-        raise UserError(_refused("grad", name, config.grad, error)) from error
+        given["num_scenarios"] = config.decision.num_scenarios
+    check_keys("grad", name, config.grad, given)
+    estimator: Estimator = _made("grad", config.grad, **given)
     try:
         check_estimator(estimator)
     except TypeError as error:
@@ -157,11 +149,28 @@ def make_estimator(config: DictConfig) -> Estimator:
     return estimator
 
 
-def _refused(group: str, name: str, node: DictConfig, error: Exception) -> str:
-    """What a part refused: its keys in the place of its arguments, its name where it names none."""
-    said = cause(error.__cause__ or error)
-    with_names = with_keys(said, {group: [str(key) for key in node]})
-    return with_names if with_names != said else f"{group}={name}: {said}"
+def _made(group: str, node: DictConfig, *given: Any, **named: Any) -> Any:
+    """What a node's target makes of its keys and of what is given beside them.
+
+    Raises:
+        UserError: what it refused, with keys in the place of arguments, or after the node's name where it
+            names none.
+    """
+    keys = {str(key): value for key, value in node.items() if key not in ("name", CODE)}
+    try:
+        arguments = with_settings(locate(group, node.name, node._target_), keys)
+        settings = {name: arguments.pop(name) for name in arguments.keys() - keys.keys()}
+        return instantiate({**arguments, "_partial_": True}, *given, **named)(**settings)
+    except Exception as error:
+        wrapped = isinstance(error, InstantiationException) and error.__cause__
+        reason = wrapped or error
+        if isinstance(reason, UserError):
+            raise reason from None
+        said = cause(reason)
+        with_names = with_keys(said, {group: list(keys)})
+        if with_names == said:
+            with_names = f"{group}={node.name}: {said}"
+        raise UserError(with_names) from error
 
 
 def decision_rule(config: DictConfig) -> DecisionRule:

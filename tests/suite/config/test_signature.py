@@ -26,11 +26,15 @@ TARGETS = sorted({str(target_of(path.read_text(encoding="utf-8"))) for path in O
     ],
 )
 def test_arguments_and_defaults_are_those_that_python_sees(target: str) -> None:
-    seen = inspect.signature(get_object(target)).parameters
-    read = knobs(target)
+    read, seen = knobs(target), {}
+    for name, parameter in inspect.signature(get_object(target)).parameters.items():
+        if name in read:
+            seen[name] = parameter.default
+        else:
+            seen.update(vars(parameter.default))
     assert list(read) == list(seen)
     for name, knob in read.items():
-        default = seen[name].default
+        default = seen[name]
         if knob.default is REQUIRED:  # A default that is no plain value is nobody's key.
             plain = isinstance(default, str | int | float | bool | None)
             assert default is inspect.Parameter.empty or not plain
