@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     )
     from diffusion_dfl.layers import DecisionLayer, SolverFailure
     from diffusion_dfl.predictors import (
+        BaseModels,
         DecisionMaker,
         DeterministicPredictor,
         DiffusionPredictor,
+        ElboSurrogate,
         FlowPredictor,
         GaussianPredictor,
         LogDensity,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         Predictor,
         ResidualBase,
         ResidualBootstrap,
+        Sampling,
         Scaling,
         gaussian_base,
     )
@@ -102,9 +105,11 @@ _HOMES = {
     ),
     "diffusion_dfl.layers": ("DecisionLayer", "SolverFailure"),
     "diffusion_dfl.predictors": (
+        "BaseModels",
         "DecisionMaker",
         "DeterministicPredictor",
         "DiffusionPredictor",
+        "ElboSurrogate",
         "FlowPredictor",
         "GaussianPredictor",
         "LogDensity",
@@ -112,6 +117,7 @@ _HOMES = {
         "Predictor",
         "ResidualBase",
         "ResidualBootstrap",
+        "Sampling",
         "Scaling",
         "gaussian_base",
     ),
@@ -150,6 +156,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BaseModels",
     "Batch",
     "DataError",
     "Dataset",
@@ -159,6 +166,7 @@ __all__ = [
     "Decisions",
     "DeterministicPredictor",
     "DiffusionPredictor",
+    "ElboSurrogate",
     "Estimator",
     "Evaluation",
     "Experiment",
@@ -186,6 +194,7 @@ __all__ = [
     "ResidualBase",
     "ResidualBootstrap",
     "RunFailed",
+    "Sampling",
     "Scaling",
     "Score",
     "ScorePath",

@@ -27,10 +27,10 @@ SCENARIOS = 1000  # The cost reads the tail, so that many.
 def train(task: SyntheticTask) -> dict[str, ddfl.Fitted]:
     """Name -> predictor trained on the task, with its decision rule."""
     # A predictor is a class or function of (context size, outcome size); train() makes it.
-    diffusion = partial(
-        ddfl.DiffusionPredictor, width=64, prediction="v", sampler="ancestral", variance="beta",
-        num_sampling_steps=20, final_noise=True,
-    )  # fmt: skip
+    sampling = ddfl.Sampling(
+        num_sampling_steps=20, sampler="ancestral", variance="beta", final_noise=True
+    )
+    diffusion = partial(ddfl.DiffusionPredictor, width=64, prediction="v", sampling=sampling)
     fit = ddfl.TrainingSettings(epochs=150, batch_size=256, learning_rate=2e-3, ema_decay=0.99)
     dfl = ddfl.TrainingSettings(
         epochs=10, batch_size=256, learning_rate=1e-3, decay="cosine", keep="last"

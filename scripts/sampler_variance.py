@@ -6,22 +6,23 @@ to v.
 """
 
 import argparse
+from dataclasses import replace
 
-from diffusion_dfl.predictors.diffusion import NoiseSchedule, Sampler, sampling_timesteps
+from diffusion_dfl.predictors.diffusion import NoiseSchedule, Sampler, Sampling
 
-SAMPLERS = (
-    ("ddim eta=1", "ddim", 1.0, "posterior"),
-    ("ddim eta=0", "ddim", 0.0, "posterior"),
-    ("ancestral posterior", "ancestral", 1.0, "posterior"),
-    ("ancestral beta", "ancestral", 1.0, "beta"),
-)
+SAMPLERS = {
+    "ddim eta=1": Sampling(),
+    "ddim eta=0": Sampling(eta=0.0),
+    "ancestral posterior": Sampling(sampler="ancestral"),
+    "ancestral beta": Sampling(sampler="ancestral", variance="beta"),
+}
 
 
 def variance_left(sampler: Sampler, schedule: NoiseSchedule, variance: float) -> float:
     """Variance of the samples over the variance of the data."""
     current = 1.0
     steps = sampler.timesteps[::-1]
-    for (a, b, c, _), step in zip(sampler.coefficients(schedule), steps, strict=True):
+    for (a, b, c, _), step in zip(sampler.steps, steps, strict=True):
         bar = float(schedule.alpha_bar[step])
         gain = bar**0.5 * variance / (bar * variance + 1.0 - bar)
         current = (a * gain + b) ** 2 * current + c**2
@@ -37,10 +38,10 @@ def main() -> None:
     schedule = NoiseSchedule(arguments.schedule, arguments.diffusion_steps)
     print("| sampler | S | data variance 1 | data variance 0.05 |")
     print("|---|---|---|---|")
-    for title, kind, eta, kind_of_variance in SAMPLERS:
+    for title, sampling in SAMPLERS.items():
         for count in (10, 20, 50, 100):
-            steps = sampling_timesteps(schedule, count, arguments.spacing)
-            sampler = Sampler(kind, tuple(steps), eta, kind_of_variance)  # type: ignore[arg-type]
+            few = replace(sampling, num_sampling_steps=count, spacing=arguments.spacing)
+            sampler = Sampler(schedule, few)
             left = [variance_left(sampler, schedule, v) for v in (1.0, 0.05)]
             print(f"| {title} | {count} | {left[0]:.2f} | {left[1]:.2f} |")
 

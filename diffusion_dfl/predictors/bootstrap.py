@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from diffusion_dfl.predictors.backbone import ActivationName
 from diffusion_dfl.predictors.base import (
     FULL,
     Backpropagation,
@@ -23,7 +22,7 @@ from diffusion_dfl.predictors.base import (
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.gaussian import GaussianPredictor
 from diffusion_dfl.predictors.linear import LinearPredictor
-from diffusion_dfl.predictors.residual import ResidualBase
+from diffusion_dfl.predictors.residual import BaseModels, ResidualBase
 
 BaseKind = Literal["linear", "deterministic", "gaussian"]
 Law = Literal["empirical", "normal"]
@@ -38,12 +37,7 @@ class ResidualBootstrap(Predictor):
         base: linear (ridge), deterministic (squared errors), gaussian. The first two have the
             outcome's own standard deviation as scale.
         law: of the residuals: empirical (whole vectors), normal (independent).
-        base_folds: K models of the base, each fitted without one fold of training blocks; 1 sees
-            all.
-        base_width: units a hidden layer of each.
-        base_layers: hidden layers of each.
-        base_dropout: share of their hidden units dropped in training.
-        base_activation: of their hidden layers: silu, relu, gelu.
+        base_models: how many they are, and the networks unless linear.
 
     Raises:
         ValueError: an unknown name or a value out of range.
@@ -61,36 +55,20 @@ class ResidualBootstrap(Predictor):
         outcome_size: int,
         base: BaseKind = "gaussian",
         law: Law = "empirical",
-        base_folds: int = 4,
-        base_width: int = 256,
-        base_layers: int = 2,
-        base_dropout: float = 0.1,
-        base_activation: ActivationName = "silu",
+        base_models: BaseModels = BaseModels(),
     ) -> None:
         for name, value, known in (("base", base, BaseKind), ("law", law, Law)):
             if value not in get_args(known):
                 raise ValueError(
                     f"{name}={value!r} is unknown; choose {', '.join(get_args(known))}"
                 )
-        if base_folds < 1:
-            raise ValueError(f"base_folds={base_folds} must be an integer >= 1")
-
-        def member() -> Predictor:
-            sizes = context_size, outcome_size
-            if base == "linear":
-                return LinearPredictor(*sizes)
+        sizes = context_size, outcome_size
+        if base == "linear":
+            stand = ResidualBase(LinearPredictor(*sizes) for _ in range(base_models.base_folds))
+        else:
             kind = DeterministicPredictor if base == "deterministic" else GaussianPredictor
-            return kind(
-                *sizes,
-                width=base_width,
-                layers=base_layers,
-                dropout=base_dropout,
-                activation=base_activation,
-            )
-
-        super().__init__(
-            context_size, outcome_size, ResidualBase(member() for _ in range(base_folds))
-        )
+            stand = base_models.base(kind, *sizes)
+        super().__init__(*sizes, stand)
         self.law = law
         self.register_buffer("residuals", torch.zeros(1, outcome_size))
         self.register_buffer("shares", None)

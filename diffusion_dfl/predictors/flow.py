@@ -23,7 +23,7 @@ from diffusion_dfl.predictors.base import (
     row_mean,
 )
 from diffusion_dfl.predictors.gaussian import base_of
-from diffusion_dfl.predictors.residual import OutcomeScaling
+from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling
 
 # Smallest slope of an affine map and of a spline's knots, its inverse being the largest: a standard
 # deviation given the context stays within 0.01..100 of the outcome's own.
@@ -54,12 +54,7 @@ class FlowPredictor(Predictor):
         activation: of hidden layers: silu, relu, gelu.
         outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
             first).
-        base_folds: K Gaussians of the base, each fitted without one fold of training blocks; 1 sees
-            all.
-        base_width: units a hidden layer of each.
-        base_layers: hidden layers of each.
-        base_dropout: share of their hidden units dropped in training.
-        base_activation: of their hidden layers: silu, relu, gelu.
+        base_models: the Gaussians of that base.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
 
@@ -80,23 +75,10 @@ class FlowPredictor(Predictor):
         bins: int = 8,
         activation: ActivationName = "silu",
         outcome_scaling: OutcomeScaling = "global",
-        base_folds: int = 4,
-        base_width: int = 256,
-        base_layers: int = 2,
-        base_dropout: float = 0.1,
-        base_activation: ActivationName = "silu",
+        base_models: BaseModels = BaseModels(),
         context_rank: int = 0,
     ) -> None:
-        base = base_of(
-            outcome_scaling,
-            context_size,
-            outcome_size,
-            base_folds,
-            base_width,
-            base_layers,
-            base_dropout,
-            base_activation,
-        )
+        base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
         for name, value, least in (
             ("context_size", context_size, 1),

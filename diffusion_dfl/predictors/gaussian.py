@@ -1,7 +1,7 @@
 """Gaussian prediction with diagonal covariance (appendix A.6; Table 2, column 2)."""
 
 import math
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from diffusion_dfl.predictors.base import (
     Scaling,
     row_mean,
 )
-from diffusion_dfl.predictors.residual import OutcomeScaling, ResidualBase
+from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling, ResidualBase
 
 
 class GaussianPredictor(Predictor):
@@ -36,12 +36,7 @@ class GaussianPredictor(Predictor):
         activation: of hidden layers: silu, relu, gelu.
         outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
             first).
-        base_folds: K Gaussians of the base, each fitted without one fold of training blocks; 1 sees
-            all.
-        base_width: units a hidden layer of each.
-        base_layers: hidden layers of each.
-        base_dropout: share of their hidden units dropped in training.
-        base_activation: of their hidden layers: silu, relu, gelu.
+        base_models: the Gaussians of that base.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
 
@@ -60,23 +55,10 @@ class GaussianPredictor(Predictor):
         max_log_variance: float = 3.0,
         activation: ActivationName = "silu",
         outcome_scaling: OutcomeScaling = "global",
-        base_folds: int = 4,
-        base_width: int = 256,
-        base_layers: int = 2,
-        base_dropout: float = 0.1,
-        base_activation: ActivationName = "silu",
+        base_models: BaseModels = BaseModels(),
         context_rank: int = 0,
     ) -> None:
-        base = base_of(
-            outcome_scaling,
-            context_size,
-            outcome_size,
-            base_folds,
-            base_width,
-            base_layers,
-            base_dropout,
-            base_activation,
-        )
+        base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
         self.network = backbone(
             self.encoded_size, 2 * outcome_size, width, layers, activation, dropout
@@ -177,45 +159,27 @@ def _unbounded(low: float, high: float) -> float:
 
 
 def gaussian_base(
-    context_size: int,
-    outcome_size: int,
-    folds: int = 4,
-    width: int = 256,
-    layers: int = 2,
-    dropout: float = 0.1,
-    activation: ActivationName = "silu",
+    context_size: int, outcome_size: int, models: BaseModels = BaseModels()
 ) -> ResidualBase:
-    """A base of Gaussians for a residual predictor.
-
-    Args:
-        context_size, outcome_size: d_x, d_y.
-        folds: K, Gaussians, each fitted without one fold of the training rows; 1 is a single one,
-            fitted to all of them, whose residuals on these rows are smaller than on new ones.
-        width, layers, dropout, activation: of each.
-
-    Raises:
-        ValueError: an unknown name or a value out of range.
-    """
-    if folds < 1:
-        raise ValueError(f"base_folds={folds} must be an integer >= 1")
-    return ResidualBase(
-        GaussianPredictor(context_size, outcome_size, width, layers, dropout, activation=activation)
-        for _ in range(folds)
-    )
+    """A base of Gaussians for a residual predictor of outcomes ``(B, d_y)`` given ``(B, d_x)``."""
+    return models.base(GaussianPredictor, context_size, outcome_size)
 
 
-def base_of(outcome_scaling: OutcomeScaling, *arguments: Any) -> ResidualBase | None:
+def base_of(
+    outcome_scaling: OutcomeScaling, context_size: int, outcome_size: int, models: BaseModels
+) -> ResidualBase | None:
     """:func:`gaussian_base` of ``residual``; None for ``global``.
 
     Raises:
-        ValueError: neither of them, or as there.
+        ValueError: neither of them.
     """
     if outcome_scaling not in get_args(OutcomeScaling):
         raise ValueError(
             f"outcome_scaling={outcome_scaling!r} is unknown; choose "
             f"{' or '.join(get_args(OutcomeScaling))}"
         )
-    return None if outcome_scaling == "global" else gaussian_base(*arguments)
+    residual = outcome_scaling == "residual"
+    return gaussian_base(context_size, outcome_size, models) if residual else None
 
 
 def _log_density(value: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

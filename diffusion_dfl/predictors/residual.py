@@ -11,12 +11,14 @@ new rows are, if anything, smaller than those trained on; a refit to all rows wo
 with a scale that no residual was seen of.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from diffusion_dfl.predictors.backbone import ACTIVATIONS, ActivationName
 from diffusion_dfl.predictors.base import Predictor, Scaling
 
 OutcomeScaling = Literal["global", "residual"]
@@ -89,3 +91,47 @@ class ResidualBase(nn.Module):
     def train(self, mode: bool = True) -> "ResidualBase":
         """Nothing: members are fixed while what stands on them is trained."""
         return self
+
+
+@dataclass(frozen=True)
+class BaseModels:
+    """How many models a base has, and the networks they are.
+
+    Attributes:
+        base_folds: K models of the base, each fitted without one fold of training blocks; 1 sees
+            all. Residuals of one that sees all are smaller on training rows than on new ones.
+        base_width: units a hidden layer of each.
+        base_layers: hidden layers of each.
+        base_dropout: share of their hidden units dropped in training.
+        base_activation: of their hidden layers: silu, relu, gelu.
+
+    Raises:
+        ValueError: fewer than one fold, or an unknown activation.
+    """
+
+    base_folds: int = 4
+    base_width: int = 256
+    base_layers: int = 2
+    base_dropout: float = 0.1
+    base_activation: ActivationName = "silu"
+
+    def __post_init__(self) -> None:
+        if self.base_folds < 1:
+            raise ValueError(f"base_folds={self.base_folds} must be an integer >= 1")
+        if self.base_activation not in ACTIVATIONS:
+            raise ValueError(
+                f"base_activation={self.base_activation!r} is unknown; choose {', '.join(ACTIVATIONS)}"
+            )
+
+    def base(self, kind: Callable[..., Predictor], *sizes: int) -> ResidualBase:
+        """A base of networks ``kind(*sizes, ...)``, untrained."""
+        return ResidualBase(
+            kind(
+                *sizes,
+                width=self.base_width,
+                layers=self.base_layers,
+                dropout=self.base_dropout,
+                activation=self.base_activation,
+            )
+            for _ in range(self.base_folds)
+        )

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from diffusion_dfl.estimators import Batch, Score, TwoStage, score_weights
 from diffusion_dfl.estimators.base import decision_cost
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import Backpropagation, DiffusionPredictor
+from diffusion_dfl.predictors import Backpropagation, DiffusionPredictor, ElboSurrogate, Sampling
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.training.memory import SavedBytes
 
@@ -156,10 +156,8 @@ def _predictor(width: int, device: str, k: int = 10, steps: int = 10) -> Diffusi
         HOURS,
         width=width,
         num_diffusion_steps=STEPS,
-        num_sampling_steps=steps,
-        spacing="uniform",
-        sampler="ancestral",
-        num_elbo_timesteps=k,
+        sampling=Sampling(num_sampling_steps=steps, spacing="uniform", sampler="ancestral"),
+        elbo=ElboSurrogate(num_elbo_timesteps=k),
         chunk_rows=CHUNK,
     )
     return predictor.to(device)

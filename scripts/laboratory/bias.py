@@ -86,7 +86,7 @@ def _closed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def _diffusion(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     predictor, batch = trained_power(arguments.results, arguments.days)
     bench = Bench(predictor, batch, arguments.scenarios, _BANDWIDTH_SCALE)
-    steps = len(predictor.sampler.timesteps)
+    steps = predictor.num_sampling_steps
     # Of the sampler's own steps no more than there are can be drawn.
     possible = tuple(one for one in SETTINGS if one.steps != "sampler" or one.count <= steps)
     if len(possible) < len(SETTINGS):

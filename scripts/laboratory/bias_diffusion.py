@@ -21,7 +21,7 @@ from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor
 from diffusion_dfl.predictors.base import LogDensity
-from diffusion_dfl.predictors.diffusion import Elbo, ScenarioPath
+from diffusion_dfl.predictors.diffusion import Elbo, ElboSurrogate, ScenarioPath
 from diffusion_dfl.programs import PowerProgram
 from laboratory.common import draws
 
@@ -37,7 +37,7 @@ class Setting:
 
     Attributes:
         estimator: ``score``, ``score_path`` or ``reparam``, which nothing below concerns.
-        weighting, steps, timesteps, count: of :class:`Elbo`; ``count`` is its k.
+        weighting, steps, timesteps, count: of :class:`ElboSurrogate`; ``count`` is its k.
         clip: ``weight_clip``.
         region: ``trust_region``.
     """
@@ -125,14 +125,13 @@ class Bench:
         return DecisionLayer(PowerProgram(), self.bandwidth_scale)
 
     def elbo(self, setting: Setting) -> Elbo:
-        return Elbo(
-            self.predictor.schedule,
-            self.predictor.sampler,
+        surrogate = ElboSurrogate(
             setting.count,
             setting.steps,  # type: ignore[arg-type]
             setting.weighting,  # type: ignore[arg-type]
             setting.timesteps,  # type: ignore[arg-type]
         )
+        return Elbo(self.predictor.schedule, self.predictor.sampler, surrogate)
 
     def pathwise(self, seeds: range) -> Tensor:
         """Draws of the pathwise gradient, ``(R, P)``."""

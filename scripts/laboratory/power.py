@@ -18,8 +18,7 @@ from diffusion_dfl.estimators import Batch, Reparam, Score, ScorePath
 from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor
-from diffusion_dfl.predictors.diffusion import Elbo
-from diffusion_dfl.predictors.diffusion.sampler import SamplerName
+from diffusion_dfl.predictors.diffusion import Elbo, ElboSurrogate, Sampler
 from diffusion_dfl.programs import PowerProgram
 from laboratory.common import at_least, cosine, draws, spread, trained_power
 from laboratory.files import MARKERS, PALETTE, environment, panels, write_files
@@ -36,8 +35,8 @@ class Point:
         estimator: ``reparam``, ``last K``, ``score``, ``score_path`` or ``score, fresh``.
         scenarios: M.
         timesteps: k.
-        scheme: of :class:`Elbo`.
-        common_noise: of :class:`Elbo`.
+        scheme: ``elbo_timesteps``.
+        common_noise: of :class:`ElboSurrogate`.
         eta: of a DDIM sampler; None for ancestral, variance beta.
         bandwidth_scale: c.
         curvature: of the decision layer.
@@ -133,19 +132,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _gradients(predictor: DiffusionPredictor, batch: Batch, point: Point, seeds: range) -> Tensor:
-    kind: SamplerName = "ancestral" if point.eta is None else "ddim"
-    noisy = point.eta != 0.0
-    predictor.sampler = replace(
-        predictor.sampler, kind=kind, eta=1.0 if point.eta is None else point.eta, final_noise=noisy
+    sampling = replace(
+        predictor.sampler.sampling,
+        sampler="ancestral" if point.eta is None else "ddim",
+        eta=1.0 if point.eta is None else point.eta,
+        final_noise=point.eta != 0.0,
     )
+    predictor.sampler = Sampler(predictor.schedule, sampling)
     history = predictor.elbo.history.clone()
-    predictor.elbo = Elbo(
-        predictor.schedule,
-        predictor.sampler,
-        point.timesteps,
-        timesteps=point.scheme,  # type: ignore[arg-type]
+    surrogate = ElboSurrogate(
+        num_elbo_timesteps=point.timesteps,
+        elbo_timesteps=point.scheme,  # type: ignore[arg-type]
         common_noise=point.common_noise,
     )
+    predictor.elbo = Elbo(predictor.schedule, predictor.sampler, surrogate)
     predictor.elbo.history.copy_(history)
     layer = DecisionLayer(
         PowerProgram(),
@@ -177,7 +177,7 @@ def _estimator(point: Point) -> Estimator:
 
 def _row_evaluations(predictor: DiffusionPredictor, point: Point) -> int:
     """Network rows a day: 1 forward, 2 backward."""
-    steps, count = len(predictor.sampler.timesteps), point.scenarios
+    steps, count = predictor.num_sampling_steps, point.scenarios
     if point.estimator == "reparam":
         return 3 * steps * count
     if point.estimator.startswith("last"):

@@ -14,27 +14,22 @@ from diffusion_dfl.estimators import Batch, Reparam, Score, ScorePath
 from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor
-from diffusion_dfl.predictors.diffusion import Elbo
+from diffusion_dfl.predictors.diffusion import Elbo, ElboSurrogate, Sampling
 from diffusion_dfl.programs import Instances
 from diffusion_dfl.tasks import SyntheticTask, synthetic_task
 from laboratory.common import agreement, draws
 from laboratory.files import environment, write_files
 from laboratory.synthetic_report import figure, markdown
 
-#: Options of :class:`Elbo` as in the paper's figure: independent timesteps and noise.
-PLAIN: dict[str, Any] = {"timesteps": "uniform", "antithetic": False}
+#: Independent timesteps and noise, as in the paper's figure.
+PLAIN = ElboSurrogate(elbo_timesteps="uniform", antithetic=False)
 
 #: What the surrogate could be instead; k = ``Effort.fixed_timesteps``.
-SURROGATES: dict[str, dict[str, Any]] = {
+SURROGATES: dict[str, ElboSurrogate] = {
     "simple, uniform t (paper)": PLAIN,
-    "simple, stratified antithetic t": {"timesteps": "stratified", "antithetic": True},
-    "vlb, T steps": {"weighting": "vlb", "timesteps": "stratified", "antithetic": True},
-    "vlb, sampler's steps": {
-        "steps": "sampler",
-        "weighting": "vlb",
-        "timesteps": "stratified",
-        "antithetic": True,
-    },
+    "simple, stratified antithetic t": ElboSurrogate(),
+    "vlb, T steps": ElboSurrogate(elbo_weighting="vlb"),
+    "vlb, sampler's steps": ElboSurrogate(elbo_weighting="vlb", elbo_steps="sampler"),
 }
 
 
@@ -123,11 +118,13 @@ class Bench:
                 self.contexts.shape[1],
                 dimension,
                 effort.width,
-                num_sampling_steps=effort.sampling_steps,
                 prediction="v",
-                sampler="ancestral",
-                variance="beta",
-                final_noise=True,
+                sampling=Sampling(
+                    num_sampling_steps=effort.sampling_steps,
+                    sampler="ancestral",
+                    variance="beta",
+                    final_noise=True,
+                ),
             )
         self.predictor.fit_scaling(self.contexts, self.outcomes)
         self.generator = torch.Generator().manual_seed(dimension)
@@ -174,12 +171,13 @@ class Bench:
 
         return draws(self.predictor, value, seeds)
 
-    def set_surrogate(self, k: int, **options: Any) -> None:
-        """Timesteps and weights of the ELBO that ``Score`` differentiates."""
+    def set_surrogate(self, k: int, surrogate: ElboSurrogate) -> None:
+        """What ``Score`` differentiates, from k timesteps or as many as there are."""
         predictor = self.predictor
-        if options.get("steps") == "sampler":
-            k = min(k, len(predictor.sampler.timesteps))
-        predictor.elbo = Elbo(predictor.schedule, predictor.sampler, k, **options)
+        if surrogate.elbo_steps == "sampler":
+            k = min(k, predictor.num_sampling_steps)
+        surrogate = replace(surrogate, num_elbo_timesteps=k)
+        predictor.elbo = Elbo(predictor.schedule, predictor.sampler, surrogate)
 
     def effective_scenarios(self, count: int, repeats: int = 8) -> float:
         """``1 / sum_m p_m^2``: how many of the scenarios carry the expected cost of the decision."""
@@ -209,7 +207,7 @@ def epoch_rows(bench: Bench, effort: Effort) -> list[dict[str, Any]]:
             for k in (*effort.timesteps, None):
                 estimator: Estimator = ScorePath(scenarios, fit_weight=0.0)
                 if k is not None:
-                    bench.set_surrogate(k, **PLAIN)
+                    bench.set_surrogate(k, PLAIN)
                     estimator = Score(scenarios, fit_weight=0.0)
                 found = bench.gradients(estimator, seeds)
                 head = {"epoch": epoch, "cost": cost, "M": scenarios, "k": k}
@@ -223,7 +221,7 @@ def dimension_rows(bench: Bench, effort: Effort) -> list[dict[str, Any]]:
     """Cosine with reparam of the fitted model by M: the ELBO's score, and the path's."""
     rows: list[dict[str, Any]] = []
     size, cost = bench.task.program.num_decisions, bench.expected_cost()
-    bench.set_surrogate(effort.fixed_timesteps, **PLAIN)
+    bench.set_surrogate(effort.fixed_timesteps, PLAIN)
     for scenarios, count in effort.draws:
         head = {"d": size, "cost": cost, "optimal_cost": bench.task.optimal_cost, "M": scenarios}
         head["effective"] = bench.effective_scenarios(scenarios)
@@ -248,8 +246,8 @@ def surrogate_rows(bench: Bench, effort: Effort, fit_steps: int) -> list[dict[st
     true = bench.gradients(Reparam(scenarios, fit_weight=0.0), range(count))
     head = {"fit_steps": fit_steps, "cost": bench.expected_cost(), "M": scenarios}
     rows: list[dict[str, Any]] = []
-    for name, options in SURROGATES.items():
-        bench.set_surrogate(effort.fixed_timesteps, **options)
+    for name, surrogate in SURROGATES.items():
+        bench.set_surrogate(effort.fixed_timesteps, surrogate)
         found = bench.gradients(Score(scenarios, fit_weight=0.0), range(count))
         rows.append(head | {"surrogate": name} | agreement(found, true))
     path = bench.gradients(ScorePath(scenarios, fit_weight=0.0), range(count))

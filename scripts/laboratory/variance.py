@@ -6,6 +6,7 @@ noise are drawn anew, so that nothing but the surrogate is measured.
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 
 from diffusion_dfl.estimators import score_weights
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors.diffusion import Elbo
+from diffusion_dfl.predictors.diffusion import Elbo, ElboSurrogate
 from diffusion_dfl.programs import PowerProgram
 from laboratory.common import at_least, cosine, draws, jackknife_ratio, spread, trained_power
 from laboratory.files import PALETTE, environment, panels, write_files
@@ -21,29 +22,22 @@ from laboratory.files import PALETTE, environment, panels, write_files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Name -> options of :class:`Elbo`; the first is the unit.
-SCHEMES: dict[str, dict[str, Any]] = {
-    "uniform": {"timesteps": "uniform", "antithetic": False},
-    "uniform, antithetic": {"timesteps": "uniform", "antithetic": True},
-    "stratified": {"timesteps": "stratified", "antithetic": False},
-    "stratified, antithetic": {"timesteps": "stratified", "antithetic": True},
-    "stratified, antithetic, common noise": {
-        "timesteps": "stratified",
-        "antithetic": True,
-        "common_noise": True,
-    },
-    "importance": {"timesteps": "importance", "antithetic": False},
-    "importance, antithetic": {"timesteps": "importance", "antithetic": True},
-    "stratified importance": {"timesteps": "stratified_importance", "antithetic": False},
-    "stratified importance, antithetic": {
-        "timesteps": "stratified_importance",
-        "antithetic": True,
-    },
-    "stratified importance, antithetic, common noise": {
-        "timesteps": "stratified_importance",
-        "antithetic": True,
-        "common_noise": True,
-    },
+#: Name -> surrogate, but for its k; the first is the unit.
+SCHEMES: dict[str, ElboSurrogate] = {
+    "uniform": ElboSurrogate(elbo_timesteps="uniform", antithetic=False),
+    "uniform, antithetic": ElboSurrogate(elbo_timesteps="uniform"),
+    "stratified": ElboSurrogate(antithetic=False),
+    "stratified, antithetic": ElboSurrogate(),
+    "stratified, antithetic, common noise": ElboSurrogate(common_noise=True),
+    "importance": ElboSurrogate(elbo_timesteps="importance", antithetic=False),
+    "importance, antithetic": ElboSurrogate(elbo_timesteps="importance"),
+    "stratified importance": ElboSurrogate(
+        elbo_timesteps="stratified_importance", antithetic=False
+    ),
+    "stratified importance, antithetic": ElboSurrogate(elbo_timesteps="stratified_importance"),
+    "stratified importance, antithetic, common noise": ElboSurrogate(
+        elbo_timesteps="stratified_importance", common_noise=True
+    ),
 }
 
 
@@ -75,9 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     rows = []
     for k in arguments.timesteps:
         unit = None
-        for name, options in SCHEMES.items():
+        for name, scheme in SCHEMES.items():
             history = predictor.elbo.history.clone()
-            predictor.elbo = Elbo(predictor.schedule, predictor.sampler, k, **options)
+            surrogate_of_k = replace(scheme, num_elbo_timesteps=k)
+            predictor.elbo = Elbo(predictor.schedule, predictor.sampler, surrogate_of_k)
             predictor.elbo.history.copy_(history)
             if predictor.elbo.uses_history:
                 draws(predictor, surrogate, range(10_000, 10_020))  # fills the history

@@ -28,25 +28,23 @@ from diffusion_dfl.predictors import (
 )
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.training.balance import GradientBalance
+from tests.configs import by_keys
 from tests.devices.fake_cuda import DEVICE, DeviceMistakeError, FakeCuda, fake_cuda
 
 B, X, Y, M = 3, 3, 4, 6
 
 
 def _diffusion(**knobs: Any) -> Predictor:
-    return DiffusionPredictor(
-        X,
-        Y,
-        8,
-        num_diffusion_steps=20,
-        num_sampling_steps=4,
-        chunk_rows=10,
-        **{"num_elbo_timesteps": 3, **knobs},
+    keys = {"num_diffusion_steps": 20, "num_sampling_steps": 4, "chunk_rows": 10}
+    predictor: Predictor = by_keys(
+        DiffusionPredictor, X, Y, 8, **keys, **{"num_elbo_timesteps": 3, **knobs}
     )
+    return predictor
 
 
 def _gaussian(**knobs: Any) -> Predictor:
-    return GaussianPredictor(X, Y, 8, **knobs)
+    predictor: Predictor = by_keys(GaussianPredictor, X, Y, 8, **knobs)
+    return predictor
 
 
 @dataclass(frozen=True)

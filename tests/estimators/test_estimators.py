@@ -21,6 +21,7 @@ from diffusion_dfl.predictors import (
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.solvers import Solution, Status
 from diffusion_dfl.solvers.dispatch import solve_instances
+from tests.configs import by_keys
 
 HOURS = 4
 PROGRAM = PowerProgram(num_decisions=HOURS)
@@ -40,7 +41,7 @@ def _batch(rows: int = 6) -> Batch:
 
 def _predictor(kind: type[Predictor], **knobs: object) -> Predictor:
     torch.manual_seed(0)
-    predictor = kind(3, HOURS, width=8, layers=1, **knobs)  # type: ignore[call-arg]
+    predictor: Predictor = by_keys(kind, 3, HOURS, width=8, layers=1, **knobs)
     batch = _batch(50)
     predictor.fit_scaling(batch.context, batch.outcome)
     return predictor

@@ -16,6 +16,7 @@ from diffusion_dfl.programs import (
     ProductAllocation,
     Program,
 )
+from tests.configs import by_keys
 
 PROGRAMS: dict[str, Program] = {
     "power": PowerProgram(num_decisions=3, ramp=0.4),
@@ -40,7 +41,7 @@ def _drawn(program: Program, batch: int, count: int, seed: int) -> Tensor:
 
 def _predictor(kind: type[Predictor], **knobs: object) -> Predictor:
     torch.manual_seed(0)
-    predictor = kind(2, 3, width=8, layers=1, **knobs)  # type: ignore[call-arg]
+    predictor: Predictor = by_keys(kind, 2, 3, width=8, layers=1, **knobs)
     predictor.fit_scaling(
         torch.randn(50, 2, generator=_generator(1)),
         1.5 + 0.3 * torch.randn(50, 3, generator=_generator(2)),

@@ -13,6 +13,7 @@ from diffusion_dfl.predictors import (
     PolicyNetwork,
 )
 from diffusion_dfl.programs import PowerProgram
+from tests.configs import by_keys
 
 PROGRAM = PowerProgram(num_decisions=3, ramp=0.3)
 STEPS = 4
@@ -30,7 +31,7 @@ def _batch() -> Batch:
 def _predictor(**knobs: object) -> DiffusionPredictor:
     torch.manual_seed(0)
     knobs = {"num_diffusion_steps": 30, "num_sampling_steps": STEPS, **knobs}
-    predictor = DiffusionPredictor(2, 3, width=8, layers=1, **knobs)  # type: ignore[arg-type]
+    predictor: DiffusionPredictor = by_keys(DiffusionPredictor, 2, 3, width=8, layers=1, **knobs)
     predictor.fit_scaling(
         torch.randn(50, 2, generator=_generator(1)),
         1.5 + 0.3 * torch.randn(50, 3, generator=_generator(2)),

@@ -20,6 +20,7 @@ from diffusion_dfl.predictors import (
     Predictor,
 )
 from diffusion_dfl.programs import Hinge, PowerProgram, TorchProgram
+from tests.configs import by_keys
 
 torch.set_num_threads(1)
 HOURS, ROWS = 3, 5
@@ -43,7 +44,7 @@ def _batch(rows: int = ROWS) -> Batch:
 
 def _predictor(kind: Any, **knobs: object) -> Predictor:
     torch.manual_seed(0)
-    predictor = kind(2, HOURS, width=8, layers=1, **knobs)
+    predictor: Predictor = by_keys(kind, 2, HOURS, width=8, layers=1, **knobs)
     predictor.fit_scaling(*(getattr(_batch(50), name) for name in ("context", "outcome")))
     return predictor.eval()
 

@@ -11,6 +11,7 @@ from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor
 from diffusion_dfl.programs import PowerProgram
+from tests.configs import by_keys
 
 HOURS = 2
 PROGRAM = PowerProgram(num_decisions=HOURS, shortage=5.0, excess=0.5, ramp=100.0)
@@ -41,7 +42,9 @@ def _predictor(**knobs: object) -> DiffusionPredictor:
         "final_noise": True,
         **knobs,
     }
-    predictor = DiffusionPredictor(2, HOURS, width=16, layers=1, **knobs)  # type: ignore[arg-type]
+    predictor: DiffusionPredictor = by_keys(
+        DiffusionPredictor, 2, HOURS, width=16, layers=1, **knobs
+    )
     predictor.fit_scaling(*_rows())
     return predictor.eval()
 

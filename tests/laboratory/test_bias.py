@@ -18,7 +18,7 @@ from laboratory.bias_closed_form import CASES, NONE, Case, Rule
 
 from diffusion_dfl.estimators import Batch, Score
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import DiffusionPredictor
+from diffusion_dfl.predictors import DiffusionPredictor, Sampling
 from diffusion_dfl.programs import PowerProgram
 
 CASE = Case("two hours", (0.0, 6.0))
@@ -151,8 +151,8 @@ def test_the_jackknife_is_the_spread_over_repetitions() -> None:
 def _bench() -> bias_diffusion.Bench:
     torch.manual_seed(0)
     predictor = DiffusionPredictor(
-        2, 24, 8, 1, num_diffusion_steps=20, num_sampling_steps=4, sampler="ancestral",
-        variance="beta", final_noise=True,
+        2, 24, 8, 1, num_diffusion_steps=20,
+        sampling=Sampling(4, sampler="ancestral", variance="beta", final_noise=True),
     ).eval()  # fmt: skip
     batch = Batch(torch.randn(2, 2), torch.randn(2, 24))
     return bias_diffusion.Bench(predictor, batch, 12, 1.5)

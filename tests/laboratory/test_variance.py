@@ -1,6 +1,7 @@
 """The laboratory's own arithmetic, on gradients whose spread is known."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from laboratory.common import cosine, draws, jackknife_ratio, spread
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.predictors import DiffusionPredictor
-from diffusion_dfl.predictors.diffusion import Elbo
+from diffusion_dfl.predictors.diffusion import Elbo, Sampling
 
 
 def test_the_ratio_of_spreads_is_that_of_the_variances_within_its_error() -> None:
@@ -30,7 +31,7 @@ def test_the_ratio_of_spreads_is_that_of_the_variances_within_its_error() -> Non
 def test_every_scheme_of_the_table_is_unbiased_on_a_small_network() -> None:
     torch.manual_seed(0)
     predictor = DiffusionPredictor(
-        2, 3, 8, 1, num_diffusion_steps=20, num_sampling_steps=4, sampler="ancestral"
+        2, 3, 8, 1, num_diffusion_steps=20, sampling=Sampling(4, sampler="ancestral")
     ).eval()
     context, scenarios = torch.randn(2, 2), torch.randn(2, 5, 3)
     weights = torch.randn(2, 5)
@@ -39,8 +40,9 @@ def test_every_scheme_of_the_table_is_unbiased_on_a_small_network() -> None:
         return predictor.weighted_log_density(context, scenarios, weights, generator).value
 
     means = {}
-    for name, options in variance.SCHEMES.items():
-        predictor.elbo = Elbo(predictor.schedule, predictor.sampler, 4, **options)
+    for name, scheme in variance.SCHEMES.items():
+        surrogate = replace(scheme, num_elbo_timesteps=4)
+        predictor.elbo = Elbo(predictor.schedule, predictor.sampler, surrogate)
         if predictor.elbo.uses_history:
             draws(predictor, value, range(5000, 5020))
         means[name] = draws(predictor, value, range(300)).mean(0)
@@ -49,7 +51,7 @@ def test_every_scheme_of_the_table_is_unbiased_on_a_small_network() -> None:
 
 
 def test_every_point_of_the_power_table_has_an_estimator_and_a_cost() -> None:
-    predictor = DiffusionPredictor(2, 3, 8, 1, num_sampling_steps=10)
+    predictor = DiffusionPredictor(2, 3, 8, 1, sampling=Sampling(10))
     for points in power.POINTS.values():
         for point in points:
             power._estimator(point)

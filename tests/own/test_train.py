@@ -69,10 +69,7 @@ def fitted(estimator: ddfl.Estimator | None = None, **options: Any) -> ddfl.Fitt
                 ddfl.DiffusionPredictor,
                 width=8,
                 num_diffusion_steps=8,
-                num_sampling_steps=3,
-                sampler="ancestral",
-                variance="beta",
-                final_noise=True,
+                sampling=ddfl.Sampling(3, sampler="ancestral", variance="beta", final_noise=True),
                 outcome_scaling="residual",
             ),
             ddfl.ScorePath(6, fit_weight=1.0),
@@ -303,7 +300,10 @@ def test_a_frame_s_numbers_that_are_not_to_be_written_are_taken_without_a_warnin
 
 @pytest.mark.parametrize(
     "predictor",
-    [SMALL, partial(ddfl.DiffusionPredictor, width=8, num_diffusion_steps=8, num_sampling_steps=3)],
+    [
+        SMALL,
+        partial(ddfl.DiffusionPredictor, width=8, num_diffusion_steps=8, sampling=ddfl.Sampling(3)),
+    ],
     ids=["gaussian", "diffusion"],
 )
 def test_the_decision_of_a_row_does_not_depend_on_the_rows_after_it(predictor: Any) -> None:

@@ -16,6 +16,7 @@ from diffusion_dfl.predictors import (
 )
 from diffusion_dfl.predictors.backbone import ACTIVATIONS, ActivationName, activation, backbone
 from diffusion_dfl.predictors.diffusion import Denoiser
+from tests.configs import by_keys
 
 NAMES: list[ActivationName] = ["silu", "relu", "gelu"]
 MODULES = {"silu": nn.SiLU, "relu": nn.ReLU, "gelu": nn.GELU}
@@ -112,8 +113,8 @@ def test_an_unknown_activation_is_refused_by_name(make: Callable[..., Predictor]
         if make in (DeterministicPredictor, PolicyNetwork):
             pytest.skip("has no base")
         knobs["outcome_scaling"] = "residual"
-    with pytest.raises(ValueError, match="activation='tanh' is unknown; choose silu, relu, gelu"):
-        make(3, 2, width=4, **knobs)
+    with pytest.raises(ValueError, match=f"{key}='tanh' is unknown; choose silu, relu, gelu"):
+        by_keys(make, 3, 2, width=4, **knobs)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from diffusion_dfl.predictors import (
     GaussianPredictor,
 )
 from diffusion_dfl.predictors.base import FULL
+from tests.configs import by_keys
 
 STEPS = 6
 CHECKPOINT = Backpropagation("checkpoint")
@@ -25,7 +26,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 def _predictor(**knobs: object) -> DiffusionPredictor:
     torch.manual_seed(0)
     knobs = {"num_diffusion_steps": 30, "num_sampling_steps": STEPS, **knobs}
-    predictor = DiffusionPredictor(2, 3, width=8, layers=2, **knobs)  # type: ignore[arg-type]
+    predictor: DiffusionPredictor = by_keys(DiffusionPredictor, 2, 3, width=8, layers=2, **knobs)
     rows = torch.randn(50, 2, generator=_generator(1)), torch.randn(50, 3, generator=_generator(2))
     predictor.fit_scaling(*rows)
     return predictor.eval()
@@ -98,7 +99,7 @@ def test_the_last_steps_are_those_from_a_state_held_fixed(steps: int) -> None:
     found = _gradient(predictor, _last(steps))
 
     predictor.zero_grad(set_to_none=True)
-    coefficients = predictor.sampler.coefficients(predictor.schedule)
+    coefficients = predictor.sampler.steps
     features = predictor.denoiser.context_features(predictor.contexts(context)).unsqueeze(1)
     state = states[STEPS - steps]
     for i in range(STEPS - steps, STEPS):

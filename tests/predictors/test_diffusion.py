@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor
+from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor, Sampling
+from tests.configs import by_keys
 
 STEPS = 8
 
@@ -15,7 +16,7 @@ STEPS = 8
 def _predictor(**knobs: object) -> DiffusionPredictor:
     torch.manual_seed(0)
     knobs = {"num_diffusion_steps": STEPS, "num_sampling_steps": 3, **knobs}
-    predictor = DiffusionPredictor(2, 1, width=8, layers=1, **knobs)  # type: ignore[arg-type]
+    predictor: DiffusionPredictor = by_keys(DiffusionPredictor, 2, 1, width=8, layers=1, **knobs)
     generator = torch.Generator().manual_seed(1)
     predictor.fit_scaling(
         torch.randn(50, 2, generator=generator), 4 + 3 * torch.randn(50, 1, generator=generator)
@@ -68,7 +69,8 @@ def test_a_trained_sampler_follows_the_data() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(2000, 1, generator=generator) * 2 - 1
     y = 10 + 2 * x + 0.5 * torch.randn(2000, 1, generator=generator)
-    predictor = DiffusionPredictor(1, 1, width=64, layers=2, num_sampling_steps=20)
+    sampling = Sampling(num_sampling_steps=20)
+    predictor = DiffusionPredictor(1, 1, width=64, layers=2, sampling=sampling)
     predictor.fit_scaling(x, y)
     optimizer = torch.optim.Adam(predictor.parameters(), lr=3e-3)
     for _ in range(400):
@@ -120,7 +122,7 @@ def test_scenarios_move_with_the_units_of_the_outcomes(scaling: str) -> None:
             width=8,
             layers=1,
             num_diffusion_steps=STEPS,
-            num_sampling_steps=3,
+            sampling=Sampling(num_sampling_steps=3),
             outcome_scaling=scaling,  # type: ignore[arg-type]
         ).eval()
         generator = torch.Generator().manual_seed(1)

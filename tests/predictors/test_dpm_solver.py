@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_dfl.predictors.diffusion import NoiseSchedule, Sampler, sampling_timesteps
+from diffusion_dfl.predictors.diffusion import NoiseSchedule, Sampler, Sampling
 from diffusion_dfl.predictors.diffusion.sampler import SamplerName
-from diffusion_dfl.predictors.diffusion.schedule import ScheduleName
+from diffusion_dfl.predictors.diffusion.schedule import ScheduleName, Spacing
 
 MEAN, VARIANCE, START = 1.5, 0.3, 0.8
 
@@ -32,15 +32,13 @@ def _flow(bar_t: float, bar_s: float, noisy: float) -> float:
 
 def _error(kind: SamplerName, schedule: NoiseSchedule, count: int) -> float:
     """Distance to the flow at the first timestep, after ``count`` steps from T."""
-    steps = sampling_timesteps(schedule, count + 1, "log_snr")
-    sampler = Sampler(kind, tuple(steps), eta=0.0)
+    sampler = Sampler(schedule, Sampling(count + 1, "log_snr", kind, eta=0.0))
     state, previous = START, 0.0
-    coefficients = sampler.coefficients(schedule)[:-1]
-    for t, step in zip(reversed(steps), coefficients, strict=False):
+    for t, step in zip(reversed(sampler.timesteps), sampler.steps[:-1], strict=False):
         clean = _clean(schedule.curve[t], state)
         state = step.clean * clean + step.keep * state + step.previous * previous
         previous = clean
-    return abs(state - _flow(schedule.curve[-1], schedule.curve[steps[0]], START))
+    return abs(state - _flow(schedule.curve[-1], schedule.curve[sampler.timesteps[0]], START))
 
 
 @pytest.fixture(scope="module")
@@ -68,31 +66,28 @@ def test_ddim_without_noise_is_of_first_order_and_meets_the_same_flow(
 def test_its_first_step_is_that_of_ddim_without_noise(name: ScheduleName) -> None:
     """At first order both integrate the same exponential exactly (Lu et al., 2022, section 4)."""
     schedule = NoiseSchedule(name, 100)
-    solver = Sampler("dpm_solver", (20, 60, 100)).coefficients(schedule)[0]
-    ddim = Sampler("ddim", (20, 60, 100), eta=0.0).coefficients(schedule)[0]
+    solver = Sampler(schedule, Sampling(3, sampler="dpm_solver")).steps[0]
+    ddim = Sampler(schedule, Sampling(3, eta=0.0)).steps[0]
     assert solver == pytest.approx(ddim, rel=1e-9)
 
 
 def test_a_constant_clean_prediction_is_met_exactly_by_every_step() -> None:
     """With x constant the flow is ``sqrt(abar_s) x + sigma_s eps``; the correction cancels."""
     schedule, clean, noise = NoiseSchedule("linear", 100), 1.7, -0.6
-    steps = (3, 10, 30, 70, 100)
-    states = [math.sqrt(schedule.curve[t]) * clean for t in steps]
-    states = [
-        a + math.sqrt(1 - schedule.curve[t]) * noise for a, t in zip(states, steps, strict=True)
-    ]
-    coefficients = Sampler("dpm_solver", steps).coefficients(schedule)[:-1]
-    for i, step in enumerate(coefficients):
+    sampler = Sampler(schedule, Sampling(5, sampler="dpm_solver"))
+    bars = [schedule.curve[t] for t in sampler.timesteps]
+    states = [math.sqrt(bar) * clean + math.sqrt(1 - bar) * noise for bar in bars]
+    for i, step in enumerate(sampler.steps[:-1]):
         found = (step.clean + step.previous) * clean + step.keep * states[-1 - i]
         assert found == pytest.approx(states[-2 - i], rel=1e-12)
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "quadratic", "log_snr"])
-def test_the_whole_walk_follows_its_own_recursion(spacing: str) -> None:
+def test_the_whole_walk_follows_its_own_recursion(spacing: Spacing) -> None:
     """The network's calls and the two-step memory of the walk, against the coefficients."""
     schedule = NoiseSchedule("linear", 1000)
-    steps = sampling_timesteps(schedule, 8, spacing)  # type: ignore[arg-type]
-    sampler = Sampler("dpm_solver", tuple(steps))
+    sampler = Sampler(schedule, Sampling(8, spacing, "dpm_solver", clip=0.0))
+    steps = sampler.timesteps
 
     def predict(noisy: Tensor, index: int) -> Tensor:
         bar = schedule.curve[steps[index]]
@@ -100,12 +95,10 @@ def test_the_whole_walk_follows_its_own_recursion(spacing: str) -> None:
         return MEAN + gain * (noisy - math.sqrt(bar) * MEAN)
 
     start = torch.randn(1, 5, 1, generator=torch.Generator().manual_seed(2))
-    draws = sampler(
-        predict, schedule, (1, 5, 1), torch.Generator().manual_seed(2), torch.device("cpu")
-    )
+    draws = sampler(predict, (1, 5, 1), torch.Generator().manual_seed(2), torch.device("cpu"))
     for value, first in zip(draws.flatten().tolist(), start.flatten().tolist(), strict=True):
         state, previous = first, 0.0
-        for t, step in zip(reversed(steps), sampler.coefficients(schedule), strict=True):
+        for t, step in zip(reversed(steps), sampler.steps, strict=True):
             clean = _clean(schedule.curve[t], state)
             state, previous = (
                 step.clean * clean + step.keep * state + step.previous * previous,

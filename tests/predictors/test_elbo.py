@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion_dfl.predictors.diffusion import Elbo, NoiseSchedule, Sampler
+from diffusion_dfl.predictors.diffusion import Elbo, ElboSurrogate, NoiseSchedule, Sampler, Sampling
 from diffusion_dfl.predictors.diffusion.elbo import ElboSteps, TimestepScheme, Weighting
 
 SCHEMES: list[TimestepScheme] = ["uniform", "stratified", "importance", "stratified_importance"]
 TOTAL = 12
 SCHEDULE = NoiseSchedule("linear", TOTAL)
-SAMPLER = Sampler("ancestral", (1, 3, 4, 7, 12), variance="beta")
+SAMPLER = Sampler(SCHEDULE, Sampling(5, sampler="ancestral", variance="beta"))
 
 
-def _elbo(count: int = 3, sampler: Sampler = SAMPLER, **knobs: object) -> Elbo:
-    return Elbo(SCHEDULE, sampler, count, **knobs)  # type: ignore[arg-type]
+def _elbo(count: int = 3, sampler: Sampler = SAMPLER, **knobs: Any) -> Elbo:
+    return Elbo(SCHEDULE, sampler, ElboSurrogate(count, **knobs))
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -72,10 +73,10 @@ def test_an_estimate_is_unbiased_for_the_sum_over_all_steps(
 ) -> None:
     elbo = _elbo(
         count,
-        steps=steps,
-        weighting=weighting,
-        timesteps=timesteps,
-        mixing=0.2 if count == 3 else 0.0,
+        elbo_steps=steps,
+        elbo_weighting=weighting,
+        elbo_timesteps=timesteps,
+        elbo_mixing=0.2 if count == 3 else 0.0,
         antithetic=antithetic,
         common_noise=common_noise,
     )
@@ -96,7 +97,7 @@ def test_importance_is_unbiased_whatever_the_history(
     timesteps: TimestepScheme, seed: int, spread: float
 ) -> None:
     """The expectation summed out: a timestep counts ``k p_i`` times, times ``W_i / (k p_i)``."""
-    elbo = _with_history(_elbo(timesteps=timesteps, weighting="vlb"), seed, spread)
+    elbo = _with_history(_elbo(elbo_timesteps=timesteps, elbo_weighting="vlb"), seed, spread)
     probabilities = elbo.probabilities()
     assert float(probabilities.sum()) == pytest.approx(1.0, rel=1e-5)
     draw = elbo.draw(20_000, 1, 1, _generator(seed))
@@ -113,7 +114,7 @@ def test_importance_is_unbiased_whatever_the_history(
 def test_importance_has_no_variance_where_its_history_is_the_summand(
     timesteps: TimestepScheme,
 ) -> None:
-    elbo = _elbo(4, timesteps=timesteps, weighting="vlb")
+    elbo = _elbo(4, elbo_timesteps=timesteps, elbo_weighting="vlb")
     norms = torch.rand(TOTAL, generator=_generator(3)) + 0.1
     elbo.history[elbo._bins()] = (elbo.weights * norms).square()
     draw = elbo.draw(500, 1, 1, _generator())
@@ -123,7 +124,7 @@ def test_importance_has_no_variance_where_its_history_is_the_summand(
 
 
 def test_without_a_history_of_every_step_importance_is_uniform() -> None:
-    elbo = _elbo(timesteps="importance")
+    elbo = _elbo(elbo_timesteps="importance")
     uniform = torch.full((TOTAL,), 1 / TOTAL)
     torch.testing.assert_close(elbo.probabilities(), uniform)
     elbo.history[elbo._bins()[:-1]] = torch.arange(1.0, TOTAL)
@@ -134,7 +135,7 @@ def test_without_a_history_of_every_step_importance_is_uniform() -> None:
 
 @pytest.mark.parametrize("mixing", [0.0, 0.1, 0.5, 1.0])
 def test_mixing_bounds_the_probabilities_from_below(mixing: float) -> None:
-    elbo = _with_history(_elbo(timesteps="importance", mixing=mixing), spread=6.0)
+    elbo = _with_history(_elbo(elbo_timesteps="importance", elbo_mixing=mixing), spread=6.0)
     probabilities = elbo.probabilities()
     assert float(probabilities.amin()) >= mixing / TOTAL * (1 - 1e-6)
     assert float(probabilities.sum()) == pytest.approx(1.0, rel=1e-5)
@@ -144,7 +145,7 @@ def test_mixing_bounds_the_probabilities_from_below(mixing: float) -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 5, TOTAL])
 def test_stratified_timesteps_cover_every_part_of_the_schedule(count: int) -> None:
-    draw = _elbo(count, timesteps="stratified").draw(3, 500, 1, _generator())
+    draw = _elbo(count, elbo_timesteps="stratified").draw(3, 500, 1, _generator())
     for j in range(count):
         places = draw.which[:, :, j]
         assert int(places.min()) >= math.floor(TOTAL * j / count)
@@ -155,7 +156,7 @@ def test_stratified_timesteps_cover_every_part_of_the_schedule(count: int) -> No
 
 
 def test_stratified_importance_takes_one_timestep_of_every_part_of_the_mass() -> None:
-    elbo = _with_history(_elbo(4, timesteps="stratified_importance"))
+    elbo = _with_history(_elbo(4, elbo_timesteps="stratified_importance"))
     edges = torch.cat([torch.zeros(1), elbo.probabilities().cumsum(0)])
     draw = elbo.draw(1, 2000, 1, _generator())
     for j in range(4):
@@ -183,7 +184,7 @@ def test_antithetic_evaluations_come_in_pairs_of_opposite_noise(
 
 def test_scenarios_share_timesteps_and_noise_only_where_it_is_common() -> None:
     for common in (False, True):
-        draw = _elbo(2, common_noise=common, timesteps="uniform").draw(6, 9, 2, _generator())
+        draw = _elbo(2, common_noise=common, elbo_timesteps="uniform").draw(6, 9, 2, _generator())
         assert bool((draw.which[:, :1] == draw.which).all()) == common
         assert draw.which.shape == draw.factor.shape == (6, 9, 2)
 
@@ -225,8 +226,9 @@ def _plain_divergence(
 def test_vlb_weights_are_divergences_of_the_reverse_steps(
     kind: str, eta: float, variance: str, steps: ElboSteps
 ) -> None:
-    sampler = Sampler(kind, (1, 3, 4, 7, 12), eta, variance)  # type: ignore[arg-type]
-    elbo = _elbo(sampler=sampler, steps=steps, weighting="vlb")
+    sampling = Sampling(5, sampler=kind, eta=eta, variance=variance)  # type: ignore[arg-type]
+    sampler = Sampler(SCHEDULE, sampling)
+    elbo = _elbo(sampler=sampler, elbo_steps=steps, elbo_weighting="vlb")
     chain = [0, *elbo.timesteps.tolist()]
     clean, epsilon = torch.randn(2, 3, dtype=torch.float64, generator=_generator())
     for i, (s, t) in enumerate(itertools.pairwise(chain)):
@@ -252,8 +254,8 @@ def test_vlb_weights_are_divergences_of_the_reverse_steps(
 def test_vlb_weights_of_ancestral_sampling_are_those_of_ho_et_al() -> None:
     """``beta_t^2 / (2 sigma_t^2 alpha_t (1 - abar_t))`` with sigma^2 = beta (2020, Eq. 12)."""
     schedule = NoiseSchedule("linear", 1000)
-    sampler = Sampler("ancestral", (10, 1000), variance="beta")
-    weights = Elbo(schedule, sampler, weighting="vlb").weights.double()
+    sampler = Sampler(schedule, Sampling(2, sampler="ancestral", variance="beta"))
+    weights = Elbo(schedule, sampler, ElboSurrogate(elbo_weighting="vlb")).weights.double()
     bar = schedule.alpha_bar
     alpha = bar[1:] / bar[:-1]
     expected = (1 - alpha) / (2 * alpha * (1 - bar[1:]))
@@ -262,7 +264,7 @@ def test_vlb_weights_of_ancestral_sampling_are_those_of_ho_et_al() -> None:
 
 def test_simple_weights_are_a_mean() -> None:
     for steps, count in (("schedule", TOTAL), ("sampler", 5)):
-        weights = _elbo(steps=steps).weights
+        weights = _elbo(elbo_steps=steps).weights
         torch.testing.assert_close(weights, torch.full((count,), 1 / count))
 
 
@@ -270,7 +272,7 @@ def test_simple_weights_are_a_mean() -> None:
 
 
 def test_the_history_is_the_mean_square_norm_and_decays() -> None:
-    elbo = _elbo(3, timesteps="importance")
+    elbo = _elbo(3, elbo_timesteps="importance")
     draw = elbo.draw(50, 6, 1, _generator())
     squares = torch.rand(50, 6, 3, generator=_generator(1)) + 0.5
     elbo.remember(draw, squares)
@@ -288,7 +290,7 @@ def test_the_history_is_the_mean_square_norm_and_decays() -> None:
 
 
 def test_bins_that_saw_no_row_keep_their_history() -> None:
-    elbo = _with_history(_elbo(1, timesteps="importance"))
+    elbo = _with_history(_elbo(1, elbo_timesteps="importance"))
     before = elbo.history.clone()
     draw = elbo.draw(1, 1, 1, _generator())
     elbo.remember(draw, torch.full((1, 1, 1), 5.0))
@@ -297,7 +299,7 @@ def test_bins_that_saw_no_row_keep_their_history() -> None:
 
 
 def test_norms_of_zero_leave_the_distribution_as_it_is() -> None:
-    elbo = _elbo(2, timesteps="importance")
+    elbo = _elbo(2, elbo_timesteps="importance")
     elbo.remember(elbo.draw(50, 6, 1, _generator()), torch.zeros(50, 6, 2))
     torch.testing.assert_close(elbo.probabilities(), torch.full((TOTAL,), 1 / TOTAL))
 
@@ -305,7 +307,8 @@ def test_norms_of_zero_leave_the_distribution_as_it_is() -> None:
 @pytest.mark.parametrize("count", [1, 7, 49, 50, 51, 1000])
 def test_every_step_has_a_bin_and_bins_hold_neighbours(count: int) -> None:
     schedule = NoiseSchedule("linear", count)
-    elbo = Elbo(schedule, Sampler("ddim", (count,)), 1, timesteps="importance")
+    sampler = Sampler(schedule, Sampling(1))
+    elbo = Elbo(schedule, sampler, ElboSurrogate(1, elbo_timesteps="importance"))
     bins = elbo._bins()
     assert bool((bins.diff() >= 0).all()) and int(bins[0]) == 0 and int(bins[-1]) < 50
     counts = torch.bincount(bins)
@@ -315,23 +318,30 @@ def test_every_step_has_a_bin_and_bins_hold_neighbours(count: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_timesteps": 0}, r"num_elbo_timesteps=0 must lie in 1\.\.num_diffusion_steps=12"),
-        ({"num_timesteps": 13}, "num_elbo_timesteps=13"),
-        ({"num_timesteps": 6, "steps": "sampler"}, r"=6 must lie in 1\.\.num_sampling_steps=5"),
-        ({"steps": "both"}, "elbo_steps='both'"),
-        ({"weighting": "snr"}, "elbo_weighting='snr'"),
-        ({"timesteps": "random"}, "elbo_timesteps='random'"),
-        ({"mixing": -0.1}, r"elbo_mixing=-0\.1"),
-        ({"mixing": math.nan}, "elbo_mixing=nan"),
+        (
+            {"num_elbo_timesteps": 0},
+            r"num_elbo_timesteps=0 must lie in 1\.\.num_diffusion_steps=12",
+        ),
+        ({"num_elbo_timesteps": 13}, "num_elbo_timesteps=13"),
+        (
+            {"num_elbo_timesteps": 6, "elbo_steps": "sampler"},
+            r"=6 must lie in 1\.\.num_sampling_steps=5",
+        ),
+        ({"elbo_steps": "both"}, "elbo_steps='both'"),
+        ({"elbo_weighting": "snr"}, "elbo_weighting='snr'"),
+        ({"elbo_timesteps": "random"}, "elbo_timesteps='random'"),
+        ({"elbo_mixing": -0.1}, r"elbo_mixing=-0\.1"),
+        ({"elbo_mixing": math.nan}, "elbo_mixing=nan"),
     ],
 )
 def test_senseless_values_are_refused_by_name(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Elbo(SCHEDULE, SAMPLER, **arguments)  # type: ignore[arg-type]
+        Elbo(SCHEDULE, SAMPLER, ElboSurrogate(**arguments))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("sampler", [Sampler("ddim", (3, 12), 0.0), Sampler("dpm_solver", (3, 12))])
-def test_a_deterministic_sampler_has_no_bound(sampler: Sampler) -> None:
+@pytest.mark.parametrize("sampling", [Sampling(2, eta=0.0), Sampling(2, sampler="dpm_solver")])
+def test_a_deterministic_sampler_has_no_bound(sampling: Sampling) -> None:
+    sampler = Sampler(SCHEDULE, sampling)
     with pytest.raises(ValueError, match="elbo_weighting=vlb needs a sampler with noise"):
-        Elbo(SCHEDULE, sampler, 1, weighting="vlb")
-    assert len(Elbo(SCHEDULE, sampler, 1, steps="sampler").weights) == 2
+        _elbo(1, sampler, elbo_weighting="vlb")
+    assert len(_elbo(1, sampler, elbo_steps="sampler").weights) == 2

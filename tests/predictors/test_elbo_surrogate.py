@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffusion_dfl.predictors import DiffusionPredictor
+from tests.configs import by_keys
 
 STEPS = 8
 
@@ -21,7 +22,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 def _predictor(size: int = 1, **knobs: object) -> DiffusionPredictor:
     torch.manual_seed(0)
     knobs = {"num_diffusion_steps": STEPS, "num_sampling_steps": 4, "layers": 1, **knobs}
-    predictor = DiffusionPredictor(2, size, width=8, **knobs)  # type: ignore[arg-type]
+    predictor: DiffusionPredictor = by_keys(DiffusionPredictor, 2, size, width=8, **knobs)
     predictor.fit_scaling(
         torch.randn(50, 2, generator=_generator(1)),
         4 + 3 * torch.randn(50, size, generator=_generator(2)),

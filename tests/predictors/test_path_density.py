@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffusion_dfl.predictors import DiffusionPredictor
 from diffusion_dfl.predictors.diffusion import ScenarioPath
+from tests.configs import by_keys
 
 STOCHASTIC = [
     {"sampler": "ddim", "eta": 1.0},
@@ -30,7 +31,7 @@ def _predictor(size: int = 2, **knobs: object) -> DiffusionPredictor:
         "layers": 1,
         **knobs,
     }
-    predictor = DiffusionPredictor(2, size, width=8, **knobs)  # type: ignore[arg-type]
+    predictor: DiffusionPredictor = by_keys(DiffusionPredictor, 2, size, width=8, **knobs)
     predictor.fit_scaling(
         torch.randn(50, 2, generator=_generator(1)),
         4 + 3 * torch.randn(50, size, generator=_generator(2)),
@@ -56,7 +57,7 @@ def _plain(
     timesteps = predictor.sampler.timesteps
     features = predictor.denoiser.context_features(predictor.contexts(context)).unsqueeze(1)
     logs, squares, constants = [], [], []
-    coefficients = predictor.sampler.coefficients(predictor.schedule)
+    coefficients, clip = predictor.sampler.steps, predictor.sampler.sampling.clip
     for i, t in enumerate(reversed(timesteps)):
         bar = predictor.schedule.curve[t]
         signal, noise = math.sqrt(bar), math.sqrt(1 - bar)
@@ -67,8 +68,8 @@ def _plain(
             "x0": output,
             "v": signal * states[i] - noise * output,
         }[predictor.prediction]
-        if predictor.sampler.clip:
-            clean = clean.clamp(-predictor.sampler.clip, predictor.sampler.clip)
+        if clip:
+            clean = clean.clamp(-clip, clip)
         step = coefficients[i]
         normal = torch.distributions.Normal(step.clean * clean + step.keep * states[i], step.noise)
         logs.append(normal.log_prob(states[i + 1]).sum(-1))

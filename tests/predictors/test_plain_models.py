@@ -9,6 +9,7 @@ import torch
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import (
+    BaseModels,
     BoostedQuantiles,
     ForestWeights,
     LinearPredictor,
@@ -75,7 +76,7 @@ def test_a_ridge_of_weighted_rows_is_least_squares_of_rows_repeated_by_their_wei
 
 def test_a_bootstrap_draws_whole_residual_vectors_of_the_base() -> None:
     contexts, outcomes = data()
-    model = ResidualBootstrap(4, 2, base="linear", base_folds=1)
+    model = ResidualBootstrap(4, 2, base="linear", base_models=BaseModels(1))
     model.fit_scaling(contexts, outcomes)
     model.base.members[0].fit_rows(contexts, outcomes)
     model.fit_rows(contexts, outcomes)
@@ -98,7 +99,9 @@ def test_its_residuals_are_those_of_the_scaling_it_is_seen_under() -> None:
 
 def test_the_normal_law_has_the_residuals_moments_and_no_dependence() -> None:
     contexts, outcomes = data()
-    model = ResidualBootstrap(4, 2, base="deterministic", law="normal", base_folds=1, base_width=4)
+    model = ResidualBootstrap(
+        4, 2, base="deterministic", law="normal", base_models=BaseModels(1, base_width=4)
+    )
     model.fit_scaling(contexts, outcomes)
     model.base.members[0].fit_scaling(contexts, outcomes)
     model.residuals = torch.stack([torch.randn(500), torch.zeros(500)], 1) * 0.1 + 0.7
@@ -112,7 +115,7 @@ def test_the_normal_law_has_the_residuals_moments_and_no_dependence() -> None:
 
 @pytest.mark.parametrize("law", ["empirical", "normal"])
 def test_residuals_are_drawn_by_the_weights_of_their_rows(law: str) -> None:
-    model = ResidualBootstrap(1, 1, base="linear", law=law, base_folds=1)  # type: ignore[arg-type]
+    model = ResidualBootstrap(1, 1, base="linear", law=law, base_models=BaseModels(1))  # type: ignore[arg-type]
     outcomes = torch.tensor([[-1.0], [0.0], [3.0]])
     weights = torch.tensor([1.5, 0.0, 0.5], dtype=torch.float64)
     scaling = Scaling(torch.zeros(3, 1), torch.ones(3, 1))
@@ -124,7 +127,7 @@ def test_residuals_are_drawn_by_the_weights_of_their_rows(law: str) -> None:
     assert float(drawn.std()) == pytest.approx(3**0.5, rel=0.02)
     if law == "empirical":
         assert set(drawn.flatten().tolist()) == {-1.0, 3.0}
-    again = ResidualBootstrap(1, 1, base="linear", law=law, base_folds=1)  # type: ignore[arg-type]
+    again = ResidualBootstrap(1, 1, base="linear", law=law, base_models=BaseModels(1))  # type: ignore[arg-type]
     _assert_restored(model, again, torch.zeros(2, 1))
 
 
@@ -147,11 +150,11 @@ def test_a_boosted_quantile_is_one_of_rows_by_their_weights() -> None:
 @pytest.mark.parametrize("base", ["linear", "deterministic", "gaussian"])
 def test_weights_come_back_from_a_file_with_as_many_rows_as_there_were(base: str) -> None:
     contexts, outcomes = data(40)
-    model = ResidualBootstrap(4, 2, base=base, base_folds=2, base_width=4)  # type: ignore[arg-type]
+    model = ResidualBootstrap(4, 2, base=base, base_models=BaseModels(2, base_width=4))  # type: ignore[arg-type]
     model.fit_scaling(contexts, outcomes)
     model.fit_rows(contexts, outcomes)
     _assert_restored(
-        model, ResidualBootstrap(4, 2, base=base, base_folds=2, base_width=4), contexts
+        model, ResidualBootstrap(4, 2, base=base, base_models=BaseModels(2, base_width=4)), contexts
     )  # type: ignore[arg-type]
 
 
@@ -236,7 +239,7 @@ def _assert_restored(model, again, contexts: torch.Tensor) -> None:
     [
         (lambda: ResidualBootstrap(4, 2, base="forest"), "base='forest' is unknown"),
         (lambda: ResidualBootstrap(4, 2, law="student"), "law='student' is unknown"),
-        (lambda: ResidualBootstrap(4, 2, base_folds=0), "base_folds=0 must be an integer >= 1"),
+        (lambda: BaseModels(base_folds=0), "base_folds=0 must be an integer >= 1"),
         (lambda: BoostedQuantiles(4, 2, level=1.0), "level=1.0 must be in"),
         (lambda: BoostedQuantiles(4, 2, rounds=0), "rounds=0 must be an integer >= 1"),
         (lambda: ForestWeights(4, 2, trees=0), "trees=0 must be an integer >= 1"),

@@ -16,6 +16,7 @@ from diffusion_dfl.predictors import (
     Predictor,
     Standardiser,
 )
+from tests.configs import by_keys
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -38,7 +39,7 @@ def _fitted(predictor: Predictor) -> Predictor:
 
 def _gaussian(**knobs: float) -> GaussianPredictor:
     torch.manual_seed(0)
-    predictor = GaussianPredictor(4, 2, width=8, layers=1, **knobs)  # type: ignore[arg-type]
+    predictor: GaussianPredictor = by_keys(GaussianPredictor, 4, 2, width=8, layers=1, **knobs)
     _fitted(predictor)
     return predictor
 
@@ -46,7 +47,7 @@ def _gaussian(**knobs: float) -> GaussianPredictor:
 def _diffusion(**knobs: object) -> DiffusionPredictor:
     torch.manual_seed(0)
     knobs = {"num_diffusion_steps": 20, "num_sampling_steps": 4, **knobs}
-    predictor = DiffusionPredictor(4, 2, width=8, layers=1, **knobs)  # type: ignore[arg-type]
+    predictor: DiffusionPredictor = by_keys(DiffusionPredictor, 4, 2, width=8, layers=1, **knobs)
     _fitted(predictor)
     return predictor
 

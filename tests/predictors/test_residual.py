@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.predictors import (
+    BaseModels,
     DiffusionPredictor,
     FlowPredictor,
     GaussianPredictor,
@@ -18,6 +19,7 @@ from diffusion_dfl.predictors import (
     Scaling,
     gaussian_base,
 )
+from tests.configs import by_keys
 
 Make = Callable[..., Predictor]
 
@@ -52,7 +54,9 @@ def _predictor(make: Make, folds: int = 3, **knobs: object) -> Predictor:
     sizes = {"width": 8, "layers": 1, "base_width": 8, "base_layers": 1}
     if make is DiffusionPredictor:
         sizes |= {"num_diffusion_steps": 20, "num_sampling_steps": 4}
-    predictor = make(3, 2, outcome_scaling="residual", base_folds=folds, **{**sizes, **knobs})
+    predictor = by_keys(
+        make, 3, 2, outcome_scaling="residual", base_folds=folds, **{**sizes, **knobs}
+    )
     _fit_scalings(predictor)
     return predictor.eval()
 
@@ -108,7 +112,7 @@ def test_a_base_of_one_member_has_no_folds() -> None:
 
 
 def test_members_start_from_weights_of_their_own() -> None:
-    base = gaussian_base(3, 2, 2, 8, 1)
+    base = gaussian_base(3, 2, BaseModels(2, 8, 1))
     first, second = (member.network[0].weight for member in base.members)
     assert not torch.equal(first, second)
 
@@ -117,7 +121,9 @@ def test_members_start_from_weights_of_their_own() -> None:
 def test_a_base_predicts_without_dropout_in_training_and_fresh_from_a_file(make: Make) -> None:
     """Weights that are loaded come into a base nobody has fitted, and so put into evaluation mode."""
     saved = _predictor(make, base_dropout=0.5).state_dict()
-    loaded = make(3, 2, **_sizes(make), outcome_scaling="residual", base_folds=3, base_dropout=0.5)
+    loaded = by_keys(
+        make, 3, 2, **_sizes(make), outcome_scaling="residual", base_folds=3, base_dropout=0.5
+    )
     loaded.load_state_dict(saved)
     assert loaded.base is not None
     for training in (True, False):
@@ -143,7 +149,7 @@ def test_what_has_no_location_and_scale_is_no_member() -> None:
 @pytest.mark.parametrize("folds", [0, -1])
 def test_fewer_than_one_fold_is_refused_by_name(make: Make, folds: int) -> None:
     with pytest.raises(ValueError, match=f"base_folds={folds} must be an integer >= 1"):
-        make(3, 2, outcome_scaling="residual", base_folds=folds)
+        by_keys(make, 3, 2, outcome_scaling="residual", base_folds=folds)
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -157,11 +163,9 @@ def test_keys_of_the_base_make_that_base_and_leave_the_network_on_it(make: Make)
     torch.manual_seed(0)
     plain = make(3, 2, width=8, layers=1)
     assert plain.base is None
-    knobs = {"base_folds": 2, "base_width": 5, "base_layers": 3, "base_dropout": 0.25}
+    models = BaseModels(2, base_width=5, base_layers=3, base_dropout=0.25, base_activation="relu")
     torch.manual_seed(0)
-    residual = make(
-        3, 2, width=8, layers=1, outcome_scaling="residual", base_activation="relu", **knobs
-    )
+    residual = make(3, 2, width=8, layers=1, outcome_scaling="residual", base_models=models)
     assert residual.base is not None and residual.base.folds == 2
     for member in residual.base.members:
         assert isinstance(member, GaussianPredictor)

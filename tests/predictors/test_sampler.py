@@ -7,6 +7,7 @@ al., 2020, Eq. 6 and 7; Song et al., 2021, Eq. 12 and 16), not from the code's c
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion_dfl.predictors.diffusion import NoiseSchedule, Sampler, sampling_timesteps
+from diffusion_dfl.predictors.diffusion import NoiseSchedule, Sampler, Sampling
 from diffusion_dfl.predictors.diffusion.sampler import CleanPrediction, SamplerName
 from diffusion_dfl.predictors.diffusion.schedule import ScheduleName, Spacing
 
@@ -102,10 +103,17 @@ def _denoiser(schedule: NoiseSchedule, timesteps: list[int]) -> CleanPrediction:
     return predict
 
 
+def _sampler(schedule: NoiseSchedule, count: int, spacing: Spacing, *knobs: Any) -> Sampler:
+    """Without a clip; knobs are sampler, eta, variance and final_noise."""
+    kind, eta, variance, *last = knobs
+    sampling = Sampling(count, spacing, kind, eta, variance, 0.0, *last)
+    return Sampler(schedule, sampling)
+
+
 def _draw(sampler: Sampler, schedule: NoiseSchedule, draws: int = DRAWS, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    predict = _denoiser(schedule, list(sampler.timesteps))
-    return sampler(predict, schedule, (1, draws, 2), generator, CPU)[0].double()
+    predict = _denoiser(schedule, sampler.timesteps)
+    return sampler(predict, (1, draws, 2), generator, CPU)[0].double()
 
 
 @pytest.mark.parametrize(("kind", "eta", "variance", "final_noise"), ENDS)
@@ -117,11 +125,10 @@ def test_coefficients_are_the_published_ones(
     kind: SamplerName, eta: float, variance: str, final_noise: bool, count: int, spacing: Spacing
 ) -> None:
     schedule = NoiseSchedule("linear", 1000)
-    timesteps = sampling_timesteps(schedule, count, spacing)
-    sampler = Sampler(kind, tuple(timesteps), eta, variance, final_noise=final_noise)  # type: ignore[arg-type]
-    expected = _steps(schedule, timesteps, kind, eta, variance, final_noise)
+    sampler = _sampler(schedule, count, spacing, kind, eta, variance, final_noise)
+    expected = _steps(schedule, sampler.timesteps, kind, eta, variance, final_noise)
     torch.testing.assert_close(
-        torch.tensor(sampler.coefficients(schedule), dtype=torch.float64),
+        torch.tensor(sampler.steps, dtype=torch.float64),
         torch.tensor([(*step[1:], 0.0) for step in expected], dtype=torch.float64),
         rtol=0,
         atol=1e-12,
@@ -134,9 +141,8 @@ def test_sample_moments_follow_the_recursion(
     kind: SamplerName, eta: float, variance: str, final_noise: bool, spacing: Spacing
 ) -> None:
     schedule = NoiseSchedule("linear", 1000)
-    timesteps = sampling_timesteps(schedule, 6, spacing)
-    sampler = Sampler(kind, tuple(timesteps), eta, variance, final_noise=final_noise)  # type: ignore[arg-type]
-    steps = _steps(schedule, timesteps, kind, eta, variance, final_noise)
+    sampler = _sampler(schedule, 6, spacing, kind, eta, variance, final_noise)
+    steps = _steps(schedule, sampler.timesteps, kind, eta, variance, final_noise)
     mean, spread = _moments(schedule, steps)
     draws = _draw(sampler, schedule)
     error = (spread / DRAWS).sqrt()
@@ -167,13 +173,13 @@ def test_golden_sums_of_the_full_loop(
     notice a change of the order in which noise is drawn, which the moments above cannot.
     """
     schedule = NoiseSchedule("linear", 1000)
-    steps = tuple(sampling_timesteps(schedule, 10, "uniform"))
-    sampler = Sampler(kind, steps, eta, variance, 3.0, final_noise)  # type: ignore[arg-type]
+    sampling = Sampling(10, "uniform", kind, eta, variance, 3.0, final_noise)  # type: ignore[arg-type]
 
     def predict(noisy: Tensor, index: int) -> Tensor:
         return noisy * (1.0 - index / 20) + 0.1 * noisy.sin()
 
-    draws = sampler(predict, schedule, (2, 8, 3), torch.Generator().manual_seed(0), CPU)
+    generator = torch.Generator().manual_seed(0)
+    draws = Sampler(schedule, sampling)(predict, (2, 8, 3), generator, CPU)
     assert float(draws.double().abs().sum()) == pytest.approx(golden, rel=1e-5)
 
 
@@ -185,10 +191,9 @@ def test_every_sampler_is_finite_for_every_count_of_steps(data: st.DataObject) -
     name: ScheduleName = data.draw(st.sampled_from(["linear", "cosine"]))
     spacing: Spacing = data.draw(st.sampled_from(["uniform", "quadratic", "log_snr"]))
     schedule = NoiseSchedule(name, total)
-    steps = tuple(sampling_timesteps(schedule, count, spacing))
-    for kind, eta, variance, final_noise in [*ENDS, ("dpm_solver", 1.0, "posterior", False)]:
-        sampler = Sampler(kind, steps, eta, variance, final_noise=final_noise)  # type: ignore[arg-type]
-        coefficients = torch.tensor(sampler.coefficients(schedule), dtype=torch.float64)
+    for knobs in [*ENDS, ("dpm_solver", 1.0, "posterior", False)]:
+        sampler = _sampler(schedule, count, spacing, *knobs)
+        coefficients = torch.tensor(sampler.steps, dtype=torch.float64)
         assert coefficients.shape == (count, 4)
         assert bool(coefficients.isfinite().all())
         assert bool((coefficients[:, 2] >= 0).all())
@@ -199,9 +204,8 @@ def test_every_sampler_is_finite_for_every_count_of_steps(data: st.DataObject) -
 
 def test_ddim_with_eta_one_is_ancestral_sampling_with_the_posterior_variance() -> None:
     schedule = NoiseSchedule("cosine", 100)
-    timesteps = tuple(sampling_timesteps(schedule, 7, "uniform"))
-    ddim = Sampler("ddim", timesteps, 1.0)
-    ancestral = Sampler("ancestral", timesteps, 0.3, "posterior")
+    ddim = _sampler(schedule, 7, "uniform", "ddim", 1.0, "posterior")
+    ancestral = _sampler(schedule, 7, "uniform", "ancestral", 0.3, "posterior")
     torch.testing.assert_close(
         _draw(ddim, schedule, 50), _draw(ancestral, schedule, 50), rtol=0, atol=1e-6
     )
@@ -212,11 +216,10 @@ def test_the_full_schedule_recovers_the_data(
     kind: SamplerName, eta: float, variance: str, final_noise: bool
 ) -> None:
     schedule = NoiseSchedule("linear", 1000)
-    timesteps = list(range(1, 1001))
-    sampler = Sampler(kind, tuple(timesteps), eta, variance, final_noise=final_noise)  # type: ignore[arg-type]
+    sampler = _sampler(schedule, 1000, "uniform", kind, eta, variance, final_noise)
+    assert sampler.timesteps == list(range(1, 1001))
     steps = [
-        (t, *step[:3])
-        for t, step in zip(reversed(timesteps), sampler.coefficients(schedule), strict=True)
+        (t, *step[:3]) for t, step in zip(reversed(sampler.timesteps), sampler.steps, strict=True)
     ]
     mean, spread = _moments(schedule, steps)
     # What is left of the data's mean at T is abar_T^(1/2) = 0.6 % of it.
@@ -229,10 +232,10 @@ def test_the_last_step_returns_the_clean_prediction_without_noise(
     kind: SamplerName, eta: float, variance: str
 ) -> None:
     schedule = NoiseSchedule("linear", 50)
-    sampler = Sampler(kind, (5, 20, 50), eta, variance)  # type: ignore[arg-type]
-    assert sampler.coefficients(schedule)[-1] == pytest.approx((1.0, 0.0, 0.0, 0.0), abs=1e-12)
+    sampler = _sampler(schedule, 3, "quadratic", kind, eta, variance)
+    assert sampler.steps[-1] == pytest.approx((1.0, 0.0, 0.0, 0.0), abs=1e-12)
     constant = torch.tensor([2.0, -3.0]).expand(1, 9, 2)
-    draws = sampler(lambda noisy, index: constant, schedule, (1, 9, 2), torch.Generator(), CPU)
+    draws = sampler(lambda noisy, index: constant, (1, 9, 2), torch.Generator(), CPU)
     torch.testing.assert_close(draws, constant)
 
 
@@ -241,9 +244,9 @@ def test_the_noise_of_the_last_step_is_that_of_equation_2(name: ScheduleName) ->
     schedule = NoiseSchedule(name, 100)
     for kind, eta in (("ddim", 1.0), ("ddim", 0.25), ("ancestral", 1.0)):
         for variance in ("posterior", "beta"):
-            sampler = Sampler(kind, (7, 40, 100), eta, variance, final_noise=True)  # type: ignore[arg-type]
-            last = sampler.coefficients(schedule)[-1]
-            assert last.noise == pytest.approx(eta * math.sqrt(1 - schedule.curve[7]), rel=1e-12)
+            sampler = _sampler(schedule, 3, "quadratic", kind, eta, variance, True)
+            bar = schedule.curve[sampler.timesteps[0]]
+            assert sampler.steps[-1].noise == pytest.approx(eta * math.sqrt(1 - bar), rel=1e-12)
 
 
 def test_the_walk_visits_its_timesteps_backwards() -> None:
@@ -253,17 +256,16 @@ def test_the_walk_visits_its_timesteps_backwards() -> None:
         visited.append(index)
         return noisy
 
-    sampler = Sampler("ddim", (2, 5, 9))
-    sampler(predict, NoiseSchedule("linear", 9), (1, 1, 1), torch.Generator(), CPU)
+    sampler = Sampler(NoiseSchedule("linear", 9), Sampling(3))
+    sampler(predict, (1, 1, 1), torch.Generator(), CPU)
     assert visited == [2, 1, 0]
 
 
 @pytest.mark.parametrize("kind", ["ddim", "ancestral", "dpm_solver"])
 def test_a_walk_keeps_the_states_of_the_draw_from_the_same_noise(kind: SamplerName) -> None:
     schedule = NoiseSchedule("linear", 9)
-    sampler = Sampler(kind, (2, 5, 9))
-    predict = _denoiser(schedule, [2, 5, 9])
-    arguments = (predict, schedule, (2, 4, 2))
+    sampler = Sampler(schedule, Sampling(3, sampler=kind))
+    arguments = (_denoiser(schedule, sampler.timesteps), (2, 4, 2))
     walk = sampler.walk(*arguments, torch.Generator().manual_seed(3), CPU)
     assert len(walk) == 4
     assert torch.equal(walk[0], torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(3)))
@@ -274,9 +276,9 @@ def test_the_clip_bounds_the_clean_prediction() -> None:
     schedule = NoiseSchedule("linear", 100)
 
     def draw(clip: float) -> Tensor:
-        sampler = Sampler("ddim", (30, 100), 1.0, clip=clip)
+        sampler = Sampler(schedule, Sampling(2, clip=clip))
         generator = torch.Generator().manual_seed(0)
-        return sampler(lambda noisy, index: 50 * noisy, schedule, (1, 64, 1), generator, CPU)
+        return sampler(lambda noisy, index: 50 * noisy, (1, 64, 1), generator, CPU)
 
     assert float(draw(3.0).abs().max()) == 3.0
     assert float(draw(0.0).abs().max()) > 30.0
@@ -285,7 +287,7 @@ def test_the_clip_bounds_the_clean_prediction() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "heun"}, "sampler='heun'"),
+        ({"sampler": "heun"}, "sampler='heun'"),
         ({"variance": "learned"}, "variance='learned'"),
         ({"eta": 1.5}, "eta=1.5"),
         ({"eta": -0.1}, "eta=-0.1"),
@@ -293,9 +295,12 @@ def test_the_clip_bounds_the_clean_prediction() -> None:
         ({"clip": -1.0}, "clip=-1.0"),
         ({"clip": math.nan}, "clip=nan"),
         ({"eta": 0.0, "final_noise": True}, "final_noise=true with sampler=ddim, eta=0.0"),
-        ({"kind": "dpm_solver", "final_noise": True}, "final_noise=true with sampler=dpm_solver"),
+        (
+            {"sampler": "dpm_solver", "final_noise": True},
+            "final_noise=true with sampler=dpm_solver",
+        ),
     ],
 )
 def test_senseless_samplers_are_refused_by_name(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Sampler(**{"kind": "ddim", "timesteps": (1, 2), **arguments})  # type: ignore[arg-type]
+        Sampling(**arguments)  # type: ignore[arg-type]

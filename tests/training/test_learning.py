@@ -19,7 +19,7 @@ from tests.training.problems import RULE, WHOLE, task
 
 torch.set_num_threads(1)
 SMALL = partial(ddfl.GaussianPredictor, width=8, layers=1, dropout=0.2)
-RESIDUAL = partial(SMALL, outcome_scaling="residual", base_folds=2, base_width=8, base_layers=1)
+RESIDUAL = partial(SMALL, outcome_scaling="residual", base_models=ddfl.BaseModels(2, 8, 1))
 LAST = dataclasses.replace(WHOLE, keep="last", patience=0)
 
 

@@ -13,7 +13,15 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Batch, Loss, Reparam, Score, ScorePath, TwoStage
 from diffusion_dfl.estimators.base import Estimator
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import DiffusionPredictor, GaussianPredictor, Predictor, Scaling
+from diffusion_dfl.predictors import (
+    BaseModels,
+    DiffusionPredictor,
+    ElboSurrogate,
+    GaussianPredictor,
+    Predictor,
+    Sampling,
+    Scaling,
+)
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.training.checkpoint import Checkpoint, read_tensors
 from diffusion_dfl.training.loop import Stage, TrainingDiverged
@@ -36,7 +44,7 @@ def _gaussian() -> Predictor:
 
 def _diffusion() -> Predictor:
     return DiffusionPredictor(
-        3, HOURS, width=8, layers=1, dropout=0.3, num_diffusion_steps=20, num_sampling_steps=3
+        3, HOURS, width=8, layers=1, dropout=0.3, num_diffusion_steps=20, sampling=Sampling(3)
     )
 
 
@@ -47,10 +55,8 @@ def _importance(timesteps: str = "stratified_importance") -> Predictor:
         width=8,
         layers=1,
         num_diffusion_steps=20,
-        num_sampling_steps=3,
-        sampler="ancestral",
-        final_noise=True,
-        elbo_timesteps=timesteps,
+        sampling=Sampling(3, sampler="ancestral", final_noise=True),
+        elbo=ElboSurrogate(elbo_timesteps=timesteps),  # type: ignore[arg-type]
     )
 
 
@@ -330,9 +336,7 @@ def test_only_weights_that_are_trained_are_the_optimisers(tmp_path: Path) -> Non
             width=8,
             layers=1,
             outcome_scaling="residual",
-            base_folds=2,
-            base_width=8,
-            base_layers=1,
+            base_models=BaseModels(2, 8, 1),
         )
 
     stage = Setup(tmp_path, residual, weight_decay=0.1).stage()

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusion_dfl.estimators import Batch, Reparam, Score, TwoStage
 from diffusion_dfl.layers import DecisionLayer
-from diffusion_dfl.predictors import Backpropagation, DiffusionPredictor
+from diffusion_dfl.predictors import Backpropagation, DiffusionPredictor, ElboSurrogate, Sampling
 from diffusion_dfl.predictors.base import FULL
 from diffusion_dfl.programs import PowerProgram
 from diffusion_dfl.training.memory import SavedBytes
@@ -168,10 +168,9 @@ def _diffusion(k: int = 4, steps: int = 6, device: str = "cpu") -> DiffusionPred
         Y,
         W,
         num_diffusion_steps=20,
-        num_sampling_steps=steps,
-        num_elbo_timesteps=k,
+        sampling=Sampling(steps, clip=0.0),
+        elbo=ElboSurrogate(k),
         chunk_rows=CHUNK,
-        clip=0.0,
     )
     return predictor.to(device)
 

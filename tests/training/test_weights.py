@@ -17,17 +17,14 @@ from tests.training.problems import RULE, WHOLE, task
 
 torch.set_num_threads(1)
 SMALL = partial(ddfl.GaussianPredictor, width=8, layers=1, dropout=0.2)
-RESIDUAL = partial(SMALL, outcome_scaling="residual", base_folds=2, base_width=8, base_layers=1)
+RESIDUAL = partial(SMALL, outcome_scaling="residual", base_models=ddfl.BaseModels(2, 8, 1))
 POINT = partial(ddfl.DeterministicPredictor, width=8, layers=1)
 DIFFUSION = partial(
     ddfl.DiffusionPredictor,
     width=8,
     layers=1,
     num_diffusion_steps=8,
-    num_sampling_steps=3,
-    sampler="ancestral",
-    variance="beta",
-    final_noise=True,
+    sampling=ddfl.Sampling(3, sampler="ancestral", variance="beta", final_noise=True),
 )
 BATCHES = dataclasses.replace(WHOLE, batch_size=16, patience=2, ema_decay=0.5)
 DAYS = 80
@@ -64,7 +61,10 @@ CASES = {
     "residual, reparam": (RESIDUAL, ddfl.Reparam(6)),
     "diffusion, score path": (DIFFUSION, ddfl.ScorePath(6)),
     "policy": (partial(ddfl.PolicyNetwork, width=8), ddfl.Policy()),
-    "bootstrap": (partial(ddfl.ResidualBootstrap, base="linear", base_folds=2), None),
+    "bootstrap": (
+        partial(ddfl.ResidualBootstrap, base="linear", base_models=ddfl.BaseModels(2)),
+        None,
+    ),
 }
 
 

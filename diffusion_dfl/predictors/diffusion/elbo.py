@@ -15,8 +15,8 @@ An estimate from k timesteps is ``-1/k sum_j W_ij / p_ij |eps - eps_theta|^2``, 
 is nowhere 0.
 """
 
-from dataclasses import replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -47,26 +47,60 @@ class ElboDraw(NamedTuple):
     epsilon: Tensor
 
 
+@dataclass(frozen=True)
+class ElboSurrogate:
+    """Which evaluations of the denoiser stand for the bound.
+
+    Attributes:
+        num_elbo_timesteps: k, timesteps a scenario in the score surrogate.
+        elbo_steps: the steps they are drawn from: schedule (all T; with simple) or sampler (its own
+            S; with vlb).
+        elbo_weighting: of the squared errors: simple (cosine .97, length .14 of the true gradient)
+            or vlb (the bound itself; .80, .98 with sampler).
+        elbo_timesteps: how they are drawn: uniform, stratified, importance, stratified_importance.
+            Uniform ones are independent; of stratified ones there is one in each k-th part of the
+            steps, or of the mass of p. Importance has ``p_i`` proportional to the root mean square of
+            past gradient norms at step i (section 5.2), uniform until every step has a history.
+        elbo_mixing: share of the uniform distribution mixed into the importance distribution.
+        antithetic: timesteps in pairs that share noise of opposite sign.
+        common_noise: whether all scenarios of a context share timesteps and noise.
+
+    Raises:
+        ValueError: an unknown name, or ``elbo_mixing`` outside [0, 1].
+    """
+
+    num_elbo_timesteps: int = 2
+    elbo_steps: ElboSteps = "schedule"
+    elbo_weighting: Weighting = "simple"
+    elbo_timesteps: TimestepScheme = "stratified"
+    elbo_mixing: float = 0.0
+    antithetic: bool = True
+    common_noise: bool = False
+
+    def __post_init__(self) -> None:
+        for name, names in (
+            ("elbo_steps", ElboSteps),
+            ("elbo_weighting", Weighting),
+            ("elbo_timesteps", TimestepScheme),
+        ):
+            value, known = getattr(self, name), get_args(names)
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown; choose {', '.join(known)}")
+        if not 0 <= self.elbo_mixing <= 1:
+            raise ValueError(f"elbo_mixing={self.elbo_mixing} must lie in [0, 1]")
+
+
 class Elbo(nn.Module):
     """Draws timesteps and noise for the ELBO surrogate, and remembers gradient norms.
 
     Args:
         schedule: noise schedule.
-        sampler: its steps and variances define ``steps="sampler"`` and ``vlb`` weights.
-        num_timesteps: k, evaluations a scenario.
-        steps: ``schedule``: the T steps; ``sampler``: the sampler's own S.
-        weighting: ``simple`` or ``vlb``.
-        timesteps: ``uniform``: independent; ``stratified``: one in each k-th part of the steps;
-            ``importance``: independent with ``p_i`` proportional to the root mean square of past
-            gradient norms at step i (section 5.2), uniform until every step has a history;
-            ``stratified_importance``: one in each k-th part of the mass of that p.
-        mixing: share of the uniform distribution mixed into p (defensive); 0 for none.
-        antithetic: whether evaluations come in pairs with noise of opposite sign.
-        common_noise: whether the scenarios of an instance share timesteps and noise.
+        sampler: its steps and variances define ``elbo_steps=sampler`` and ``vlb`` weights.
+        surrogate: which of them are drawn, and how.
 
     Raises:
-        ValueError: an unknown name, k outside 1..L, ``mixing`` outside [0, 1], or ``vlb`` with a
-            deterministic sampler, whose steps have no density.
+        ValueError: k outside 1..L, or ``vlb`` with a deterministic sampler, whose steps have no
+            density.
     """
 
     timesteps: Tensor
@@ -77,47 +111,30 @@ class Elbo(nn.Module):
         self,
         schedule: NoiseSchedule,
         sampler: Sampler,
-        num_timesteps: int = 4,
-        steps: ElboSteps = "schedule",
-        weighting: Weighting = "simple",
-        timesteps: TimestepScheme = "stratified",
-        mixing: float = 0.0,
-        antithetic: bool = True,
-        common_noise: bool = False,
+        surrogate: ElboSurrogate = ElboSurrogate(),
     ) -> None:
         super().__init__()
-        for name, value, known in (
-            ("elbo_steps", steps, ("schedule", "sampler")),
-            ("elbo_weighting", weighting, ("simple", "vlb")),
-            (
-                "elbo_timesteps",
-                timesteps,
-                ("uniform", "stratified", "importance", "stratified_importance"),
-            ),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is unknown; choose {', '.join(known)}")
-        chain = (
-            tuple(range(1, schedule.num_steps + 1)) if steps == "schedule" else sampler.timesteps
-        )
-        if not 1 <= num_timesteps <= len(chain):
-            name = "num_diffusion_steps" if steps == "schedule" else "num_sampling_steps"
+        self.surrogate, self.num_timesteps = surrogate, surrogate.num_elbo_timesteps
+        sampling, limit = sampler.sampling, "num_sampling_steps"
+        if surrogate.elbo_steps == "schedule":
+            total, limit = schedule.num_steps, "num_diffusion_steps"
+            sampling = replace(sampling, num_sampling_steps=total, spacing="uniform")
+        count = sampling.num_sampling_steps
+        if not 1 <= self.num_timesteps <= count:
             raise ValueError(
-                f"num_elbo_timesteps={num_timesteps} must lie in 1..{name}={len(chain)}"
+                f"num_elbo_timesteps={self.num_timesteps} must lie in 1..{limit}={count}"
             )
-        if not 0 <= mixing <= 1:
-            raise ValueError(f"elbo_mixing={mixing} must lie in [0, 1]")
-        if weighting == "vlb" and not sampler.stochastic:
+        vlb = surrogate.elbo_weighting == "vlb"
+        if vlb and not sampling.stochastic:
             raise ValueError(
                 "elbo_weighting=vlb needs a sampler with noise: the steps of a deterministic one "
                 "have no density; use elbo_weighting=simple, sampler=ancestral or eta above 0"
             )
-        self.num_timesteps, self.scheme, self.mixing = num_timesteps, timesteps, mixing
-        self.antithetic, self.common_noise = antithetic, common_noise
-        self.register_buffer("timesteps", torch.tensor(chain), persistent=False)
-        weights = torch.full((len(chain),), 1.0 / len(chain), dtype=torch.float64)
-        if weighting == "vlb":
-            weights = _bound_weights(schedule, replace(sampler, timesteps=chain, final_noise=True))
+        chain = Sampler(schedule, replace(sampling, final_noise=sampling.stochastic))
+        self.register_buffer("timesteps", torch.tensor(chain.timesteps), persistent=False)
+        weights = torch.full((count,), 1.0 / count, dtype=torch.float64)
+        if vlb:
+            weights = _bound_weights(schedule, chain)
         self.register_buffer("weights", weights.float(), persistent=False)
         # Mean squared gradient norms a bin; 0 for no history. A buffer, so checkpoints hold it.
         self.register_buffer("history", torch.zeros(_NUM_BINS))
@@ -125,7 +142,7 @@ class Elbo(nn.Module):
     @property
     def uses_history(self) -> bool:
         """Whether gradient norms are wanted."""
-        return self.scheme in ("importance", "stratified_importance")
+        return self.surrogate.elbo_timesteps in ("importance", "stratified_importance")
 
     def probabilities(self) -> Tensor:
         """``p`` ``(L,)``, the distribution of one timestep."""
@@ -136,14 +153,15 @@ class Elbo(nn.Module):
         norms = self.history[self._bins()].sqrt()
         known = (norms > 0).all() & norms.isfinite().all()
         norms = torch.where(known, norms, torch.ones_like(norms))
-        return (1.0 - self.mixing) * norms / norms.sum() + self.mixing * uniform
+        mixing = self.surrogate.elbo_mixing
+        return (1.0 - mixing) * norms / norms.sum() + mixing * uniform
 
     def draw(self, batch: int, scenarios: int, size: int, generator: torch.Generator) -> ElboDraw:
         """Timesteps and noise of k evaluations a scenario, ``(B, M, k)`` and ``(B, M, k, d_y)``."""
         k, device = self.num_timesteps, self.timesteps.device
-        shape = (batch, 1 if self.common_noise else scenarios, k)
+        shape = (batch, 1 if self.surrogate.common_noise else scenarios, k)
         place = torch.rand(shape, generator=generator, device=device)
-        if self.scheme.startswith("stratified"):
+        if self.surrogate.elbo_timesteps.startswith("stratified"):
             place = (torch.arange(k, device=device) + place) / k
         probabilities = self.probabilities()
         cumulative = probabilities.cumsum(0)
@@ -151,7 +169,7 @@ class Elbo(nn.Module):
         place = place * cumulative[-1]
         index = torch.searchsorted(cumulative, place, right=True).clamp_max(last)
         epsilon = torch.randn((*shape, size), generator=generator, device=device)
-        if self.antithetic and k > 1:
+        if self.surrogate.antithetic and k > 1:
             # Neighbours in time share noise: their errors are alike, so that most of it cancels.
             epsilon = epsilon[:, :, : (k + 1) // 2].repeat_interleave(2, dim=2)[:, :, :k]
             epsilon[:, :, 1::2].neg_()
@@ -186,7 +204,7 @@ class Elbo(nn.Module):
 def _bound_weights(schedule: NoiseSchedule, sampler: Sampler) -> Tensor:
     """``a^2 / (2 c^2) (1 - abar_t)/abar_t`` of the sampler's steps, earliest timestep first."""
     curve = schedule.curve
-    steps = reversed(sampler.coefficients(schedule))
+    steps = reversed(sampler.steps)
     weights = [
         0.5 * (step.clean / step.noise) ** 2 * (1.0 - curve[t]) / curve[t]
         for step, t in zip(steps, sampler.timesteps, strict=True)

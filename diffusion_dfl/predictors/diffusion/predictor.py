@@ -5,7 +5,7 @@ Two of them: the ELBO surrogate (Eq. 7 and 8), and the exact density of a sample
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,16 +28,11 @@ from diffusion_dfl.predictors.diffusion.denoiser import (
     to_clean,
     to_target,
 )
-from diffusion_dfl.predictors.diffusion.elbo import Elbo, ElboSteps, TimestepScheme, Weighting
-from diffusion_dfl.predictors.diffusion.sampler import CleanPrediction, Sampler, SamplerName
-from diffusion_dfl.predictors.diffusion.schedule import (
-    NoiseSchedule,
-    ScheduleName,
-    Spacing,
-    sampling_timesteps,
-)
+from diffusion_dfl.predictors.diffusion.elbo import Elbo, ElboSurrogate
+from diffusion_dfl.predictors.diffusion.sampler import CleanPrediction, Sampler, Sampling
+from diffusion_dfl.predictors.diffusion.schedule import NoiseSchedule, ScheduleName
 from diffusion_dfl.predictors.gaussian import base_of
-from diffusion_dfl.predictors.residual import OutcomeScaling
+from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling
 
 
 class ScenarioPath(NamedTuple):
@@ -66,34 +61,15 @@ class DiffusionPredictor(Predictor):
         layers: hidden layers.
         dropout: share of hidden units dropped in training.
         num_diffusion_steps: T, length of the noise schedule.
-        num_sampling_steps: S <= T, steps the sampler takes.
         schedule: noise schedule: linear, cosine.
-        spacing: of the sampler's timesteps: uniform, quadratic (denser near the data), log_snr.
         prediction: what the network predicts: epsilon, x0, v.
-        sampler: ddim, ancestral or dpm_solver (DPM-Solver++(2M), no noise).
-        eta: noise of ddim: 0 deterministic, 1 posterior variance.
-        variance: of ancestral: posterior, beta (keeps unit variance in few steps).
-        clip: largest standardised outcome inside the sampler; 0 for none.
-        final_noise: whether the last step adds noise too; false for dpm_solver and eta=0.
-        num_elbo_timesteps: k, timesteps a scenario in the score surrogate.
-        elbo_steps: the steps they are drawn from: schedule (all T; with simple) or sampler (its own
-            S; with vlb). This and the next four: :class:`Elbo`.
-        elbo_weighting: of the squared errors: simple (cosine .97, length .14 of the true gradient)
-            or vlb (the bound itself; .80, .98 with sampler).
-        elbo_timesteps: how they are drawn: uniform, stratified, importance, stratified_importance.
-        elbo_mixing: share of the uniform distribution mixed into the importance distribution.
-        antithetic: timesteps in pairs that share noise of opposite sign.
-        common_noise: whether all scenarios of a context share timesteps and noise.
+        sampling: how scenarios are drawn.
+        elbo: the surrogate of the score.
         chunk_rows: rows of the denoiser whose activations the score surrogate holds at once.
         outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
             first).
         activation: of hidden layers: silu, relu, gelu.
-        base_folds: K Gaussians of the base, each fitted without one fold of training blocks; 1 sees
-            all.
-        base_width: units a hidden layer of each.
-        base_layers: hidden layers of each.
-        base_dropout: share of their hidden units dropped in training.
-        base_activation: of their hidden layers: silu, relu, gelu.
+        base_models: the Gaussians of that base.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
         outcome_frequencies: F, waves sin(f y), cos(f y) beside every noisy outcome; for densities
@@ -113,43 +89,18 @@ class DiffusionPredictor(Predictor):
         layers: int = 2,
         dropout: float = 0.0,
         num_diffusion_steps: int = 1000,
-        num_sampling_steps: int = 10,
         schedule: ScheduleName = "linear",
-        spacing: Spacing = "quadratic",
         prediction: Prediction = "epsilon",
-        sampler: SamplerName = "ddim",
-        eta: float = 1.0,
-        variance: Literal["posterior", "beta"] = "posterior",
-        clip: float = 5.0,
-        final_noise: bool = False,
-        num_elbo_timesteps: int = 2,
-        elbo_steps: ElboSteps = "schedule",
-        elbo_weighting: Weighting = "simple",
-        elbo_timesteps: TimestepScheme = "stratified",
-        elbo_mixing: float = 0.0,
-        antithetic: bool = True,
-        common_noise: bool = False,
+        sampling: Sampling = Sampling(),
+        elbo: ElboSurrogate = ElboSurrogate(),
         chunk_rows: int = 512,
         outcome_scaling: OutcomeScaling = "global",
         activation: ActivationName = "silu",
-        base_folds: int = 4,
-        base_width: int = 256,
-        base_layers: int = 2,
-        base_dropout: float = 0.1,
-        base_activation: ActivationName = "silu",
+        base_models: BaseModels = BaseModels(),
         context_rank: int = 0,
         outcome_frequencies: int = 0,
     ) -> None:
-        base = base_of(
-            outcome_scaling,
-            context_size,
-            outcome_size,
-            base_folds,
-            base_width,
-            base_layers,
-            base_dropout,
-            base_activation,
-        )
+        base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
         if prediction not in ("epsilon", "x0", "v"):
             raise ValueError(f"prediction={prediction!r} is unknown; choose epsilon, x0 or v")
@@ -167,20 +118,9 @@ class DiffusionPredictor(Predictor):
             outcome_frequencies,
         )
         self.prediction: Prediction = prediction
-        steps = sampling_timesteps(self.schedule, num_sampling_steps, spacing)
-        self.num_sampling_steps = len(steps)
-        self.sampler = Sampler(sampler, tuple(steps), eta, variance, clip, final_noise)
-        self.elbo = Elbo(
-            self.schedule,
-            self.sampler,
-            num_elbo_timesteps,
-            elbo_steps,
-            elbo_weighting,
-            elbo_timesteps,
-            elbo_mixing,
-            antithetic,
-            common_noise,
-        )
+        self.num_sampling_steps = sampling.num_sampling_steps
+        self.sampler = Sampler(self.schedule, sampling)
+        self.elbo = Elbo(self.schedule, self.sampler, elbo)
         self.chunk_rows = chunk_rows
 
     def loss(
@@ -219,7 +159,7 @@ class DiffusionPredictor(Predictor):
         with torch.set_grad_enabled(differentiable):
             shape = (len(context), num_scenarios, self.outcome_size)
             predict = self._clean_prediction(context, backpropagation)
-            values = self.sampler(predict, self.schedule, shape, generator, context.device)
+            values = self.sampler(predict, shape, generator, context.device)
             return self.raw(context, values)
 
     @torch.no_grad()
@@ -229,7 +169,7 @@ class DiffusionPredictor(Predictor):
         """The same scenarios as :meth:`sample`, with their paths; without graph."""
         shape = (len(context), num_scenarios, self.outcome_size)
         predict = self._clean_prediction(context, FULL)
-        states = self.sampler.walk(predict, self.schedule, shape, generator, context.device)
+        states = self.sampler.walk(predict, shape, generator, context.device)
         return ScenarioPath(torch.stack(states), self.raw(context, states[-1]))
 
     def _clean_prediction(
@@ -338,7 +278,6 @@ class DiffusionPredictor(Predictor):
             ValueError: the sampler has a step without noise, whose density does not exist.
         """
         self.check_path_density()
-        steps = self.sampler.coefficients(self.schedule)
         last, batch, count, size = path.states.shape[0] - 1, *path.states.shape[1:]
         times, signals, noises = self._at_steps(self.sampler.timesteps, path.states.device)
         # The walk goes down the timesteps.
@@ -346,7 +285,7 @@ class DiffusionPredictor(Predictor):
         index = order.repeat_interleave(batch * count)
         before, after = path.states[:-1].reshape(-1, size), path.states[1:].reshape(-1, size)
         # Coefficients are listed in the order of the walk.
-        coefficients = before.new_tensor(steps).flip(0).unsqueeze(-1)
+        coefficients = before.new_tensor(self.sampler.steps).flip(0).unsqueeze(-1)
         scenario = torch.arange(batch * count, device=before.device).repeat(last)
         weight = weights.to(before.dtype).reshape(-1)
         region = TrustRegion(trust_region * size, len(index), before.device)
@@ -375,10 +314,11 @@ class DiffusionPredictor(Predictor):
 
     def check_path_density(self) -> None:
         """Raise ValueError unless every step of the sampler adds noise."""
-        if not (self.sampler.stochastic and self.sampler.final_noise):
+        sampling = self.sampler.sampling
+        if not (sampling.stochastic and sampling.final_noise):
             raise ValueError(
-                f"the path of sampler={self.sampler.kind}, eta={self.sampler.eta}, "
-                f"final_noise={str(self.sampler.final_noise).lower()} has a step without noise, "
+                f"the path of sampler={sampling.sampler}, eta={sampling.eta}, "
+                f"final_noise={str(sampling.final_noise).lower()} has a step without noise, "
                 "and so no density; use sampler=ancestral (or eta above 0) with final_noise=true"
             )
 

@@ -24,7 +24,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_dfl.predictors.diffusion.schedule import NoiseSchedule
+from diffusion_dfl.predictors.diffusion.schedule import (
+    NoiseSchedule,
+    Spacing,
+    sampling_timesteps,
+)
 
 SamplerName = Literal["ddim", "ancestral", "dpm_solver"]
 SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ancestral", "dpm_solver")
@@ -43,28 +47,33 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """A stochastic or deterministic walk from noise to an outcome.
+class Sampling:
+    """How outcomes are drawn.
 
     Attributes:
-        kind: ``ddim``, ``ancestral`` or ``dpm_solver``.
-        timesteps: rising timesteps t_1 < ... < t_S = T.
-        eta: for ``ddim``, 0 is deterministic, 1 has the posterior variance.
-        variance: for ``ancestral``, ``posterior`` or ``beta``.
-        clip: largest absolute value of y_0, in the predictor's units; 0 for none.
-        final_noise: whether the last step adds noise.
+        num_sampling_steps: S <= T, steps the sampler takes.
+        spacing: of the sampler's timesteps: uniform, quadratic (denser near the data), log_snr.
+        sampler: ddim, ancestral or dpm_solver (DPM-Solver++(2M), no noise).
+        eta: noise of ddim: 0 deterministic, 1 posterior variance.
+        variance: of ancestral: posterior, beta (keeps unit variance in few steps).
+        clip: largest standardised outcome inside the sampler; 0 for none.
+        final_noise: whether the last step adds noise too; false for dpm_solver and eta=0.
+
+    Raises:
+        ValueError: an unknown name or a value out of range; the message names both.
     """
 
-    kind: SamplerName
-    timesteps: tuple[int, ...]
+    num_sampling_steps: int = 10
+    spacing: Spacing = "quadratic"
+    sampler: SamplerName = "ddim"
     eta: float = 1.0
     variance: Literal["posterior", "beta"] = "posterior"
-    clip: float = 0.0
+    clip: float = 5.0
     final_noise: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in SAMPLERS:
-            raise ValueError(f"sampler={self.kind!r} is unknown; choose {', '.join(SAMPLERS)}")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler={self.sampler!r} is unknown; choose {', '.join(SAMPLERS)}")
         if self.variance not in ("posterior", "beta"):
             raise ValueError(f"variance={self.variance!r} is unknown; choose posterior or beta")
         if not 0.0 <= self.eta <= 1.0:
@@ -73,40 +82,45 @@ class Sampler:
             raise ValueError(f"clip={self.clip} must be >= 0")
         if self.final_noise and not self.stochastic:
             raise ValueError(
-                f"final_noise=true with sampler={self.kind}, eta={self.eta}: a deterministic "
+                f"final_noise=true with sampler={self.sampler}, eta={self.eta}: a deterministic "
                 "sampler has no noise to add; set final_noise=false with it"
             )
 
     @property
     def stochastic(self) -> bool:
         """Whether steps add noise."""
-        return self.kind == "ancestral" or (self.kind == "ddim" and self.eta > 0)
+        return self.sampler == "ancestral" or (self.sampler == "ddim" and self.eta > 0)
 
-    def coefficients(self, schedule: NoiseSchedule) -> list[Step]:
-        """The S steps, last timestep first, as Python floats."""
+
+class Sampler:
+    """A stochastic or deterministic walk from noise to an outcome.
+
+    Args:
+        schedule: of the noise.
+        sampling: which steps the walk takes.
+
+    Attributes:
+        timesteps: rising, t_1 < ... < t_S = T.
+        steps: the S steps, last timestep first.
+
+    Raises:
+        ValueError: S outside 1..T, or an unknown spacing.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, sampling: Sampling = Sampling()) -> None:
+        self.sampling = sampling
+        self.timesteps = sampling_timesteps(schedule, sampling.num_sampling_steps, sampling.spacing)
         curve = schedule.curve
-        pairs = list(zip((0, *self.timesteps[:-1]), self.timesteps, strict=True))[::-1]
-        if self.kind == "dpm_solver":
-            return _dpm_solver([(curve[s], curve[t]) for s, t in pairs])
-        return [self._markov(curve[s], curve[t]) for s, t in pairs]
-
-    def _markov(self, bar_s: float, bar_t: float) -> Step:
-        """A step of ``ddim`` or ``ancestral`` from alpha_bar_t to alpha_bar_s."""
-        beta = 1.0 - bar_t / bar_s
-        posterior = beta * (1.0 - bar_s) / (1.0 - bar_t)
-        share = 1.0 if self.kind == "ancestral" else self.eta**2
-        keep = math.sqrt(max(1.0 - bar_s - share * posterior, 0.0) / (1.0 - bar_t))
-        variance = share * posterior
-        if bar_s == 1.0:
-            variance = share * beta if self.final_noise else 0.0
-        elif self.kind == "ancestral" and self.variance == "beta":
-            variance = beta
-        return Step(math.sqrt(bar_s) - keep * math.sqrt(bar_t), keep, math.sqrt(variance))
+        pairs = list(zip([0, *self.timesteps[:-1]], self.timesteps, strict=True))[::-1]
+        bars = [(curve[s], curve[t]) for s, t in pairs]
+        if sampling.sampler == "dpm_solver":
+            self.steps = _dpm_solver(bars)
+        else:
+            self.steps = [_markov(sampling, *pair) for pair in bars]
 
     def walk(
         self,
         predict: CleanPrediction,
-        schedule: NoiseSchedule,
         shape: tuple[int, ...],
         generator: torch.Generator,
         device: torch.device,
@@ -116,28 +130,27 @@ class Sampler:
         Differentiable if ``predict`` is and gradients are enabled.
         """
         states = [torch.randn(shape, generator=generator, device=device)]
-        for step in self._steps(predict, schedule, states[0], generator):
+        for step in self._steps(predict, states[0], generator):
             states.append(step)
         return states
 
     def __call__(
         self,
         predict: CleanPrediction,
-        schedule: NoiseSchedule,
         shape: tuple[int, ...],
         generator: torch.Generator,
         device: torch.device,
     ) -> Tensor:
         """Draw ``shape`` outcomes: the end of :meth:`walk`, its other states dropped."""
         current = torch.randn(shape, generator=generator, device=device)
-        for step in self._steps(predict, schedule, current, generator):
+        for step in self._steps(predict, current, generator):
             current = step
         return current
 
-    def _steps(self, predict, schedule, current, generator):  # type: ignore[no-untyped-def]
+    def _steps(self, predict, current, generator):  # type: ignore[no-untyped-def]
         last = len(self.timesteps) - 1
         previous: Tensor | None = None
-        for i, step in enumerate(self.coefficients(schedule)):
+        for i, step in enumerate(self.steps):
             clean = self.bound(predict(current, last - i))
             # In place: large tensors, whose fresh memory costs more than the sums.
             following = (step.keep * current).add_(clean, alpha=step.clean)
@@ -153,7 +166,22 @@ class Sampler:
 
     def bound(self, clean: Tensor) -> Tensor:
         """``clean`` within +-clip."""
-        return clean.clamp(-self.clip, self.clip) if self.clip else clean
+        clip = self.sampling.clip
+        return clean.clamp(-clip, clip) if clip else clean
+
+
+def _markov(sampling: Sampling, bar_s: float, bar_t: float) -> Step:
+    """A step of ``ddim`` or ``ancestral`` from alpha_bar_t to alpha_bar_s."""
+    beta = 1.0 - bar_t / bar_s
+    posterior = beta * (1.0 - bar_s) / (1.0 - bar_t)
+    share = 1.0 if sampling.sampler == "ancestral" else sampling.eta**2
+    keep = math.sqrt(max(1.0 - bar_s - share * posterior, 0.0) / (1.0 - bar_t))
+    variance = share * posterior
+    if bar_s == 1.0:
+        variance = share * beta if sampling.final_noise else 0.0
+    elif sampling.sampler == "ancestral" and sampling.variance == "beta":
+        variance = beta
+    return Step(math.sqrt(bar_s) - keep * math.sqrt(bar_t), keep, math.sqrt(variance))
 
 
 def _dpm_solver(pairs: list[tuple[float, float]]) -> list[Step]:

@@ -19,6 +19,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config import own
 from diffusion_dfl.suite.config.arguments import check_cell
 from diffusion_dfl.suite.config.schema import register
+from diffusion_dfl.suite.config.signature import knobs
 from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
@@ -47,7 +48,7 @@ NEUTRAL = {
 # As torch.set_float32_matmul_precision knows them.
 _MATMUL_PRECISIONS = ("highest", "high", "medium")
 
-# What the two-stage fit does not read: the program, the sampler, the surrogate of its score.
+# What the two-stage fit does not read: the program, how scenarios are drawn, the surrogate of the score.
 _NOT_FITTED = (
     "task.shortage",
     "task.excess",
@@ -58,20 +59,8 @@ _NOT_FITTED = (
     "task.service_level",
     "task.storage",
     *(f"task.{name}" for name in ("c0", "q0", "cb", "rb", "ch", "rh", "z_max")),
-    "model.num_sampling_steps",
-    "model.spacing",
-    "model.sampler",
-    "model.eta",
-    "model.variance",
-    "model.clip",
-    "model.final_noise",
-    "model.num_elbo_timesteps",
-    "model.elbo_steps",
-    "model.elbo_weighting",
-    "model.elbo_timesteps",
-    "model.elbo_mixing",
-    "model.antithetic",
-    "model.common_noise",
+    *(f"model.{name}" for name in knobs("diffusion_dfl.predictors.Sampling")),
+    *(f"model.{name}" for name in knobs("diffusion_dfl.predictors.ElboSurrogate")),
     "model.chunk_rows",
 )
 
