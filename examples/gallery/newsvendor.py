@@ -30,9 +30,8 @@ fit = ddfl.TrainingSettings(
     epochs=300, batch_size=64, learning_rate=1e-3, ema_decay=0.98, patience=40
 )
 gaussian = partial(ddfl.GaussianPredictor, width=64, dropout=0.1)
-diffusion = partial(
-    ddfl.DiffusionPredictor, width=64, prediction="v", num_sampling_steps=20, final_noise=True
-)
+steps = ddfl.Sampling(20, final_noise=True)
+diffusion = partial(ddfl.DiffusionPredictor, width=64, prediction="v", sampling=steps)
 trained = {
     "gaussian": ddfl.train(task, gaussian, decision=rule, fit=fit),
     "diffusion": ddfl.train(task, diffusion, decision=rule, fit=fit),

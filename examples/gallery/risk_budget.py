@@ -35,7 +35,7 @@ task = ddfl.task_from_frame("risk", programs[0], frame, known, later, shares=(0.
 # %% Training
 data, rule = task.dataset, ddfl.DecisionRule(num_scenarios=100)
 fit = ddfl.TrainingSettings(epochs=150, batch_size=64, learning_rate=1e-3, ema_decay=0.99)
-diffusion = partial(ddfl.DiffusionPredictor, prediction="v", num_sampling_steps=20)
+diffusion = partial(ddfl.DiffusionPredictor, prediction="v", sampling=ddfl.Sampling(20))
 past = data.outcomes[rng.choice(data.known, 100)]
 scenarios = {"saa": np.repeat(past[None], DAYS, axis=0)}
 for name, kind in {"gaussian": ddfl.GaussianPredictor, "diffusion": diffusion}.items():
