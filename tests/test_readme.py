@@ -79,6 +79,7 @@ def test_table_command_renders_the_committed_records_without_changing_the_commit
     assert target.read_text(encoding="utf-8").strip() in result.stdout
 
 
+@pytest.mark.slow
 def test_status_and_missing_account_for_every_run_of_the_tables() -> None:
     told, left = (forked(ROOT / "scripts" / "status.py", *words) for words in ([], ["--missing"]))
     assert told.returncode == left.returncode == 0, told.stderr + left.stderr

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of
-from diffusion_dfl.suite.reporting.markdown import number, spread
+from diffusion_dfl.suite.reporting.markdown import number, spread, table_head, table_line
 from diffusion_dfl.suite.reporting.selection import of_cell, of_table, selection
 from diffusion_dfl.suite.reporting.statistics import Estimate, estimate, paired
 
@@ -166,7 +166,7 @@ def table(
         lines += [f"## {axis.title}", ""]
         heads = [f"{model}/{grad}" for model, grad in axis.cells]
         titles = ["", *(text for head in heads for text in (head, "to the preset"))]
-        lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+        lines += table_head(titles)
         presets = {}
         for cell in axis.cells:
             control = of_cell(beside, wanted, cell)
@@ -177,7 +177,7 @@ def table(
                 row += _entry(
                     of_cell(runs, wanted, cell, changes, _hash(presets[cell])), presets[cell]
                 )
-            lines.append("| " + " | ".join(row) + " |")
+            lines.append(table_line(row))
         lines += ["", axis.note, ""] if axis.note else [""]
     return "\n".join(lines)
 

@@ -40,7 +40,7 @@ def shown_columns(table: Table) -> tuple[list[str], list[Column]]:
 
 def _main(table: Table) -> list[str]:
     printed, columns = shown_columns(table)
-    lines = _head(["Method", *printed, *(column.title for column in columns), "Seeds"])
+    lines = table_head(["Method", *printed, *(column.title for column in columns), "Seeds"])
     marks = _marks(ranks(table, "mean"))
     paper_marks = _marks(ranks(table, "paper_mean"))
     headline = table.estimates("method")
@@ -53,18 +53,18 @@ def _main(table: Table) -> list[str]:
             row += [_NONE if rmse is None else str(rmse)]
             row += [_NONE if task is None else paper_marks(name, str(task))]
         if name not in headline:
-            lines.append(_line([*row, *["missing"] * len(columns), "0"]))
+            lines.append(table_line([*row, *["missing"] * len(columns), "0"]))
             continue
         for column in columns:
             text = entry(table, name, column)
             row.append(marks(name, text) if column.metric == HEADLINE else text)
-        lines.append(_line([*row, headline[name].count]))
+        lines.append(table_line([*row, headline[name].count]))
     for block in ("baseline", "bound", "published"):
         for name, estimate in table.estimates(block).items():
             cells = [_NONE] * (len(printed) + len(columns))
             cells[len(printed) + 1] = spread(estimate, 3)
             seeds = _NONE if block == "published" else estimate.count
-            lines.append(_line([f"_{name}_", *cells, seeds]))
+            lines.append(table_line([f"_{name}_", *cells, seeds]))
     return lines
 
 
@@ -106,7 +106,7 @@ def _differences(table: Table) -> list[str]:
     days = table.over_days("against_two_stage")
     head = ["Method", "To the best method not decision-focused", "95 %", *(_DAYS if days else [])]
     head += ["To the best plain baseline", "95 %", "Seeds"]
-    lines = ["### Paired differences over seeds", "", *_head(head)]
+    lines = ["### Paired differences over seeds", "", *table_head(head)]
     for name in names:
         row, counts = [name], []
         for (found, others), wide in zip(blocks, (days, {}), strict=True):
@@ -117,7 +117,7 @@ def _differences(table: Table) -> list[str]:
             estimate = found[name]
             row += [f"{spread(estimate, 3)} ({others[name]})", verdict(estimate, table), *extra]
             counts.append(str(estimate.count))
-        lines.append(_line([*row, "/".join(dict.fromkeys(counts))]))
+        lines.append(table_line([*row, "/".join(dict.fromkeys(counts))]))
     return [*lines, "", difference_note(table), "", *_own(table)]
 
 
@@ -133,12 +133,12 @@ def _own(table: Table) -> list[str]:
         *(_DAYS if days else []),
         "Seeds",
     ]
-    lines = _head(head)
+    lines = table_head(head)
     for name, difference in differences.items():
         row = [name, spread(difference, 3), verdict(difference, table)]
         if days:
             row.append(verdict(days[name], table) if name in days else _NONE)
-        lines.append(_line([*row, difference.count]))
+        lines.append(table_line([*row, difference.count]))
     return [*lines, ""]
 
 
@@ -185,14 +185,14 @@ def _twins(table: Table) -> list[str]:
     lines = [
         "### Twins with decision weight 0 (same steps, same rule)",
         "",
-        *_head(["Method", "Twin", "Decision-focused", "Difference", "95 %", *extra, "Seeds"]),
+        *table_head(["Method", "Twin", "Decision-focused", "Difference", "95 %", *extra, "Seeds"]),
     ]
     for name, difference in differences.items():
         row = [name, *(spread(side[name], 3) for side in sides), spread(difference, 3)]
         row.append(verdict(difference, table))
         if days:
             row.append(verdict(days[name], table) if name in days else _NONE)
-        lines.append(_line([*row, difference.count]))
+        lines.append(table_line([*row, difference.count]))
     return [*lines, "", TWIN_NOTE, ""]
 
 
@@ -278,9 +278,11 @@ def number(value: float, digits: int) -> str:
     return f"{value:z.{digits}f}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
-def _head(titles: Sequence[str]) -> list[str]:
-    return [_line(titles), "|" + "---|" * len(titles)]
+def table_head(titles: Sequence[str]) -> list[str]:
+    """The first two lines of a table."""
+    return [table_line(titles), "|" + "---|" * len(titles)]
 
 
-def _line(cells: Sequence[Any]) -> str:
+def table_line(cells: Sequence[Any]) -> str:
+    """A line of a table; cells are shown as they are."""
     return "| " + " | ".join(map(str, cells)) + " |"

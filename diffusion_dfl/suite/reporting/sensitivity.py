@@ -1,14 +1,14 @@
 """How a task's numbers move with its own parameters: records that change ``task.*`` keys alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
 
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
-from diffusion_dfl.suite.reporting.markdown import spread
+from diffusion_dfl.suite.reporting.markdown import spread, table_head, table_line
 from diffusion_dfl.suite.reporting.paper import ROWS
 from diffusion_dfl.suite.reporting.roles import RUN, SOURCE, STALE
 from diffusion_dfl.suite.reporting.selection import Selection, kinds, of_table
@@ -75,8 +75,7 @@ def render(numbers: pd.DataFrame, wanted: Selection, higher_is_better: bool) -> 
         f"## {layout.title}: sensitivity to its parameters "
         f"({wanted.source} data, scale {wanted.scale})",
         "",
-        _line(["Setting", *titles, "Seeds"]),
-        "|" + "---|" * (len(titles) + 2),
+        *table_head(["Setting", *titles, "Seeds"]),
     ]
     for setting, rows in numbers.groupby("setting", sort=False):
         found = {row["name"]: row for row in rows.to_dict("records")}
@@ -88,7 +87,7 @@ def render(numbers: pd.DataFrame, wanted: Selection, higher_is_better: bool) -> 
             text = "–" if row is None else spread(_estimate(row), 3)
             cells.append(f"**{text}**" if name == best else text)
         counts = sorted({int(row["count"]) for row in found.values()})
-        lines.append(_line([str(setting), *cells, "/".join(map(str, counts))]))
+        lines.append(table_line([str(setting), *cells, "/".join(map(str, counts))]))
     lines += [
         "",
         f"Mean ± standard error over seeds of the {layout.quantity}{layout.unit}; the best method is "
@@ -115,7 +114,3 @@ def _row(setting: str, name: str, kind: str, value: Estimate) -> dict[str, Any]:
 
 def _estimate(row: Mapping[Any, Any]) -> Estimate:
     return Estimate(**{field.name: row[field.name] for field in fields(Estimate)})
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.reporting.layout import HEADLINE, LAYOUTS
-from diffusion_dfl.suite.reporting.markdown import spread
+from diffusion_dfl.suite.reporting.markdown import spread, table_head, table_line
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
 from diffusion_dfl.suite.reporting.table1 import Table, ranks
 
@@ -23,7 +23,7 @@ def summary(tables: Sequence[Table]) -> str:
         layout = LAYOUTS[table.task]
         arrow = "↑" if table.higher_is_better else "↓"
         heads.append(f"{layout.title}, {layout.quantity}{layout.unit} {arrow}")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = table_head(heads)
     found = [table.estimates("method", HEADLINE) for table in tables]
     places = [ranks(table, "mean") for table in tables]
     for _, name, model, grad in ROWS:
@@ -35,7 +35,7 @@ def summary(tables: Sequence[Table]) -> str:
             text = f"**{text}**" if place.get(name) == 1 else text
             printed = TABLE_1.get(table.task, {}).get((model, grad))
             row.append(text if printed is None else f"{text} [{printed[1].mean:.3f}]")
-        lines.append("| " + " | ".join(row) + " |")
+        lines.append(table_line(row))
     seeds = {one.count for estimates in found for one in estimates.values()}
     counted = "–".join(str(count) for count in sorted({min(seeds), max(seeds)})) if seeds else "0"
     lines += ["", f"Mean ± standard error over {counted} seeds, best bold [the paper's]."]

@@ -147,6 +147,7 @@ def test_wandb_offline_holds_config_history_and_summary(tmp_path: Path) -> None:
     assert plain["test"] == summary["test"] and plain["identity"] == summary["identity"]
 
 
+@pytest.mark.slow
 def test_wandb_names_no_machine(tmp_path: Path) -> None:
     run(_config(tmp_path, "logger=wandb"))
     (offline,) = (_folder(tmp_path) / "wandb").glob("offline-run-*")
