@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from diffusion_dfl.suite.reporting.collect import collect
-from diffusion_dfl.suite.reporting.columns import aligned
+from diffusion_dfl.suite.reporting.columns import methods
 from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.selection import selection
 from diffusion_dfl.suite.reporting.table1 import Table, build
@@ -60,29 +60,6 @@ def table_of(results: Path) -> Table:
     return build(runs, selection(runs, "power", SCALE, SOURCE), collection.left_out)
 
 
-def render(table: Table) -> str:
-    """The methods that have runs and the plain baselines, in five columns."""
-    crps, covered, seconds = (
-        table.estimates("method", name)
-        for name in ("test.crps", "test.coverage_90", "timing.total")
-    )
-    rows = [
-        [
-            name,
-            f"{cost.mean:.3f}",
-            f"{crps[name].mean:.4f}" if name in crps else "",
-            f"{100 * covered[name].mean:.0f} %" if name in covered else "",
-            f"{seconds[name].mean:.0f}",
-        ]
-        for name, cost in table.estimates("method").items()
-    ]
-    rows += [
-        [f"({name})", f"{cost.mean:.3f}", "", "", ""]
-        for name, cost in table.estimates("baseline").items()
-    ]
-    return aligned(["Method", "Cost", "CRPS", "Coverage", "Seconds"], rows)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), help="where runs go")
@@ -93,7 +70,7 @@ def main() -> int:
             return code
     place = results / "runs" / SCALE / "power"
     told = place.relative_to(ROOT) if place.is_relative_to(ROOT) else place
-    print(f"\n{render(table_of(results))}\n\n{READING.format(told)}\n\n{NEXT}\n\n    {COMMAND}")
+    print(f"\n{methods(table_of(results))}\n\n{READING.format(told)}\n\n{NEXT}\n\n    {COMMAND}")
     return 0
 
 

@@ -25,7 +25,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         if not arguments.text and arguments.keys is None:
-            from audit_numbers import demonstrations
+            from diffusion_dfl.suite.reporting.demonstrations import demonstrations
 
             write_json(arguments.results / "audit" / "demonstrations.json", demonstrations())
         tables = audit_tables(arguments.results)

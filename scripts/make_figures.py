@@ -67,7 +67,7 @@ def main() -> int:
         return 0
     try:
         if arguments.collect:
-            from figure_data import collect
+            from diffusion_dfl.suite.reporting.figures.samples import collect
 
             for path in collect(arguments.results):
                 print(path)

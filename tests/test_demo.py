@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from diffusion_dfl.suite.reporting.columns import aligned
+from diffusion_dfl.suite.reporting.columns import aligned, methods
 from diffusion_dfl.suite.reporting.table1 import build
 from tests.commands import NOT_RUN, ROOT
 from tests.suite.reporting.records import frame_of, summary, wanted
@@ -36,12 +36,12 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     )
 
 
-def test_the_table_names_methods_that_ran_and_no_others(demo: ModuleType, tmp_path: Path) -> None:
+def test_the_table_names_methods_that_ran_and_no_others(tmp_path: Path) -> None:
     records = [
         summary("gaussian", "score", 0, 2.5, {"crps": 0.03, "baselines": {"saa": 15.0}}),
         summary("policy", "policy", 0, 3.0, {"coverage_90": None}),
     ]
-    text = demo.render(build(frame_of(tmp_path, records), wanted()))
+    text = methods(build(frame_of(tmp_path, records), wanted()))
     assert columns(text) == {
         "Method": ["Cost", "CRPS", "Coverage", "Seconds"],
         "-" * len(text.splitlines()[1]): [],
@@ -70,7 +70,7 @@ def test_every_method_runs_and_the_diffusion_is_no_worse_than_its_neighbours(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(demo.CAVEAT)
     assert done.stdout.rstrip().endswith(demo.COMMAND)
-    rows = columns(demo.render(demo.table_of(results)))
+    rows = columns(methods(demo.table_of(results)))
     cost = {name: float(cells[0]) for name, cells in rows.items() if cells and name != "Method"}
     assert len(cost) == 12 + 3
     plain = [value for name, value in cost.items() if name.startswith("(")]

@@ -40,3 +40,11 @@ def test_the_laboratory_says_which_run_it_needs(tmp_path: Path) -> None:
     finished = forked(script, "variance", "--results", str(tmp_path))
     assert finished.returncode == 2
     assert "run `python train.py model=diffusion grad=two_stage` first" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda one: one.name
+)
+def test_a_script_is_a_command_and_no_more(script: Path) -> None:
+    """What it does is in the package, where it is tested and typed beside its relatives."""
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 100

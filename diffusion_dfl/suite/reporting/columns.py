@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from diffusion_dfl.suite.reporting.table1 import Table
+
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines with the first column to the left and the others to the right, a rule below the head."""
@@ -15,3 +17,26 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in table
     ]
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
+
+
+def methods(table: Table) -> str:
+    """The methods that have runs and the plain baselines, in five columns."""
+    crps, covered, seconds = (
+        table.estimates("method", name)
+        for name in ("test.crps", "test.coverage_90", "timing.total")
+    )
+    rows = [
+        [
+            name,
+            f"{cost.mean:.3f}",
+            f"{crps[name].mean:.4f}" if name in crps else "",
+            f"{100 * covered[name].mean:.0f} %" if name in covered else "",
+            f"{seconds[name].mean:.0f}",
+        ]
+        for name, cost in table.estimates("method").items()
+    ]
+    rows += [
+        [f"({name})", f"{cost.mean:.3f}", "", "", ""]
+        for name, cost in table.estimates("baseline").items()
+    ]
+    return aligned(["Method", "Cost", "CRPS", "Coverage", "Seconds"], rows)

@@ -3,20 +3,59 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from diffusion_dfl.files import replacing
-from diffusion_dfl.suite.search.rows import Row
+from diffusion_dfl.suite.reporting.statistics import mean_and_error
+from diffusion_dfl.suite.search.rows import Row, bench
 from diffusion_dfl.suite.search.space import Budget
 from diffusion_dfl.suite.search.study import Study, best_choice, chosen_costs
 from diffusion_dfl.suite.search.trials import Outcome
 
 _FEWEST = 2  # Instances of a standard error.
+
+
+def tell(
+    row: Row,
+    budget: Budget,
+    presets: Path,
+    calibration: Sequence[str] | None = None,
+    show: bool = False,
+    early: bool = False,
+) -> None:
+    """What a stage's search found: on the screen, in its table and, its budget spent, in presets.
+
+    Args:
+        row: stage.
+        budget: of the search.
+        presets: folder they go to.
+        calibration: as :meth:`Row.calibration` takes changes; None for no calibration.
+        show: make nothing that is not there, neither a twin nor presets.
+        early: write presets before the budget is spent.
+    """
+    study, tried = row.study(), bench(row.root, torch.device("cpu"))
+    if not show:
+        twin = row.twin(tried, study)
+        if twin:
+            keep_twin(study, twin)
+    print("\n".join(describe(row, study, budget)), flush=True)
+    if calibration is not None and row.stage == "fit" and study.finished():
+        for name, values in row.calibration(tried, study, calibration).items():
+            mean, error = mean_and_error(values)
+            print(f"  {name}: {mean:.4f} +- {error:.4f} over instances", flush=True)
+    if study.trials:
+        write_table(row, study)
+    spent = len(study.trials) >= budget.trials or study.spent >= budget.seconds
+    if study.finished() and (early or (spent and not show)):
+        for path in write_presets(row, study, presets):
+            print(f"  {path}")
 
 
 def write_table(row: Row, study: Study) -> Path:

@@ -197,6 +197,30 @@ def rows_of(task: str, model: str, root: Path, overrides: tuple[str, ...] = ()) 
     return found
 
 
+def rows_named(words: Sequence[str], root: Path) -> list[Row]:
+    """The searches that words like ``task=power model=diffusion grad=reparam`` name, as :func:`rows_of`.
+
+    Raises:
+        UserError: words that name none.
+    """
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(named) < len(words) or not {"task", "model"} <= named.keys():
+        raise UserError(
+            f"{' '.join(words)}: expected task=NAME model=NAME and, if one row is meant, grad=NAME"
+        )
+    row = ("task", "model", "grad")
+    others = tuple(f"{key}={value}" for key, value in named.items() if key not in row)
+    found = rows_of(named["task"], named["model"], root, others)
+    wanted = named.get("grad")
+    chosen = [one for one in found if wanted in (None, one.grad)]
+    if not chosen:
+        raise UserError(
+            f"model={named['model']} grad={wanted}: there is no such row; its grads are "
+            f"{', '.join(one.grad for one in found)}"
+        )
+    return chosen
+
+
 def bench(root: Path, device: torch.device) -> Bench:
     """Where trials are tried; fits are kept in ``results/search/.cache``, which git does not keep."""
     return Bench(root / ".cache", device)

@@ -35,12 +35,15 @@ def share(row: Row, budget: Budget, workers: int, launcher: Sequence[str]) -> No
     Args:
         row: stage.
         budget: of all of them together.
-        workers: jobs of the launcher.
+        workers: jobs of the launcher; a single one is this process.
         launcher: words as for a sweep of runs.
 
     Raises:
         UserError: no launcher is named; what a worker raised.
     """
+    if workers == 1:
+        search(row, budget)
+        return
     if not any(word.startswith(LAUNCHER[0]) for word in launcher):
         raise UserError(
             f"--workers {workers}: workers need a launcher; add hydra/launcher=joblib, dask, "
