@@ -43,6 +43,7 @@ def main() -> int:
     if version:
         print(f"versions: {', '.join(versions.index(site))}")
     print(f"written to {place / 'index.html'}")
+    print(f"search wants a server: python -m http.server --directory {site.name}")
     return 0
 
 

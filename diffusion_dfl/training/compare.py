@@ -63,6 +63,9 @@ def compare(
             )
         costs[name] = task.judge(rows, made).per_row
     sign = -1.0 if task.higher_is_better else 1.0
+    if not 1 <= block <= len(rows) // 2:
+        raise UserError(f"block={block} must lie in 1..{len(rows) // 2}, half of the test rows")
+    costs = {name: cost[: len(rows) // block * block] for name, cost in costs.items()}
     means = {name: float(np.nanmean(cost)) for name, cost in costs.items()}
     if against is None:
         if not plain:
@@ -72,8 +75,6 @@ def compare(
         against = min(plain, key=lambda name: sign * means[name])
     if against not in costs:
         raise UserError(f"against={against!r} is none of {', '.join(costs)}")
-    if not 1 <= block <= len(rows) // 2:
-        raise UserError(f"block={block} must lie in 1..{len(rows) // 2}, half of the test rows")
     found = {
         name: (means[name], *_gain(sign * (costs[against] - cost), block))
         for name, cost in costs.items()
@@ -99,7 +100,7 @@ def _task(fitted: Mapping[str, Fitted]) -> Task:
 
 def _gain(difference: NDArray[np.float64], block: int) -> tuple[float, float, float, int]:
     """Mean of paired differences, the ends of its interval, and how many rows they are."""
-    blocks = difference[: len(difference) // block * block].reshape(-1, block)
+    blocks = difference.reshape(-1, block)
     made = ~np.isnan(blocks).any(1)
     blocks = blocks[made]
     count = len(blocks)
