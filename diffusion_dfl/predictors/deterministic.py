@@ -1,4 +1,4 @@
-"""Point prediction by a multilayer perceptron (Table 2, column 1): one scenario, no noise."""
+"""Point predictions, one scenario without noise; by a multilayer perceptron (Table 2, column 1)."""
 
 import torch
 from torch import Tensor
@@ -14,35 +14,12 @@ from diffusion_dfl.predictors.base import (
 )
 
 
-class DeterministicPredictor(Predictor):
-    """``y_hat(x)``; trained on the mean squared error of standardised outcomes.
-
-    Args:
-        context_size: d_x.
-        outcome_size: d_y.
-        width: units a hidden layer.
-        layers: hidden layers.
-        dropout: share of hidden units dropped in training.
-        activation: of hidden layers: silu, relu, gelu.
-        context_rank: numbers the network knows a context by, a learned linear map; 0 for its
-            features.
-    """
+class PointPredictor(Predictor):
+    """A prediction ``y_hat(x)`` in the place of a distribution, by the ``network`` of a subclass."""
 
     has_density = False
     stochastic = False
-
-    def __init__(
-        self,
-        context_size: int,
-        outcome_size: int,
-        width: int = 256,
-        layers: int = 2,
-        dropout: float = 0.0,
-        activation: ActivationName = "silu",
-        context_rank: int = 0,
-    ) -> None:
-        super().__init__(context_size, outcome_size, context_rank=context_rank)
-        self.network = backbone(self.encoded_size, outcome_size, width, layers, activation, dropout)
+    network: torch.nn.Module
 
     def location_and_scale(self, context: Tensor) -> Scaling:
         """The prediction, and the outcome's own standard deviation, ``(B, d_y)`` each, raw units."""
@@ -82,3 +59,31 @@ class DeterministicPredictor(Predictor):
         trust_region: float = 0.0,
     ) -> LogDensity:
         raise TypeError("a point prediction has no density")
+
+
+class DeterministicPredictor(PointPredictor):
+    """``y_hat(x)``; trained on the mean squared error of standardised outcomes.
+
+    Args:
+        context_size: d_x.
+        outcome_size: d_y.
+        width: units a hidden layer.
+        layers: hidden layers.
+        dropout: share of hidden units dropped in training.
+        activation: of hidden layers: silu, relu, gelu.
+        context_rank: numbers the network knows a context by, a learned linear map; 0 for its
+            features.
+    """
+
+    def __init__(
+        self,
+        context_size: int,
+        outcome_size: int,
+        width: int = 256,
+        layers: int = 2,
+        dropout: float = 0.0,
+        activation: ActivationName = "silu",
+        context_rank: int = 0,
+    ) -> None:
+        super().__init__(context_size, outcome_size, context_rank=context_rank)
+        self.network = backbone(self.encoded_size, outcome_size, width, layers, activation, dropout)

@@ -3,20 +3,13 @@
 import torch
 from torch import Tensor
 
-from diffusion_dfl.predictors.base import (
-    FULL,
-    Backpropagation,
-    LogDensity,
-    Predictor,
-    Scaling,
-    row_mean,
-)
+from diffusion_dfl.predictors.deterministic import PointPredictor
 
 # Penalties tried, in units of the largest squared singular value of the standardised contexts.
 _PENALTIES = torch.logspace(-8, 0, 17, dtype=torch.float64)
 
 
-class LinearPredictor(Predictor):
+class LinearPredictor(PointPredictor):
     """``y_hat(x) = W x + b``, one penalty for all outcomes: that of the least leave-one-out error.
 
     Args:
@@ -24,9 +17,8 @@ class LinearPredictor(Predictor):
         outcome_size: d_y.
     """
 
-    has_density = False
-    stochastic = False
     closed_form = True
+    network: torch.nn.Linear
 
     def __init__(self, context_size: int, outcome_size: int) -> None:
         super().__init__(context_size, outcome_size)
@@ -61,42 +53,3 @@ class LinearPredictor(Predictor):
                 slopes = right.T @ ((size / (size.square() + penalty)).unsqueeze(1) * projected)
         self.network.weight.copy_(slopes.T)
         self.network.bias.copy_(mean - centre @ slopes)
-
-    def location_and_scale(self, context: Tensor) -> Scaling:
-        """The prediction, and the outcome's own standard deviation, ``(B, d_y)`` each, raw units."""
-        location = self.outcomes.inverse(self.network(self.contexts(context)))
-        return Scaling(location, self.outcomes.scale.expand_as(location))
-
-    def loss(
-        self,
-        context: Tensor,
-        outcome: Tensor,
-        generator: torch.Generator,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        """Mean squared error in standardised units."""
-        miss = self.network(self.contexts(context)) - self.outcomes(outcome)
-        return row_mean(miss.square(), weights)
-
-    def sample(
-        self,
-        context: Tensor,
-        num_scenarios: int,
-        generator: torch.Generator,
-        differentiable: bool = False,
-        backpropagation: Backpropagation = FULL,
-    ) -> Tensor:
-        """The prediction as the only scenario, ``(B, 1, d_y)``."""
-        self.check_backpropagation(backpropagation)
-        with torch.set_grad_enabled(differentiable):
-            return self.outcomes.inverse(self.network(self.contexts(context))).unsqueeze(1)
-
-    def weighted_log_density(
-        self,
-        context: Tensor,
-        scenarios: Tensor,
-        weights: Tensor,
-        generator: torch.Generator,
-        trust_region: float = 0.0,
-    ) -> LogDensity:
-        raise TypeError("a point prediction has no density")
