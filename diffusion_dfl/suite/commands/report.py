@@ -12,8 +12,8 @@ from pathlib import Path
 
 from diffusion_dfl.files import write_text
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.commands.status import planned
 from diffusion_dfl.suite.reporting.audit import TEMPLATE
-from diffusion_dfl.suite.reporting.layout import LAYOUTS
 from diffusion_dfl.suite.reporting.page.gather import gather
 from diffusion_dfl.suite.reporting.page.render import render
 from diffusion_dfl.suite.reporting.status import plan
@@ -26,26 +26,21 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--output", type=Path, help="the page; RESULTS/report/index.html")
-    parser.add_argument("overrides", nargs="*", help="key=value or key=a,b, as train.py takes them")
-    arguments = parser.parse_args()
-    words = arguments.overrides or [f"task={','.join(LAYOUTS)}", "seed=0-9"]
-    for word in words:
-        if "=" not in word:
-            parser.error(f"{word}: not of the form key=value")
+    arguments, words = planned(parser)
     if not arguments.results.is_dir():
         parser.error(f"--results {arguments.results}: there is no such folder")
     try:
-        planned = plan(words)
+        runs = plan(words)
     except REFUSALS as error:
         return fail(explain(error))
     for sweep in started(arguments.results):
         try:
-            planned += plan(sweep, every_pair=False)
+            runs += plan(sweep, every_pair=False)
         except REFUSALS as error:
             print(f"a sweep that was started here cannot be planned any more: {explain(error)}")
     audit = TEMPLATE.parents[1] / "audit.md"
     try:
-        report = gather(arguments.results, audit, list(dict.fromkeys(planned)))
+        report = gather(arguments.results, audit, list(dict.fromkeys(runs)))
     except REFUSALS as error:
         return fail(explain(error))
     target = arguments.output or arguments.results / "report" / "index.html"

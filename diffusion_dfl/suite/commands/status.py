@@ -22,6 +22,17 @@ from diffusion_dfl.suite.reporting.status import Planned, completing, overview, 
 from diffusion_dfl.suite.sweep import started
 
 
+def planned(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """Arguments, ``overrides`` among them, and the words of the plan; those of Table 1 without any."""
+    parser.add_argument("overrides", nargs="*", help="key=value or key=a,b, as train.py takes them")
+    arguments = parser.parse_args()
+    words = arguments.overrides or [f"task={','.join(LAYOUTS)}", "seed=0-9"]
+    for word in words:
+        if "=" not in word:
+            parser.error(f"{word}: not of the form key=value")
+    return arguments, words
+
+
 def _planned(words: list[str]) -> list[Planned]:
     """The runs of a plan; none, which is said, of one that is none today."""
     try:
@@ -41,12 +52,7 @@ def main() -> int:
     parser.add_argument("--own", action="store_true", help="do not count committed records")
     parser.add_argument("--started", action="store_true", help="the plans of sweeps started here")
     parser.add_argument("--config-dir", type=Path, help="folder of your own YAML files")
-    parser.add_argument("overrides", nargs="*", help="key=value or key=a,b, as train.py takes them")
-    arguments = parser.parse_args()
-    words = arguments.overrides or [f"task={','.join(LAYOUTS)}", "seed=0-9"]
-    for word in words:
-        if "=" not in word:
-            parser.error(f"{word}: not of the form key=value")
+    arguments, words = planned(parser)
     if arguments.started and arguments.overrides:
         parser.error("--started takes its plans from the results folder; leave the overrides out")
     try:
