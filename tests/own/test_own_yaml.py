@@ -229,6 +229,18 @@ def test_fields_of_a_dataclass_that_is_a_default_are_keys(write: Callable[..., P
     assert (predictor.parts.stretch, predictor.parts.power) == (3.0, 2.0)
 
 
+def test_an_argument_of_its_own_name_is_no_field_of_a_dataclass(write: Callable[..., Path]) -> None:
+    inner = {"_target_": "own_shop.Stretch", "stretch": 5.0}
+    folder = write(
+        task={**TASK},
+        model={"name": "net", "_target_": "own_shop.Stretched", "parts": inner, "width": 6},
+    )
+    with searching(folder):
+        config = compose_config(["task=shop", "model=net", "grad=score"])
+    predictor = make_predictor(config, 2, 2)
+    assert (predictor.parts.stretch, predictor.network[0].out_features) == (5.0, 6)
+
+
 @pytest.mark.parametrize(
     ("group", "keys", "message"),
     [

@@ -102,10 +102,12 @@ def check_keys(
     if parameters is None:
         return make
     kinds = {parameter.kind for parameter in parameters.values()}
-    takes: list[str] = []
-    for parameter in parameters.values():
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            takes += _names(parameter)
+    arguments = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    takes = [key for argument in arguments.values() for key in _names(argument)]
     own = [key for key in node if key not in ("name", "_target_", CODE)]
     free = [key for key in takes if key not in supplied]
     for key in own:
@@ -114,16 +116,13 @@ def check_keys(
                 f"{group}.{key}={node[key]}: {target} is given {key} by the run; leave it out of "
                 f"{group}={name}"
             )
-        if key not in takes and inspect.Parameter.VAR_KEYWORD not in kinds:
+        known = key in takes or key in arguments
+        if not known and inspect.Parameter.VAR_KEYWORD not in kinds:
             raise UserError(
                 f"{group}.{key}={node[key]}: {target} takes no {key}; {_nearest(key, free)}"
             )
-    for key in free:
-        if (
-            key in parameters
-            and parameters[key].default is inspect.Parameter.empty
-            and key not in own
-        ):
+    for key, argument in arguments.items():
+        if argument.default is argument.empty and key not in supplied and key not in own:
             raise UserError(
                 f"{group}.{key} is missing: {target} needs it; write {key}: VALUE into the YAML of "
                 f"{group}={name}"
@@ -140,13 +139,11 @@ def with_settings(make: Callable[..., Any], keys: Mapping[str, Any]) -> dict[str
     Raises:
         ValueError: whatever a dataclass refuses.
     """
-    found = dict(keys)
-    for parameter in (_parameters(make) or {}).values():
-        names = _names(parameter)
-        if names != [parameter.name] and parameter.name not in keys:
-            given = {name: found.pop(name) for name in names if name in found}
-            if given:
-                found[parameter.name] = replace(parameter.default, **given)
+    found, parameters = dict(keys), _parameters(make) or {}
+    for name, parameter in parameters.items():
+        own = [key for key in _names(parameter) if key in found and key not in parameters]
+        if own and name not in keys:
+            found[name] = replace(parameter.default, **{key: found.pop(key) for key in own})
     return found
 
 
