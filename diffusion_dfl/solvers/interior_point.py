@@ -296,8 +296,8 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
             chosen = iterate.select(trying)
             point, score = polish(chosen.problem, chosen.multipliers(), chosen.slack)
             # What is allowed at last is more than what most get.
-            allowed = torch.where(stuck | lost, 1.0, _CLOSE)[trying]
-            outcome[trying[score <= allowed]] = int(Status.SOLVED)
+            enough = (score <= _CLOSE) | ((stuck | lost)[trying] & (score <= 1.0))
+            outcome[trying[enough]] = int(Status.SOLVED)
             final.point.write(rows[trying], point)
             threshold[trying] = threshold[trying] / _NEXT_POLISH
         if bool(known.any()):
