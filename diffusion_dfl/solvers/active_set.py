@@ -130,6 +130,7 @@ def polish(
     alpha = point.alpha
     steep = problem.slopes(point.z)
     for _ in range(rounds):
+        begun = z
         if hinges is not None:
             alpha = alpha * held + hinges.weight * (up & ~held)
         z, dual, nu, alpha = _equality_newton(
@@ -150,16 +151,39 @@ def polish(
             break
         # What the signs say against, changes sides.
         rounding = _ROUNDING * (z.abs().amax(1) + problem.length)
-        active = present & ((active & (dual > 0)) | (at.values > 10 * rounding.unsqueeze(1)))
-        dual = torch.where(active, dual.clamp_min(0), 0.0)
         if hinges is not None:
             reach = 10 * rounding.view(-1, 1, 1)
             crossed = (up & (at.arguments < -reach)) | (~up & (at.arguments > reach))
+            crossed = ~held & crossed & (hinges.weight > 0)
+            if bool((crossed.sum((1, 2)) > z.shape[1]).any()):
+                z, crossed = _to_first_kink(problem, begun, z, at.arguments, crossed)
+                at = problem.first_order(z)
             strict = held & (alpha > 0) & (alpha < hinges.weight)
             loose = held & ~strict
             up = (loose & (alpha > 0)) | (~loose & up)
-            held = (strict | (~held & crossed)) & (hinges.weight > 0)
+            held = (strict & (hinges.weight > 0)) | crossed
+        active = present & ((active & (dual > 0)) | (at.values > 10 * rounding.unsqueeze(1)))
+        dual = torch.where(active, dual.clamp_min(0), 0.0)
     return best, best_violation
+
+
+def _to_first_kink(
+    problem: Problem, begun: Tensor, z: Tensor, arguments: Tensor, crossed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Decisions on the way to z ``(B, n)`` where the first kink is met, and which kinks those are.
+
+    Only where more are crossed than can hold a decision: there the cost falls so slowly, as along an edge
+    of a linear program, that its slope says nothing of how far.
+    """
+    assert problem.hinges is not None
+    before = problem.hinges.arguments(begun)
+    share = torch.where(crossed, before / (before - arguments), torch.inf).clamp_min(0.0)
+    share = share.nan_to_num(0.0)
+    first = share.amin((1, 2))
+    far = (crossed.sum((1, 2)) > z.shape[1]) & (first < 1)
+    met = share <= first.view(-1, 1, 1) * (1 + 1e-9)
+    z = torch.where(far.unsqueeze(1), begun + first.clamp_max(1.0).unsqueeze(1) * (z - begun), z)
+    return z, crossed & (met | ~far.view(-1, 1, 1))
 
 
 def _equality_newton(

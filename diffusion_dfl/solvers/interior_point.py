@@ -150,6 +150,12 @@ def _precise(problem: Problem, solution: Solution, rows: Tensor) -> Solution:
     sizes = sizes.abs() + apply(jacobian.abs(), z.abs())
     noise = _OWN_ROUNDING * jacobian.abs().amax(2) * largest(z).unsqueeze(1)
     wrong = steep.any(1) | (outside > _OWN * sizes + noise).any(1)
+    exact = problem.program.hinges(instances)
+    if exact is not None and solution.shares is not None:
+        values, shares = exact.arguments(z), solution.shares
+        unused_of_hinges = (1 - shares) * values.clamp_min(0) - shares * values.clamp_max(0)
+        price = exact.coefficient * instances.weights.unsqueeze(2)
+        unused = unused + (price * unused_of_hinges).sum((1, 2))
     wrong = wrong | (unused > _OWN * (terms * z.abs()).sum(1))
     status = torch.where(solution.solved & wrong, int(Status.NOT_CONVERGED), solution.status)
     return replace(solution, status=status)

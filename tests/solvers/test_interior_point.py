@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import (
+    Hinge,
     Instances,
     MeanVariancePortfolio,
     Newsvendor,
     PowerProgram,
     ProductAllocation,
     Program,
+    TorchProgram,
     bandwidth,
     conditional_value_at_risk,
 )
@@ -395,3 +397,33 @@ def test_a_start_changes_iterations_only() -> None:
 def test_an_empty_batch_is_solved() -> None:
     solution = interior(PowerProgram(num_decisions=5), torch.zeros(0, 3, 5, **D))
     assert solution.decision.shape == (0, 5) and solution.status.shape == (0,)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_bakery_without_curvature_is_solved_along_edges_that_are_flat_or_nearly(
+    rounded: bool,
+) -> None:
+    # In float32 .8 is a little more, and the cost falls along an edge by a billionth.
+    minutes = torch.tensor([[3.0, 0.8, 6.0]], dtype=torch.float64 if rounded else torch.float32)
+    program = TorchProgram(
+        3,
+        3,
+        hinges=[Hinge(4.0, lambda y, z: y - z), Hinge(1.0, lambda y, z: z - y)],
+        lower=0.0,
+        matrix=minutes,
+        limit=500.0,
+    )
+    rng = np.random.default_rng(0)
+    demand = torch.tensor(rng.gamma(10, 1, (64, 100, 3)) * [6.5, 18, 2.5])
+    if rounded:
+        demand = demand.round()
+    solution = solve(program, demand)
+    assert solution.solved.all()
+    cost = program.objective(Instances.of(demand), solution.decision)
+    for row in (3, 9, 18, 21, 31):
+        z, y = cp.Variable(3), demand[row].numpy()
+        apart = y - np.ones((100, 1)) @ cp.reshape(z, (1, 3), order="C")
+        stated = cp.sum(4 * cp.pos(apart) + cp.pos(-apart)) / 100
+        limits = [z >= 0, minutes.double().numpy() @ z <= 500]
+        found = cp.Problem(cp.Minimize(stated), limits).solve(solver=cp.CLARABEL)
+        assert float(cost[row]) <= found * (1 + 1e-8)
