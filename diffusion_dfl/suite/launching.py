@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between looks for workers that came, and until a scheduler that does not answer is none.
 _LOOK, _ANSWER = 1.0, 15.0
+# And until a worker that did not come is asked for again.
+_START = 60.0
 
 _one_run = threading.Lock()
 
@@ -185,6 +187,9 @@ class _Sweep:
         self.done: dict[int, JobReturn] = {}
         self.lost: Counter[int] = Counter()
         self.held: dict[int, float] = {}
+        cluster: Any = client.cluster
+        self.wanted = 0 if cluster is None else len(cluster.worker_spec)
+        self.short: float | None = None  # since when workers are fewer
 
     def run(self) -> list[JobReturn]:
         """What the jobs returned, in their order.
@@ -235,9 +240,17 @@ class _Sweep:
         cores, gpus = self.settings.cores_per_run, self.settings.gpus_per_run
         there = self.client.scheduler_info()["workers"]
         cluster: Any = self.client.cluster
-        if cluster is not None and len(there) < len(cluster.worker_spec):
+        if len(there) >= self.wanted:
+            self.short = None
+        else:
+            now = time.monotonic()
+            self.short = now if self.short is None else self.short
+            if now - self.short > _START:
+                # One that could not start is there for dask, which asks for no other.
+                cluster.scale(len(there))
+                self.short = now
             # dask gives a worker up that is killed and not back within its own time.
-            cluster.scale(len(cluster.worker_spec))
+            cluster.scale(self.wanted)
         found = [
             address
             for address, worker in there.items()
