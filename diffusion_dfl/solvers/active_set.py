@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky
+from diffusion_dfl.solvers.factor import cholesky
+from diffusion_dfl.solvers.newton_system import FirstOrder, Problem
 from diffusion_dfl.solvers.rows import largest
 
 #: Largest KKT residual of a solved instance, relative to the size of its data.

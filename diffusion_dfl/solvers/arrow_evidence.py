@@ -11,7 +11,7 @@ from diffusion_dfl.solvers.arrow import (
     pull_both,
     size_of,
 )
-from diffusion_dfl.solvers.newton_system import has_negative_curvature
+from diffusion_dfl.solvers.factor import has_negative_curvature
 from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.scenarios import push
 from diffusion_dfl.solvers.solution import Status

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import apply, transpose_apply
 from diffusion_dfl.solvers.arrow import Arrow, Point
-from diffusion_dfl.solvers.newton_system import Factor
+from diffusion_dfl.solvers.factor import Factor
 from diffusion_dfl.solvers.rows import gather_true
 from diffusion_dfl.solvers.scenarios import pull, push
 

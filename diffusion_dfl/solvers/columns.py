@@ -17,7 +17,8 @@ from torch import Tensor
 from diffusion_dfl.programs import Hinges, Instances, Program
 from diffusion_dfl.programs.constraints import Constraints, SmoothConstraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
-from diffusion_dfl.solvers.newton_system import Problem, cholesky
+from diffusion_dfl.solvers.factor import cholesky
+from diffusion_dfl.solvers.newton_system import Problem
 from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.solution import Solution
 

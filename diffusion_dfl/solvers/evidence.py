@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import apply, transpose_apply
-from diffusion_dfl.solvers.newton_system import FirstOrder, Problem, cholesky
+from diffusion_dfl.solvers.factor import cholesky
+from diffusion_dfl.solvers.newton_system import FirstOrder, Problem
 from diffusion_dfl.solvers.rows import largest
 
 # How far beyond the size of the data a decision is looked for.

@@ -28,10 +28,10 @@ from diffusion_dfl.solvers.evidence import (
     no_decision_satisfies,
     nothing_is_feasible,
 )
+from diffusion_dfl.solvers.factor import has_negative_curvature
 from diffusion_dfl.solvers.newton_system import (
     Problem,
     ScaledHinges,
-    has_negative_curvature,
     side,
 )
 from diffusion_dfl.solvers.predictor_corrector import Iterate, newton_step, started

@@ -8,7 +8,8 @@ from torch import Tensor
 from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
-from diffusion_dfl.solvers.newton_system import Problem, ScaledHinges, mean_slopes, with_diagonal
+from diffusion_dfl.solvers.factor import with_diagonal
+from diffusion_dfl.solvers.newton_system import Problem, ScaledHinges, mean_slopes
 from diffusion_dfl.solvers.rows import Rows, largest
 
 # A limit below this share of a program's size is a 0 with rounding noise.
