@@ -1,11 +1,12 @@
 """Published records against their digests and today's presets: `make check-records`.
 
 Damage ends with code 1. Records of older presets are named: tables show them as they were published,
-until `make publish` has put others in their place.
+until `make publish` has put others in their place or `python scripts/publish.py --retire` takes them out.
 """
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
@@ -17,24 +18,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
-    found = 0
-    for results in (arguments.results, arguments.results / "controls"):
-        try:
-            collection = collect(results, own=False)
-            wrong = list(damaged(collection))
-            old = outdated(collection)
-        except REFUSALS as error:
-            return fail(explain(error))
-        wrong += [f"{name}: is no file of the records" for name in extra(collection.archive)]
-        found += len(wrong)
-        print(f"{results}/published: {len(collection.records)} records, {len(wrong)} damaged")
-        for line in wrong:
-            print(f"  {line}")
-        if old:
-            print(f"{sum(old.values())} records in {len(old)} rows are of older presets:")
-        for path, count in old.items():
-            print(f"  {path.as_posix()}: {count}")
-    return 1 if found else 0
+    try:
+        collection = collect(arguments.results, own=False)
+        wrong = list(damaged(collection))
+        old = Counter(path.parent for path in outdated(collection))
+    except REFUSALS as error:
+        return fail(explain(error))
+    wrong += [f"{name}: is no file of the records" for name in extra(collection.archive)]
+    print(f"{collection.archive.folder}: {len(collection.records)} records, {len(wrong)} damaged")
+    for line in wrong:
+        print(f"  {line}")
+    if old:
+        print(f"{old.total()} records in {len(old)} rows are of older presets:")
+    for path, count in old.items():
+        print(f"  {path.as_posix()}: {count}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -31,9 +31,7 @@ def main() -> int:
         return 0
     try:
         collection = collect(arguments.results, own=not arguments.published)
-        # A preset the user has run is on the user's processor already.
-        controls = frame(collect(arguments.results / "controls", own=False))
-        text = table(frame(collection), arguments.task, arguments.scale, controls=controls)
+        text = table(frame(collection), arguments.task, arguments.scale)
     except REFUSALS as error:
         return fail(explain(error))
     print(text)

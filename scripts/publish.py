@@ -31,9 +31,9 @@ def main() -> int:
         "--variants", action="store_true", help="records of changed presets too, not twins alone"
     )
     parser.add_argument(
-        "--controls",
+        "--retire",
         action="store_true",
-        help="presets of the processor that ablations ran on, to results/controls",
+        help="take out published records that today's presets would make otherwise",
     )
     arguments = parser.parse_args()
     results = arguments.results
@@ -42,10 +42,10 @@ def main() -> int:
             f"--results {results}: there is no {results}/runs; name the folder runs are in"
         )
     tasks = [arguments.task] if arguments.task else choices("task")
-    folder = results / "controls" / "published" if arguments.controls else results / "published"
+    folder = results / "published"
     try:
         sources = {task: arguments.data or default_source(task) for task in tasks}
-        wanted = Wanted(sources, arguments.scale, arguments.variants, arguments.controls)
+        wanted = Wanted(sources, arguments.scale, arguments.variants, arguments.retire)
         done = publish(collect(results), wanted, folder)
     except REFUSALS as error:
         return fail(explain(error))
@@ -53,6 +53,7 @@ def main() -> int:
     for task in tasks:
         print(f"{task}: {counts[task]} records of data={sources[task]} into {folder}")
     tell(done.replaced, "records of another configuration gave way")
+    tell(done.retired, "records of older presets are published no longer; git has them")
     tell(done.passed_over, "variants left where they are; --variants publishes them too")
     tell(done.refused, "runs do not belong there")
     return 0

@@ -152,7 +152,7 @@ SMALL: dict[str, Small] = {
     "python scripts/publish.py --task NAME": Small(
         instead="python scripts/publish.py --task power"
     ),
-    "python scripts/publish.py --controls": Small(),
+    "python scripts/publish.py --retire": Small(),
     "python scripts/publish.py --task inventory --variants": Small(),
     "python scripts/publish.py --task portfolio --variants": Small(),
     "python scripts/make_sensitivity.py --task inventory": Small(),

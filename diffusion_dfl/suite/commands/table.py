@@ -17,9 +17,15 @@ from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.latex import latex
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
 from diffusion_dfl.suite.reporting.markdown import render
-from diffusion_dfl.suite.reporting.own import beside, own_runs, own_tables, render_own
+from diffusion_dfl.suite.reporting.own import (
+    beside,
+    own_in_columns,
+    own_runs,
+    own_tables,
+    render_own,
+)
 from diffusion_dfl.suite.reporting.selection import Selection, choices, of_table, selection
-from diffusion_dfl.suite.reporting.summary import summary, with_block
+from diffusion_dfl.suite.reporting.summary import in_columns, summary, with_block
 from diffusion_dfl.suite.reporting.table1 import Table, build, tidy
 
 #: Tables that git keeps, made of committed records alone.
@@ -93,7 +99,8 @@ def _into(readme: Path, results: Path) -> int:
     """Table 1 in short, into the README."""
     try:
         runs = frame(collect(results, own=False))
-        tables = [build(runs, selection(runs, task, "laptop")) for task in LAYOUTS]
+        every = [build(runs, selection(runs, task, "laptop")) for task in LAYOUTS]
+        tables = [table for table in every if table.seeds]
         text = with_block(readme.read_text(encoding="utf-8"), summary(tables))
     except REFUSALS as error:
         return fail(explain(error))
@@ -124,7 +131,7 @@ def main() -> int:
     if arguments.task:
         tasks = [arguments.task] if arguments.task in known else []
     yours = tasks if arguments.released else [arguments.task] if arguments.task else None
-    own = render_own(own_tables(own_runs(runs, yours, arguments.yours)))
+    own = own_tables(own_runs(runs, yours, arguments.yours))
     for task in tasks:
         if not arguments.task and not (len(runs) and (runs["task"] == task).any()):
             continue
@@ -149,8 +156,12 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    text = "\n".join([*([own] if own else []), *(render(table) for table in tables)])
-    print(text)
+    text = "\n".join([*filter(None, [render_own(own)]), *(render(table) for table in tables)])
+    if arguments.published or arguments.task:
+        print(text)
+    else:
+        short = f"Table 1, scale {arguments.scale}\n\n{in_columns(tables)}" if tables else ""
+        print("\n".join(filter(None, [own_in_columns(own), short])) + "\n")
     if arguments.published:
         return 0
     unseen = beside(runs, selections, tasks if arguments.task or arguments.released else known)
@@ -164,7 +175,8 @@ def main() -> int:
         for line in collection.left_out[:20]:
             print(f"  {line}")
     written = _write(arguments, text, tables, any(not one.published for one in collection.records))
-    print("written to " + ", ".join(str(path) for path in written))
+    every = "" if arguments.task else "every column, intervals, twins, plain baselines: "
+    print(f"{every}written to {', '.join(str(path) for path in written)}")
     return 0
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of
 from diffusion_dfl.suite.reporting.markdown import number, spread, table_head, table_line
-from diffusion_dfl.suite.reporting.selection import of_cell, of_table, selection
+from diffusion_dfl.suite.reporting.selection import of_cell, selection
 from diffusion_dfl.suite.reporting.statistics import Estimate, estimate, paired
 
 
@@ -134,32 +134,21 @@ def table(
     task: str,
     scale: str,
     source: str | None = None,
-    controls: pd.DataFrame | None = None,
 ) -> str:
     """Markdown of all ablations of a task.
 
     Args:
         runs: :func:`diffusion_dfl.suite.reporting.frame.frame`.
         task, scale, source: as on the command line; the source is the task's default.
-        controls: runs of presets made on the processor of the ablations, which differences are
-            taken to where there are any: float32 sums differ between processors, and with them the
-            epoch that early stopping picks.
     """
     wanted = selection(runs, task, scale, source)
-    beside = of_table(pd.DataFrame() if controls is None else controls, wanted)
     layout = layout_of(task)
     lines = [f"# Ablations: {layout.title}", ""]
     lines += [
         f"{layout.quantity.capitalize()}{layout.unit} on the test rows, mean ± standard error over "
         "seeds, seeds in brackets; beside it the paired difference to the cell's preset (marked *), "
         "on the seeds both have, from five seeds on with its 95 % interval; where that includes zero, "
-        "or there is none, no difference is claimed. "
-        + (
-            "Differences are to the presets run again on the processor of the ablations "
-            "(`results/controls`), whose numbers are not those of the rows marked *."
-            if len(beside)
-            else ""
-        ),
+        "or there is none, no difference is claimed.",
         "",
     ]
     for axis in AXES[task]:
@@ -167,10 +156,7 @@ def table(
         heads = [f"{model}/{grad}" for model, grad in axis.cells]
         titles = ["", *(text for head in heads for text in (head, "to the preset"))]
         lines += table_head(titles)
-        presets = {}
-        for cell in axis.cells:
-            control = of_cell(beside, wanted, cell)
-            presets[cell] = control if len(control) else of_cell(runs, wanted, cell)
+        presets = {cell: of_cell(runs, wanted, cell) for cell in axis.cells}
         for name, changes in axis.changes.items():
             row = [name]
             for cell in axis.cells:

@@ -40,7 +40,7 @@ class Entry:
     Attributes:
         path: ``<scale>/<task>/<model>-<grad>[-<hash>]/seed-<n>``: its table, row and seed.
         source: data source of its table.
-        role: ``run`` of the table, its ``twin``, ``variant`` or ``control``.
+        role: ``run`` of the table, its ``twin`` or a ``variant``.
         preset: hash of the preset it is a run or a variation of.
         config_hash: of its own configuration.
         source_hash: of the version of the source that made it.

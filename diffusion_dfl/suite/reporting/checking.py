@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffusion_dfl.suite.reporting.archive import Archive
 from diffusion_dfl.suite.reporting.collect import Collection, wrong_mean
-from diffusion_dfl.suite.reporting.roles import CONTROL, RUN, todays_role
+from diffusion_dfl.suite.reporting.roles import Role, todays_role
 
 
 def damaged(collection: Collection) -> Iterator[str]:
@@ -33,19 +33,16 @@ def damaged(collection: Collection) -> Iterator[str]:
             yield f"published/{path}: {reason}"
 
 
-def outdated(collection: Collection) -> dict[Path, int]:
-    """Directory of runs that today's presets would make otherwise -> how many they are.
+def outdated(collection: Collection) -> list[Path]:
+    """Published runs that today's presets would make otherwise.
 
     Tables show them as they were published.
     """
-    counts: dict[Path, int] = {}
-    for record in collection.records:
-        role = todays_role(record.identity)
-        told = RUN if record.role == CONTROL else record.role
-        if (role.name, role.preset) != (told, record.preset):
-            cell = record.path.parent
-            counts[cell] = counts.get(cell, 0) + 1
-    return counts
+    return [
+        record.path
+        for record in collection.records
+        if record.published and todays_role(record.identity) != Role(record.role, record.preset)
+    ]
 
 
 def extra(archive: Archive) -> list[str]:

@@ -1,8 +1,10 @@
 """A table for a terminal: columns of text, as wide as their widest cell."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from diffusion_dfl.suite.reporting.table1 import Table
+if TYPE_CHECKING:
+    from diffusion_dfl.suite.reporting.table1 import Table
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,7 +21,7 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])
 
 
-def methods(table: Table) -> str:
+def methods(table: "Table") -> str:
     """The methods that have runs and the plain baselines, in five columns."""
     crps, covered, seconds = (
         table.estimates("method", name)

@@ -105,6 +105,7 @@ LAYOUTS: dict[str, Layout] = {
             "saa": "Sample average of the training loads",
             "knn_saa": "Sample average of the nearest contexts",
         },
+        models={"boosting": "Boosted quantiles", "bootstrap": "Residuals drawn again"},
     ),
     "portfolio": Layout(
         "Stock portfolio",

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from diffusion_dfl.suite.invocation import verb
+from diffusion_dfl.suite.reporting.columns import aligned
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
 from diffusion_dfl.suite.reporting.paper import ROWS
 from diffusion_dfl.suite.reporting.roles import RUN, SOURCE, STALE, TWIN, literal
@@ -104,6 +105,13 @@ def render_own(tables: Sequence[OwnTable]) -> str:
         lines += [_line(row) for row in table.rows]
         lines += ["", own_note(table), ""]
     return "\n".join(lines)
+
+
+def own_in_columns(tables: Sequence[OwnTable]) -> str:
+    """The same for a terminal; empty for no runs."""
+    parts = [f"{table.title}\n\n{aligned(table.heads, table.rows)}" for table in tables]
+    notes = dict.fromkeys(own_note(table).replace("`", "") for table in tables)
+    return "\n\n".join(["Yours", *parts, *notes]) + "\n" if tables else ""
 
 
 def own_note(table: OwnTable) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from diffusion_dfl.files import read_object
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.archive import Archive, Content, Entry, compact, write
+from diffusion_dfl.suite.reporting.checking import outdated
 from diffusion_dfl.suite.reporting.collect import Collection, LeftOut, Record
-from diffusion_dfl.suite.reporting.roles import CONTROL, RUN, STALE, VARIANT, todays_role
+from diffusion_dfl.suite.reporting.roles import STALE, VARIANT, todays_role
 from diffusion_dfl.suite.reporting.selection import choices
 
 # A run's files that are not published.
@@ -27,13 +28,13 @@ class Wanted:
         scale: of the records.
         variants: whether runs with changes in their preset are, too, beside twins and those that were
             published before.
-        controls: whether presets of the processor of the ablations are, and nothing else.
+        retire: whether what today's presets would make otherwise is published no longer.
     """
 
     sources: Mapping[str, str]
     scale: str = "laptop"
     variants: bool = False
-    controls: bool = False
+    retire: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Published:
     Attributes:
         paths: those that are published now.
         replaced: published before, of another configuration; they gave way.
+        retired: published before, of older presets.
         passed_over: variants that were not asked for.
         refused: what does not belong, with the reason.
     """
 
     paths: list[Path]
     replaced: list[str]
+    retired: list[str]
     passed_over: list[Path]
     refused: list[LeftOut]
 
@@ -81,28 +84,33 @@ def publish(collection: Collection, wanted: Wanted, folder: Path) -> Published:
         # By today's presets, whatever a published run of the same configuration was.
         role = todays_role(record.identity)
         asked = wanted.variants or record.path.as_posix() in archive.entries
-        if role.name != RUN if wanted.controls else role.name == VARIANT and not asked:
+        if role.name == VARIANT and not asked:
             passed_over.append(record.path)
         else:
-            name = CONTROL if wanted.controls else role.name
             try:
                 content = content_of(directory)
             except ValueError as error:
                 refused.append(LeftOut(record.path, False, str(error)))
                 continue
-            chosen[_entry(record, name, role.preset)] = content
+            chosen[_entry(record, role.name, role.preset)] = content
     few = _too_few(archive.entries.values(), chosen)
     refused += [LeftOut(Path(entry.path), False, few[entry]) for entry in chosen if entry in few]
     added = {entry: content for entry, content in chosen.items() if entry not in few}
     replaced = _replaced(archive.entries.values(), added)
-    if added:
-        kept = {
-            entry: archive.content(path)
-            for path, entry in archive.entries.items()
-            if path not in replaced and path not in {one.path for one in added}
-        }
+    paths = {entry.path for entry in added}
+    retired = [path for path in _outdated(collection, wanted) if path not in {*replaced, *paths}]
+    if added or retired:
+        gone = {*replaced, *retired, *paths}
+        kept = {e: archive.content(path) for path, e in archive.entries.items() if path not in gone}
         write(folder, {**kept, **added})
-    return Published([Path(entry.path) for entry in added], replaced, passed_over, refused)
+    return Published([Path(path) for path in paths], replaced, retired, passed_over, refused)
+
+
+def _outdated(collection: Collection, wanted: Wanted) -> list[str]:
+    """Published runs that are retired; none where that was not asked for."""
+    if not wanted.retire:
+        return []
+    return [path.as_posix() for path in outdated(collection) if path.parts[1] in wanted.sources]
 
 
 def content_of(directory: Path) -> Content:

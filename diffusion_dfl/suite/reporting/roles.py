@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.identities import identity_of
 
-RUN, TWIN, VARIANT, CONTROL = "run", "twin", "variant", "control"
+RUN, TWIN, VARIANT = "run", "twin", "variant"
 
 #: What composing raises for words no run would take.
 REFUSED = (UserError, HydraException, OmegaConfBaseException)
@@ -39,7 +39,7 @@ class Role:
     """What a run is to its table.
 
     Attributes:
-        name: `RUN`, `TWIN`, `VARIANT`, `CONTROL` or `STALE`; empty where that is not known.
+        name: `RUN`, `TWIN`, `VARIANT` or `STALE`; empty where that is not known.
         preset: hash of the preset it is a run or a variation of; empty where none is.
     """
 

@@ -16,12 +16,16 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import printable, read_object, read_text
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS, normalise
 from diffusion_dfl.suite.config.identities import identity_of
-from diffusion_dfl.suite.invocation import start
+from diffusion_dfl.suite.invocation import start, verb
 from diffusion_dfl.suite.reporting import run_files
+from diffusion_dfl.suite.reporting.columns import aligned
 from diffusion_dfl.suite.runs.lease import in_use
 
 #: States of a run, in the order they are told.
 STATES = ("finished", "running", "interrupted", "failed", "stale", "missing")
+
+# How many completing commands an overview has.
+_MOST = 10
 
 _NONE: Mapping[str, str] = {}
 
@@ -182,16 +186,18 @@ def yours(results: Path) -> str:
 
 
 def overview(states: Mapping[Planned, State]) -> str:
-    """Counts a cell, then every run that needs a word, then what completes the plan."""
+    """Finished of the planned runs, a row a method and a column a task; then every run that needs a
+    word, then what completes the plan."""
     counts: dict[Path, dict[str, int]] = {}
     for run, found in states.items():
         cell = counts.setdefault(run.cell, dict.fromkeys(STATES, 0))
         cell[found.name] += 1
-    width = max((len(cell.as_posix()) for cell in counts), default=4)
-    lines = [f"{'cell':<{width}}  planned  " + "  ".join(STATES)]
-    for path, cell in counts.items():
-        numbers = "  ".join(f"{cell[name]:>{len(name)}}" for name in STATES)
-        lines.append(f"{path.as_posix():<{width}}  {sum(cell.values()):>7}  {numbers}")
+    columns = list(dict.fromkeys(path.parent for path in counts))
+    rows = [
+        [name, *(_counted(counts.get(column / name)) for column in columns)]
+        for name in dict.fromkeys(path.name for path in counts)
+    ]
+    lines = [aligned(["finished of planned", *(column.as_posix() for column in columns)], rows)]
     finished = sum(cell["finished"] for cell in counts.values())
     lines += ["", f"{finished} of {len(states)} runs are finished"]
     told = [found.name for found in states.values() if found.published]
@@ -209,8 +215,20 @@ def overview(states: Mapping[Planned, State]) -> str:
     ]
     commands = list(completing(states))
     if commands:
-        lines += ["", "What completes it (a running one is left to its process):", *commands]
+        lines += ["", "What completes it (a running one is left to its process):"]
+        lines += commands[:_MOST]
+    if len(commands) > _MOST:
+        lines.append(f"and {len(commands) - _MOST} commands more: `{verb('status')} --missing`")
     return "\n".join(lines)
+
+
+def _counted(cell: Mapping[str, int] | None) -> str:
+    """``7/10, 2 running, 1 failed``; missing ones are what is left."""
+    if cell is None:
+        return ""
+    told = [f"{cell['finished']}/{sum(cell.values())}"]
+    told += [f"{cell[name]} {name}" for name in STATES[1:-1] if cell[name]]
+    return ", ".join(told)
 
 
 def completing(states: Mapping[Planned, State], each: bool = False) -> Iterator[str]:

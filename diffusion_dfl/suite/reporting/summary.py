@@ -1,12 +1,16 @@
-"""Table 1 in short: one number a method and task beside the paper's, for the README."""
+"""Table 1 in short: one number a method and task beside the paper's, for the README and a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.suite.reporting.layout import HEADLINE, LAYOUTS
+from diffusion_dfl.suite.reporting.columns import aligned
+from diffusion_dfl.suite.reporting.layout import HEADLINE, base_of, layout_of
 from diffusion_dfl.suite.reporting.markdown import spread, table_head, table_line
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
+from diffusion_dfl.suite.reporting.statistics import Estimate
 from diffusion_dfl.suite.reporting.table1 import Table, ranks
+
+_NONE = "–"
 
 #: Where the README's block begins and ends.
 BEGIN, END = "<!-- table 1: make readme -->", "<!-- end of table 1 -->"
@@ -18,28 +22,52 @@ def summary(tables: Sequence[Table]) -> str:
     Args:
         tables: one a task, of one scale.
     """
-    heads = ["Method"]
+    heads, rows = _cells(tables, "**{}**".format)
+    return "\n".join([*table_head(heads), *map(table_line, rows), "", _note(tables, "bold")]) + "\n"
+
+
+def in_columns(tables: Sequence[Table]) -> str:
+    """The same for a terminal."""
+    return f"{aligned(*_cells(tables, '*{}'.format))}\n\n{_note(tables, 'with an asterisk')}"
+
+
+def _cells(
+    tables: Sequence[Table], best: Callable[[str], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: methods that have runs, then the best of the plain baselines."""
+    heads, rows = ["Method"], [[name] for _, name, *_ in ROWS] + [["Best plain baseline"]]
     for table in tables:
-        layout = LAYOUTS[table.task]
+        layout = layout_of(table.task)
         arrow = "↑" if table.higher_is_better else "↓"
-        heads.append(f"{layout.title}, {layout.quantity}{layout.unit} {arrow}")
-    lines = table_head(heads)
-    found = [table.estimates("method", HEADLINE) for table in tables]
-    places = [ranks(table, "mean") for table in tables]
-    for _, name, model, grad in ROWS:
-        if not any(name in estimates for estimates in found):
-            continue
-        row = [name]
-        for table, estimates, place in zip(tables, found, places, strict=True):
-            text = spread(estimates[name], 3) if name in estimates else "–"
-            text = f"**{text}**" if place.get(name) == 1 else text
-            printed = TABLE_1.get(table.task, {}).get((model, grad))
-            row.append(text if printed is None else f"{text} [{printed[1].mean:.3f}]")
-        lines.append(table_line(row))
-    seeds = {one.count for estimates in found for one in estimates.values()}
+        unit = f", {layout.unit.strip()}" if layout.unit else ""
+        heads.append(f"{layout.title}{unit} {arrow}")
+        found, places = table.estimates("method", HEADLINE), ranks(table, "mean")
+        for row, (_, name, *cell) in zip(rows, ROWS, strict=False):
+            text = spread(found[name], 3) if name in found else _NONE
+            text = best(text) if places.get(name) == 1 else text
+            printed = TABLE_1.get(base_of(table.task), {}).get((cell[0], cell[1]))
+            with_paper = table.compare and name in found and printed is not None
+            row.append(f"{text} [{printed[1].mean:.3f}]" if with_paper and printed else text)
+        plain = table.estimates("baseline", HEADLINE)
+        rows[-1].append(spread(plain[_best(table, plain)], 3) if plain else _NONE)
+    return heads, [row for row in rows if any(cell != _NONE for cell in row[1:])]
+
+
+def _best(table: Table, plain: Mapping[str, Estimate]) -> str:
+    choose = max if table.higher_is_better else min
+    return choose(plain, key=lambda name: plain[name].mean)
+
+
+def _note(tables: Sequence[Table], best: str) -> str:
+    seeds = {one.count for table in tables for one in table.estimates("method", HEADLINE).values()}
     counted = "–".join(str(count) for count in sorted({min(seeds), max(seeds)})) if seeds else "0"
-    lines += ["", f"Mean ± standard error over {counted} seeds, best bold [the paper's]."]
-    return "\n".join(lines) + "\n"
+    paper = " [the paper's]" if any(table.compare for table in tables) else ""
+    found = [(table, table.estimates("baseline", HEADLINE)) for table in tables]
+    names = "; ".join(_best(table, plain).lower() if plain else _NONE for table, plain in found)
+    return (
+        f"Mean ± standard error over {counted} seeds, best {best}{paper}. The best plain baselines, in "
+        f"the order of the columns: {names}."
+    )
 
 
 def with_block(text: str, block: str) -> str:

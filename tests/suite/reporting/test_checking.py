@@ -21,7 +21,7 @@ def test_rows_of_older_presets_and_files_that_do_not_belong_are_named(tmp_path: 
     (tmp_path / "published" / "notes.txt").write_text("mine")
     found = collect(tmp_path, own=False)
     assert list(damaged(found)) == []
-    assert outdated(found) == {Path("laptop/power/gaussian-score"): 1}
+    assert outdated(found) == [Path("laptop/power/gaussian-score/seed-0")]
     assert extra(found.archive) == ["notes.txt"]
 
 

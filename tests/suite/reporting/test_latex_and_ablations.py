@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -84,29 +85,22 @@ def test_an_ablation_without_runs_says_missing(tmp_path: Path) -> None:
     )
 
 
-def test_differences_are_to_controls_where_there_are_any(tmp_path: Path) -> None:
-    moved = {"decision.bandwidth_scale": 0.0}
+def test_differences_are_to_the_preset(tmp_path: Path) -> None:
     cell = ("gaussian", "two_stage")
+    moved: dict[str, Any] = {"config_hash": "m", "differs": {"decision.bandwidth_scale": 0.0}}
     records = [
-        summary(*cell, seed, value, config_hash=config_hash, differs=differs)
+        summary(*cell, seed, value, **changes)
         for seed in range(5)
-        for value, config_hash, differs in (
-            (3.0, "h", {}),
-            (3.5, "m", moved),
-        )
+        for value, changes in ((3.0, {}), (3.5, moved))
     ]
-    again = [summary(*cell, seed, 3.1) for seed in range(5)]
-    runs, controls = frame_of(tmp_path / "all", records), frame_of(tmp_path / "controls", again)
-    assert "0.500 ± 0.000 [0.500, 0.500] above" in table(runs, "power", "laptop")
-    beside = table(runs, "power", "laptop", controls=controls)
-    assert "0.400 ± 0.000 [0.400, 0.400] above" in beside
-    assert "results/controls" in beside
+    assert "0.500 ± 0.000 [0.500, 0.500] above" in table(
+        frame_of(tmp_path, records), "power", "laptop"
+    )
 
 
 def test_the_committed_ablations_are_those_of_the_committed_records() -> None:
     runs = frame(collect(ROOT / "results", own=False))
-    controls = frame(collect(ROOT / "results" / "controls", own=False))
-    text = table(runs, "power", "laptop", controls=controls)
+    text = table(runs, "power", "laptop")
     committed = (ROOT / "results/tables/ablations.md").read_text(encoding="utf-8")
     assert committed.strip() == text.strip()
 

@@ -63,8 +63,7 @@ def test_no_configuration_is_composed_to_read_a_committed_number(composing_fails
         for task in LAYOUTS
     )
     assert text == (RESULTS / "tables" / "table1.md").read_text(encoding="utf-8")
-    controls = frame(collect(RESULTS / "controls", own=False))
-    ablations = table(runs, "power", "laptop", controls=controls)
+    ablations = table(runs, "power", "laptop")
     assert ablations.strip() == (RESULTS / "tables" / "ablations.md").read_text().strip()
     values = numbers(RESULTS, audit_tables(RESULTS))
     audit = render(TEMPLATE.read_text(encoding="utf-8"), values)
@@ -85,7 +84,7 @@ def test_other_presets_change_what_is_stale_and_no_number(other_presets: None) -
     found = collect(RESULTS, own=False)
     cell = [one for one in found.records if one.path.parts[1:3] == ("power", "gaussian-score")]
     some = type(found)(cell, [], [], RESULTS)
-    assert outdated(some) == {Path("laptop/power/gaussian-score"): 10}
+    assert {path.parent.name for path in outdated(some)} == {"gaussian-score"}
     (planned,) = plan(["task=power", "model=gaussian", "grad=score", "seed=3"])
     told = state(RESULTS, planned, found.archive.hashes)
     assert (told.name, told.published) == ("stale", True)

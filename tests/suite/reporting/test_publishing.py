@@ -112,3 +112,17 @@ def test_a_row_changes_its_configuration_as_a_whole(tmp_path: Path) -> None:
     done = run_publish(tmp_path)
     assert (len(done.paths), done.replaced) == (2, list(old))
     assert "h" not in Archive(tmp_path / "published").hashes.values()
+
+
+def test_records_of_older_presets_go_where_that_is_asked_for(tmp_path: Path) -> None:
+    old = {f"{ROW}/seed-0": summary("gaussian", "two_stage", 0, 9.0)}
+    elsewhere = {
+        "laptop/inventory/gaussian-two_stage/seed-0": summary("gaussian", "two_stage", 0, 9.0)
+    }
+    elsewhere["laptop/inventory/gaussian-two_stage/seed-0"]["identity"]["task"] = "inventory"
+    published(tmp_path, old | elsewhere)
+    (tmp_path / "runs").mkdir()
+    assert run_publish(tmp_path).retired == []
+    done = run_publish(tmp_path, retire=True)
+    assert (done.paths, done.retired) == ([], list(old))
+    assert list(Archive(tmp_path / "published").entries) == list(elsewhere)

@@ -85,7 +85,9 @@ def test_the_table_has_every_task_that_has_records_and_a_csv_beside_it(
     assert titles == [*yours, *of_paper]
     assert "--task power --scale smoke --data simulated" in done.out
     assert "**0.250**" in text and "**0.750**" in text
-    assert text in done.out
+    assert done.out.startswith("Yours\n\nStock portfolio (sp500 data, scale smoke)\n")
+    assert "*0.250 " in done.out and str(tmp_path / "tables" / "table1-smoke.md") in done.out
+    assert script("make_tables.py", tmp_path, "--task", "portfolio").code == 0
     numbers = (tmp_path / "tables" / "table1-smoke.csv").read_text(encoding="utf-8")
     assert "portfolio,smoke,sp500,method,Two-stage,Gaussian TS" in numbers
 
@@ -100,8 +102,9 @@ def test_runs_of_another_scale_stand_before_the_committed_table_and_copy_no_numb
     run(tmp_path, "inventory", 56.0)
     done = script("make_tables.py", tmp_path)
     assert done.code == 0, done.err
-    assert done.out.startswith("# Yours\n\n## Inventory (simulated data, scale smoke)\n")
-    assert "## Stock portfolio (sp500 data, scale laptop)" in done.out
+    assert done.out.startswith("Yours\n\nInventory (simulated data, scale smoke)\n")
+    assert "\n\nTable 1, scale laptop\n\nMethod" in done.out
+    assert " Stock portfolio, % a day ↑\n" in done.out
     assert "1: python scripts/make_tables.py --task inventory --scale smoke" in done.out
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["table1-own.md"]
     run(tmp_path, "inventory", 56.0, "scale=laptop")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.suite.reporting.summary import BEGIN, END, summary, with_block
+from diffusion_dfl.suite.reporting.summary import BEGIN, END, in_columns, summary, with_block
 from diffusion_dfl.suite.reporting.table1 import build
 from tests.suite.reporting.records import frame_of, wanted
 from tests.suite.reporting.records import summary as record
@@ -17,12 +17,18 @@ def test_a_row_a_method_with_the_papers_number_and_the_best_bold(tmp_path: Path)
         for grad, cost in (("two_stage", 3.0), ("reparam", 2.0))
         for seed in range(2)
     ]
+    for one in records:
+        one["test"]["baselines"] = {"saa": 4.0, "knn_saa": 3.5}
     table = build(frame_of(tmp_path, records), wanted())
     text = summary([table])
     assert "| Gaussian TS | 3.050 ± 0.050 [5.580] |" in text
     assert "| Gaussian reparameterization | **2.050 ± 0.050** [3.724] |" in text
     assert "Diffusion" not in text  # no run, no row
-    assert "over 2 seeds" in text
+    assert "| Best plain baseline | 3.500 ± 0.000 |" in text
+    assert "over 2 seeds" in text and "sample average of the nearest contexts" in text
+    told = in_columns([table])
+    assert "Gaussian reparameterization  *2.050 ± 0.050 [3.724]\n" in told
+    assert "|" not in told
 
 
 def test_a_block_is_replaced_and_nothing_else() -> None:

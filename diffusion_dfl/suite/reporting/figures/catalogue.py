@@ -47,12 +47,6 @@ class FigureSource:
     def _collection(self) -> Collection:
         return collect(self.results, own=self.own)
 
-    @cached_property
-    def controls(self) -> "FigureSource":
-        """Presets that ran on the processor of the committed ablations; all runs where there are none."""
-        beside = FigureSource(self.results / "controls", self.scale, own=False)
-        return self if beside.runs.empty else beside
-
     def of(self, task: str) -> Selection:
         return selection(self.runs, task, self.scale)
 

@@ -19,9 +19,8 @@ _SCORE = "validation_score"
 def figure3(source: "FigureSource") -> Figure:
     """Validation cost by epoch: (a) scenarios M (what the paper says), (b) timesteps k (what the
     release varies), (c) how timesteps are drawn."""
-    # Beside the ablations stand presets of the same processor, so that equal starts are equal.
-    preset = source.controls.cell(_TASK, _MODEL, "score")
-    reparam = source.controls.cell(_TASK, _MODEL, "reparam")
+    preset = source.cell(_TASK, _MODEL, "score")
+    reparam = source.cell(_TASK, _MODEL, "reparam")
 
     def score(**changes: Any) -> pd.DataFrame:
         return source.cell(_TASK, _MODEL, "score", **changes)
@@ -50,8 +49,7 @@ def figure3(source: "FigureSource") -> Figure:
         # The same seeds in every curve of a panel, or their starts would differ.
         seeds = set.intersection(*(set(runs["seed"]) for runs in curves.values()))
         for index, (label, runs) in enumerate(curves.items()):
-            place = source.controls if "(preset)" in label else source
-            _epochs(axis, place.epochs(runs[runs["seed"].isin(seeds)]), index, label)
+            _epochs(axis, source.epochs(runs[runs["seed"].isin(seeds)]), index, label)
         axis.set(title=f"{title}, {len(seeds)} seeds", xlabel="epoch")
         legend(axis)
     axes[0, 0].set_ylabel("validation cost a day")
