@@ -7,9 +7,13 @@ difference to the best row that is not decision-focused), ``.own`` (to the same 
 interval over seeds and days; the others come from
 results/audit/demonstrations.json and results/gradient_lab. A key that is not there is an error, so no
 number in the audit is typed by hand.
+
+What a sentence claims stands before it as ``{?key < key}``, of keys and numbers: a text whose claim no
+longer holds is not written.
 """
 
 import json
+import re
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +30,7 @@ from diffusion_dfl.suite.reporting.table1 import RMSE, Table, build
 
 TEMPLATE = REPOSITORY / "docs" / "templates" / "audit.md"
 
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 #: Tables of the audit beside those of the tasks: prefix of their keys -> task, overrides. Runs of the
 #: released protocol as it is, and with one of its rules mended.
@@ -79,21 +84,41 @@ def numbers(results: Path, tables: Mapping[str, Table]) -> dict[str, Any]:
 
 
 def render(text: str, values: Mapping[str, Any]) -> str:
-    """The text with its numbers.
+    """The text with its numbers, without its claims.
 
     Raises:
-        UserError: a key without a number.
+        UserError: a key without a number, or a claim that does not hold.
     """
     parts = []
     for literal, key, form, _ in string.Formatter().parse(text):
         parts.append(literal)
-        if key is None:
-            continue
-        if key not in values:
-            near = [name for name in values if name.split(".")[0] == key.split(".")[0]]
-            raise UserError(f"audit: no number for {key}; there are {', '.join(near[:20])}")
-        parts.append(format(values[key], form or ""))
+        if key is not None and key.startswith("?"):
+            _hold(key.removeprefix("?"), values)
+        elif key is not None:
+            parts.append(format(_value(key, values), form or ""))
     return "".join(parts)
+
+
+def _hold(claim: str, values: Mapping[str, Any]) -> None:
+    """``a < b > c``: every neighbour as the sign between them says."""
+    words = re.split(r"\s*([<>])\s*", claim)
+    found = [
+        float(word if _NUMBER.fullmatch(word) else _value(word, values)) for word in words[::2]
+    ]
+    signs = words[1::2]
+    for left, sign, right in zip(found, signs, found[1:], strict=False):
+        if not (left < right if sign == "<" else left > right):
+            raise UserError(
+                f"audit: {claim} does not hold ({', '.join(f'{value:.6g}' for value in found)}); "
+                "write the sentence that stands on it anew, in docs/templates/audit.md"
+            )
+
+
+def _value(key: str, values: Mapping[str, Any]) -> Any:
+    if key not in values:
+        near = [name for name in values if name.split(".")[0] == key.split(".")[0]]
+        raise UserError(f"audit: no number for {key}; there are {', '.join(near[:20])}")
+    return values[key]
 
 
 def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:

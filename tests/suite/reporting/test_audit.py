@@ -46,6 +46,16 @@ def test_a_number_without_a_source_is_refused() -> None:
         render("{power.x:.3f}", {"power.y": 1.0, "other": 2.0})
 
 
+def test_a_claim_that_does_not_hold_is_refused() -> None:
+    values = {"power.a b": 1.0, "power.c": 2.0}
+    assert render("{?power.a b < power.c}{?-0.5 < power.a b > 0}so it is", values) == "so it is"
+    for claim in ("power.a b > power.c", "0 < power.a b < 1", "power.c < power.c"):
+        with pytest.raises(UserError, match=f"audit: {claim} does not hold .* write the sentence"):
+            render(f"{{?{claim}}}so it is", values)
+    with pytest.raises(UserError, match=r"no number for power\.x"):
+        render("{?power.x < 1}", values)
+
+
 def test_demonstrations_are_the_golden_numbers_of_the_released_protocol() -> None:
     found = json.loads((ROOT / "results/audit/demonstrations.json").read_text(encoding="utf-8"))
     assert found["synthetic_capacity"] == pytest.approx(1.98709, abs=5e-6)

@@ -11,7 +11,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.reporting.collect import Collection, collect
 from diffusion_dfl.suite.reporting.frame import differs_text, frame
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
-from diffusion_dfl.suite.reporting.own import OwnTable, own_runs, own_tables
+from diffusion_dfl.suite.reporting.own import TRIED_OUT, OwnTable, own_runs, own_tables
 from diffusion_dfl.suite.reporting.page.curves import Curve, average, by_stage
 from diffusion_dfl.suite.reporting.page.document import Section, sections
 from diffusion_dfl.suite.reporting.page.grids import places_of
@@ -57,7 +57,7 @@ class Report:
     Attributes:
         own: the user's runs, a table a task, scale and data source.
         tables: one a task, scale and data source that has records, those with runs of the user's
-            first, then those of the paper.
+            first, then those of the paper; none of the scales that rank no methods.
         refused: records without a table: what they are of, and why.
         runs: every run, by path.
         curves: of every configuration that has any.
@@ -124,7 +124,8 @@ def _selections(runs: pd.DataFrame) -> tuple[list[Selection], list[str]]:
     """Tables of the records there are, and what has none because its task is not known here."""
     if runs.empty:
         return [], []
-    kinds = {(row["task"], row["scale"], row["source"]) for row in runs.to_dict("records")}
+    ranked = runs[~runs["scale"].isin(TRIED_OUT)]
+    kinds = {(row["task"], row["scale"], row["source"]) for row in ranked.to_dict("records")}
     order = list(LAYOUTS)
     found, refused = [], []
     for task, scale, source in sorted(

@@ -120,11 +120,17 @@ def _facts(report: Report) -> Sequence[tuple[str, str]]:
         (str(len(records)), "records of finished runs"),
         (_planned(report), "planned or started runs finished"),
         (str(len(report.left_out)), "directories left out"),
-        (str(sum(run.state == "stale" for run in records)), "records of an older preset"),
+        (str(len(_stale(report))), "records of an older preset"),
     ]
     if report.tuning:
         facts.append((str(report.tuning), "tuning runs without test numbers"))
     return facts
+
+
+def _stale(report: Report) -> set[str]:
+    listed = {run.path.partition("/")[2] for run in report.runs if run.state == "stale"}
+    planned = {run.path.as_posix() for run, told in report.states.items() if told.name == "stale"}
+    return listed | planned
 
 
 def _planned(report: Report) -> str:
