@@ -79,6 +79,8 @@ def numbers(results: Path, tables: Mapping[str, Table]) -> dict[str, Any]:
     found.update(dict(_of_power(_read(results / "gradient_lab" / "power.json"))))
     found.update(dict(_of_variance(_read(results / "gradient_lab" / "variance.json"))))
     found.update(dict(_of_synthetic(_read(results / "gradient_lab" / "synthetic.json"))))
+    figure = _read(results / "figures" / "data" / "figure11.json", "make_figures.py --collect")
+    found.update({f"modes.{name}": share for name, share in figure["near_a_mode"].items()})
     found.update(dict(_of_memory(_read(results / "benchmarks" / "memory.json"))))
     return found
 

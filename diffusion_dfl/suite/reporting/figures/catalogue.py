@@ -1,7 +1,7 @@
 """What every figure shows, and what it reads."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from diffusion_dfl.suite.reporting.collect import Collection, collect
 from diffusion_dfl.suite.reporting.figures import learning, overview, problems, studies, yours
 from diffusion_dfl.suite.reporting.figures.style import save
 from diffusion_dfl.suite.reporting.frame import frame
+from diffusion_dfl.suite.reporting.paper import Cell
 from diffusion_dfl.suite.reporting.selection import Selection, of_cell, selection
 from diffusion_dfl.suite.reporting.table1 import Table, build
 
@@ -74,6 +75,22 @@ class FigureSource:
             )
         self.given.update(runs["path"][~runs["published"].astype(bool)])
         return runs
+
+    def cells(self, task: str, cells: Iterable[Cell]) -> dict[Cell, pd.DataFrame]:
+        """Runs of those cells that have any.
+
+        Raises:
+            MissingRuns: none has.
+        """
+        found, lacking = {}, None
+        for cell in cells:
+            try:
+                found[cell] = self.cell(task, *cell)
+            except MissingRuns as error:
+                lacking = lacking or error
+        if lacking and not found:
+            raise lacking
+        return found
 
     def epochs(self, runs: pd.DataFrame, stage: str = "train") -> pd.DataFrame:
         """Epochs of runs, one row a seed and epoch."""

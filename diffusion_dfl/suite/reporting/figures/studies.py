@@ -60,9 +60,9 @@ def figure4(source: "FigureSource") -> Figure:
     """Test cost against bytes saved for backward; and those bytes at the paper's sizes, computed."""
     figure, axes = panels(2, width=4.2)
     axis = axes[0, 0]
-    cells = ("two_stage", "reparam", "score", "score_path")
-    for index, grad in enumerate(cells):
-        runs = source.cell("power", "diffusion", grad)
+    grads = ("two_stage", "reparam", "score", "score_path")
+    found = source.cells("power", [("diffusion", grad) for grad in grads])
+    for index, ((_, grad), runs) in enumerate(found.items()):
         cost = estimate(runs[HEADLINE].tolist())
         held = float(runs["resources.saved_for_backward_bytes"].mean()) / 1e6
         style = {**curve(index), "linestyle": "none", "markersize": 7}
