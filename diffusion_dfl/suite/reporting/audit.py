@@ -23,12 +23,20 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.places import REPOSITORY
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.frame import frame
-from diffusion_dfl.suite.reporting.layout import HEADLINE, LAYOUTS
+from diffusion_dfl.suite.reporting.layout import LAYOUTS
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
 from diffusion_dfl.suite.reporting.selection import selection
 from diffusion_dfl.suite.reporting.table1 import RMSE, Table, build
 
 TEMPLATE = REPOSITORY / "docs" / "templates" / "audit.md"
+
+# What a row has beside its headline number.
+_METRICS = {
+    "rmse": RMSE,
+    "regret": "test.regret",
+    "coverage": "test.coverage_90",
+    "bytes": "resources.saved_for_backward_bytes",
+}
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
@@ -124,7 +132,8 @@ def _value(key: str, values: Mapping[str, Any]) -> Any:
 
 
 def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
-    methods, rmse = table.estimates("method"), table.estimates("method", RMSE)
+    methods = table.estimates("method")
+    beside = {suffix: table.estimates("method", metric) for suffix, metric in _METRICS.items()}
     blocks = {
         "against": table.estimates("against_two_stage"),
         "plain": table.estimates("against_baseline"),
@@ -142,8 +151,9 @@ def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
             yield key, methods[name].mean
             yield f"{key}.error", methods[name].error
             yield f"{key}.count", methods[name].count
-        if name in rmse:
-            yield f"{key}.rmse", rmse[name].mean
+        for suffix, estimates in beside.items():
+            if name in estimates:
+                yield f"{key}.{suffix}", estimates[name].mean
         for block, estimates in blocks.items():
             if name in estimates:
                 one = estimates[name]
@@ -162,12 +172,6 @@ def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
     for name, one in table.estimates("baseline").items():
         yield f"{prefix}.baseline.{name}", one.mean
         yield f"{prefix}.baseline.{name}.error", one.error
-    for metric in ("resources.saved_for_backward_bytes",):
-        for name, one in table.estimates("method", metric).items():
-            for _, title, model, grad in ROWS:
-                if title == name:
-                    yield f"{prefix}.{model}-{grad}.bytes", one.mean
-    yield f"{prefix}.headline", HEADLINE
 
 
 def _of_linear(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
