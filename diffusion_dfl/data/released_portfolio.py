@@ -36,7 +36,6 @@ from diffusion_dfl.data.prices.sources import SP500_URL
 
 Array = NDArray[np.float64]
 
-NUM_FEATURES = 28
 NUM_LAGS = 10
 #: Days of price history of the longest feature, and of the returns that no method reads but that
 #: every row must have.

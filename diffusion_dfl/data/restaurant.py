@@ -144,11 +144,6 @@ def restaurant_features(
     return pd.DataFrame(columns)[_HISTORY:]
 
 
-def lag_names(item: str) -> list[str]:
-    """Names of the lag features of an item's own demand."""
-    return list(_lags(item, pd.Series([0.0])))
-
-
 def _lags(item: str, seen: pd.Series) -> dict[str, pd.Series]:
     found: dict[str, pd.Series] = {}
     for window in WINDOWS:

@@ -12,7 +12,6 @@ from diffusion_dfl.data import DataError
 from diffusion_dfl.data.portfolio import PortfolioDataset
 from diffusion_dfl.data.prices import PricePanel
 from diffusion_dfl.data.released_portfolio import (
-    NUM_FEATURES,
     ReleasedPrices,
     draw_assets,
     feature_names,
@@ -57,9 +56,9 @@ def test_symbol_major_rows_are_days_of_one_ticker() -> None:
 def test_features_of_a_day_are_those_of_its_own_prices(prices: ReleasedPrices) -> None:
     columns = np.array([5, 2])
     features, outcomes = prices.assets(columns, symbol_major=False)
-    assert features.shape == (160, 2, NUM_FEATURES) and outcomes.shape == (160, 2)
+    assert features.shape == (160, 2, 28) and outcomes.shape == (160, 2)
     close, names = prices.panel.close[:, 5], feature_names(130)
-    assert len(set(names)) == NUM_FEATURES
+    assert len(set(names)) == 28
     found = dict(zip(names, features[7, 0], strict=True))
     today = 130 + 7
     returns = close[1:] / close[:-1] - 1

@@ -11,7 +11,7 @@ import torch
 
 from diffusion_dfl.data.dataset import DataError
 from diffusion_dfl.data.download import ENVIRONMENT_VARIABLE
-from diffusion_dfl.data.restaurant import ITEMS, lag_names
+from diffusion_dfl.data.restaurant import ITEMS
 from diffusion_dfl.predictors import ForestWeights
 from diffusion_dfl.programs import Newsvendor
 from diffusion_dfl.solvers import solve
@@ -92,7 +92,9 @@ def forest_costs(published_lags: bool) -> list[float]:
     hyperparameters left at their defaults."""
     made = task(published_lags=published_lags)
     data, costs = made.dataset, np.zeros(len(LEVELS))
-    others = {name: item for item in ITEMS for name in lag_names(item)}
+    others = {
+        name: item for item in ITEMS for name in data.feature_names if name.startswith(f"{item}_")
+    }
     for number, item in enumerate(ITEMS):
         own = [k for k, name in enumerate(data.feature_names) if others.get(name, item) == item]
         contexts = torch.as_tensor(data.contexts[:, own])
