@@ -230,6 +230,8 @@ class Fitted:
 
         Raises:
             UserError: one that was kept, and has no data.
+        Rows that were not solved have no decision and count in no mean: a warning says how many, and
+        ``undecided`` of what is returned counts them.
         """
         steps, count = self._steps(), max(num_large, self.rule.num_scenarios)
         note(steps.task, self.predictor, self.rule)
