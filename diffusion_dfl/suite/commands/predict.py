@@ -80,7 +80,7 @@ def main() -> int:
         torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
         if arguments.columns:
-            print("\n".join(run.interface.features))
+            print("\n".join(run.feature_names))
             return 0
         if arguments.template is not None:
             return _template(run, arguments, places)
@@ -102,14 +102,14 @@ def _template(run: Fitted, arguments: argparse.Namespace, places: dict[str, str]
     rows = contexts_of_test(arguments.run, places, arguments.trust_code)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
-        writer.writerow(run.interface.features)
+        writer.writerow(run.feature_names)
         writer.writerows([repr(float(value)) for value in row] for row in rows)
-    print(f"{path}: {len(rows)} test rows of {len(run.interface.features)} features")
+    print(f"{path}: {len(rows)} test rows of {len(run.feature_names)} features")
     return 0
 
 
 def _predict(run: Fitted, arguments: argparse.Namespace, started: float) -> int:
-    file = ContextFile(arguments.contexts, run.interface.features, arguments.ignore_extra)
+    file = ContextFile(arguments.contexts, run.feature_names, arguments.ignore_extra)
     if file.extra:
         print(f"passed over: {', '.join(file.extra)}", file=sys.stderr)
     # One row beforehand: what is loaded at the first solve is no part of the rate.
@@ -156,7 +156,7 @@ def _write(
         names = [f"y{number}" for number in range(1, run.predictor.outcome_size + 1)]
         drawn.writerow(["row", "scenario", *names])
     writer = csv.writer(handle, lineterminator="\n")
-    writer.writerow(["row", *run.interface.decisions, "status", "sentence"])
+    writer.writerow(["row", *run.decision_names, "status", "sentence"])
     made = total = 0
     for part in decisions:
         if drawn is not None and part.scenarios is not None:
