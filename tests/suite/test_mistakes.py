@@ -35,6 +35,10 @@ MISTAKES = {
     "model=mlp": "here it is model=deterministic",
     "train.batchsize=3": "train.batch_size",
     "model gaussian": "model=gaussian",
+    "train.epochs=abc": "train.epochs=abc must be an integer",
+    "--config-dir nowhere": "there is no such folder",
+    "--config-name other": "leave it out",
+    "scale=1": "scale takes a name",
 }
 
 
