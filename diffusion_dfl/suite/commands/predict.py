@@ -13,6 +13,7 @@ decided.
 
 import argparse
 import csv
+import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from diffusion_dfl.data.contexts import ContextFile
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import replacing
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.runs.deployed import contexts_of_test, load_run, read_config
 from diffusion_dfl.training.fitted import Decisions, Fitted
 
@@ -109,6 +111,12 @@ def _template(run: Fitted, arguments: argparse.Namespace, places: dict[str, str]
 
 
 def _predict(run: Fitted, arguments: argparse.Namespace, started: float) -> int:
+    if not arguments.contexts.exists():
+        words = shlex.join([str(arguments.run), "--template", str(arguments.contexts)])
+        raise UserError(
+            f"{arguments.contexts}: there is no such file; `{verb('predict')} {words}` writes one to fill "
+            "in, with the run's test rows"
+        )
     file = ContextFile(arguments.contexts, run.feature_names, arguments.ignore_extra)
     if file.extra:
         print(f"passed over: {', '.join(file.extra)}", file=sys.stderr)
