@@ -48,8 +48,8 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
             disk is as it was.
     """
     source_hash()  # Of the source that runs, not of what is on disk when it ends.
-    validate(config)
     identity = identify(config)
+    validate(config)
     device = resolve_device(config.device, worker)
     check_parts(config)
     directory = RunDirectory(
