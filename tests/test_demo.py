@@ -59,6 +59,16 @@ def test_it_ends_with_a_command_that_is_tested(demo: ModuleType) -> None:
     assert demo.CAVEAT.startswith("Simulated load, small networks")
 
 
+def test_every_column_is_explained_and_the_row_that_pays_for_the_fit_is_made_first(
+    demo: ModuleType,
+) -> None:
+    for column in ("Cost", "CRPS", "Coverage", "Seconds"):
+        assert f"{column}:" in demo.READING
+    for words in demo.SWEEPS[:2]:
+        (grads,) = (word for word in words if word.startswith("grad="))
+        assert grads.startswith("grad=two_stage,")
+
+
 @pytest.mark.slow
 def test_every_method_runs_and_the_diffusion_is_no_worse_than_its_neighbours(
     demo: ModuleType, tmp_path: Path
@@ -68,7 +78,7 @@ def test_every_method_runs_and_the_diffusion_is_no_worse_than_its_neighbours(
     command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--results", str(results)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(demo.CAVEAT)
+    assert done.stdout.startswith(demo.CAVEAT) and done.stdout.count("one seed") == 1
     assert done.stdout.rstrip().endswith(demo.COMMAND)
     rows = columns(methods(demo.table_of(results)))
     cost = {name: float(cells[0]) for name, cells in rows.items() if cells and name != "Method"}

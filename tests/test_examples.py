@@ -12,6 +12,14 @@ from matplotlib.image import imread
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def test_the_quickstart_uses_the_public_interface() -> None:
+    import diffusion_dfl as ddfl
+
+    text = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
+    assert re.findall(r"diffusion_dfl.*", text) == ["diffusion_dfl as ddfl"]
+    assert set(re.findall(r"\bddfl\.(\w+)", text)) <= set(ddfl.__all__)
+
+
 @pytest.mark.slow
 def test_the_quickstart_draws_figure_1_and_decides_better_with_a_distribution(
     tmp_path: Path,
@@ -34,6 +42,9 @@ def test_the_quickstart_draws_figure_1_and_decides_better_with_a_distribution(
     assert float(costs["point forecast"]) > 2 * best
     assert float(costs["diffusion"]) < 1.02 * best
     assert float(costs["diffusion, trained through its decision"]) < 1.01 * best
+    assert done.stdout.startswith("training: point forecast\ntraining: diffusion\n")
+    next_command = done.stdout.splitlines()[-1].strip()
+    assert next_command in (ROOT / "docs" / "first_hour.md").read_text(encoding="utf-8")
     picture = imread(tmp_path / "new" / "quickstart.png")
     assert picture.shape[1] > 1500
     assert picture.std() > 0.05

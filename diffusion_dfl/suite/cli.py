@@ -13,10 +13,19 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import (
+    BooleanNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    ListConfig,
+    OmegaConf,
+    StringNode,
+)
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     InterpolationResolutionError,
     OmegaConfBaseException,
     ValidationError,
@@ -33,12 +42,21 @@ from diffusion_dfl.suite.config.arguments import (
     taken_as_it_stands,
 )
 from diffusion_dfl.suite.config.catalogue import options, register_help
+from diffusion_dfl.suite.config.own import refuse_missing
 from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.sweep import sweep_report
 
 #: What bad input raises; `explain` makes one line of it.
 REFUSALS = (UserError, HydraException, OmegaConfBaseException)
 
+# What a key of a schema takes.
+_KINDS: dict[type, str] = {
+    IntegerNode: "an integer",
+    FloatNode: "a number",
+    BooleanNode: "true or false",
+    StringNode: "a text",
+    ListConfig: "a list, [a,b]",
+}
 # Names above which the nearest one says more than all.
 _MANY = 20
 # Of the jobs of this process, by what they said; the number of the process tells it from a launcher's.
@@ -166,10 +184,15 @@ def explain(error: Exception) -> str:
         )
     cause = error.__cause__ or error.__context__
     inner = cause if isinstance(cause, OmegaConfBaseException) else error
+    if isinstance(inner, ConfigTypeError):  # A list in place of a key that holds others.
+        word = lines[0].removeprefix("Error merging override ")
+        return f"{word}: {word.partition('=')[0]} holds other keys; {_all_keys()}"
     if isinstance(inner, ConfigKeyError | ConfigAttributeError):
         # Hydra's message has the key as it was typed, OmegaConf's the part it looked for.
         typed = re.search(r"Could not override '([^']+)'", str(error))
-        full = typed.group(1) if typed else str(inner.full_key or "")
+        full, looked_for = typed.group(1) if typed else "", str(inner.full_key or "")
+        if not full or looked_for.startswith(f"{full}."):  # `train={epoch: 3}`
+            full = looked_for
         root = inner.parent_node._get_root() if inner.parent_node is not None else {}
         return f"{full}: there is no such key; {_meant(full, _paths(root))}{_all_keys()}"
     if isinstance(inner, ValidationError):
@@ -177,9 +200,33 @@ def explain(error: Exception) -> str:
         if isinstance(section, DictConfig):
             keys = [f"{inner.full_key!s}.{key!s}" for key in section]
             return f"{inner.full_key!s} holds other keys: {', '.join(keys)}; set one of them"
-        wanted = str(inner).splitlines()[0]
-        return f"{inner.full_key}: {wanted}; {_all_keys()} with its value"
+        return _mistyped(str(error), inner)
     return "; ".join(lines)
+
+
+def _mistyped(said: str, error: ValidationError) -> str:
+    """A value of another type than its key's: what it must be, by the schema and by the value there is."""
+    key, reason = str(error.full_key), str(error).splitlines()[0]
+    typed = re.search(r"Error merging override (.*)", said)
+    value = re.search(r"Value '(.*?)'", reason)
+    word = typed.group(1) if typed else f"{key}={value.group(1)}" if value else key
+    file = re.match(r"In '([^']+)'", said)
+    place = f" (in {file.group(1)}.yaml)" if file else ""
+    node: Any = error.parent_node._get_node(error.key) if error.parent_node is not None else None
+    kind = None if node is None else _KINDS.get(type(node))
+    if kind is None:
+        return f"{word}{place}: {reason}; {_all_keys()} with its value"
+    if not word.startswith(f"{key}=") and typed:
+        return f"{word}: {key} is {kind} and holds no other keys; {_all_keys()}"
+    kind += " or null" if node._is_optional() else ""
+    present = node._value()
+    mend = f"; {_all_keys()} with its value"
+    if present is not None and not isinstance(present, list):
+        mend = f", as in {key}={str(present).lower() if isinstance(present, bool) else present}"
+    listed = re.fullmatch(r"[^=]+=\[(.*)\]", word)
+    if listed and not isinstance(node, ListConfig):
+        mend += f"; to run several values: {key}={listed.group(1)} -m"
+    return f"{word}{place} must be {kind}{mend}"
 
 
 def _all_keys() -> str:
@@ -187,10 +234,10 @@ def _all_keys() -> str:
 
 
 def refuse_unknown(arguments: Sequence[str]) -> None:
-    """Refuse flags that Hydra does not have, and presets that are not there.
+    """Refuse flags that Hydra does not have, and presets, folders and configurations that are not there.
 
-    Argparse would print its usage for the first; the second Hydra passes over, since a cell need not
-    have a preset.
+    Argparse would print its usage for the first; presets Hydra passes over, since a cell need not have
+    one.
 
     Args:
         arguments: normalised.
@@ -200,7 +247,7 @@ def refuse_unknown(arguments: Sequence[str]) -> None:
     """
     parser = get_args_parser()
     parser.error = _refuse_flags  # type: ignore[method-assign]
-    unknown = parser.parse_known_args(list(arguments))[1]
+    flags, unknown = parser.parse_known_args(list(arguments))
     known = [flag for action in parser._actions for flag in action.option_strings]
     if unknown:
         bare = unknown[0].lstrip("-")
@@ -211,14 +258,31 @@ def refuse_unknown(arguments: Sequence[str]) -> None:
         )
         raise UserError(f"{unknown[0]}: there is no such flag; {meant}")
     folders = [CONFIG_DIRECTORY, *config_folders(arguments)]
+    for folder in folders[1:]:
+        refuse_missing(folder)
+    if flags.config_path is not None:
+        raise UserError(
+            f"--config-path {flags.config_path}: the configuration is conf/ of this project; "
+            "--config-dir FOLDER adds a folder of your own to it"
+        )
+    name = flags.config_name
+    if name is not None and not any((one / f"{name}.yaml").is_file() for one in folders):
+        raise UserError(
+            f"--config-name {name}: there is no {name}.yaml in {' or '.join(map(_shown, folders))}; leave it "
+            "out, and choose by task=NAME, model=NAME and grad=NAME"
+        )
     for word in arguments:
         group, _, values = word.partition("=")
-        if group == "preset" and values != "null":
+        if group == "preset":
             there = list(options(folders, "preset"))
             for value in values.split(","):
                 if value not in there:
                     mend = f"{_nearest(value, there)} Without preset= a cell gets its own"
                     raise UserError(f"preset={value}: there is no such choice; {mend}")
+
+
+def _shown(folder: Path) -> str:
+    return "conf/" if folder == CONFIG_DIRECTORY else f"{folder}/"
 
 
 def _refuse_flags(message: str) -> NoReturn:

@@ -1,7 +1,8 @@
 """Judging a trained predictor by the decisions it leads to, and by its forecasts."""
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from diffusion_dfl.progress import Listener, followed
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
 from diffusion_dfl.tasks.task import Judgement
+
+logger = logging.getLogger(__name__)
 
 # Metrics that a policy has no scenarios for.
 _OF_SCENARIOS = (
@@ -40,11 +43,18 @@ class Evaluation:
 
     Attributes:
         metrics: name -> number or list of numbers, or None where it has no meaning for the method.
-        per_row: headline number of every row under the method's own rule, ``(N,)``.
+            Means are over the rows that have a decision.
+        per_row: headline number of every row under the method's own rule, ``(N,)``; NaN in the rows
+            that have no decision.
     """
 
     metrics: dict[str, Any]
     per_row: NDArray[np.float64]
+
+    @property
+    def undecided(self) -> int:
+        """Rows that have no decision under the method's own rule."""
+        return int(np.isnan(self.per_row).sum())
 
 
 def decision_scores(
@@ -95,8 +105,12 @@ def evaluate(
     squared error over scenarios, rows and coordinates, ``rmse_mean`` that of the scenario mean;
     ``crps`` is the mean over rows and coordinates (fair estimator), ``coverage_90`` the share of
     outcomes between the 5 % and 95 % quantiles of the scenarios. Rows whose scenarios are not finite
-    count in none of these; ``nonfinite_rows`` counts them. Of a policy ``task`` is that of its projected
-    decision and ``task_raw`` that of the decision itself; what is of scenarios is None.
+    count in none of these; ``nonfinite_rows`` counts them.
+
+    A row that is not solved has no decision and counts in no mean of its rule. A warning says how many
+    of how many, and why; ``undecided`` counts those of ``task``, ``solver_failures`` those of all rules
+    together. Of a policy ``task`` is that of its projected decision and ``task_raw`` that of the
+    decision itself; what is of scenarios is None.
 
     Args:
         predictor: in evaluation mode.
@@ -119,11 +133,12 @@ def evaluate(
     largest = max(rule.num_scenarios for rule in rules.values())
     decisions: dict[str, list[Tensor]] = {}
     parts: dict[str, list[Tensor]] = {}
-    failures = nonfinite = 0
+    statuses: dict[str, list[Tensor]] = {}
+    nonfinite = 0
     for part in followed("evaluate", rows.split(rows_at_once(largest)), progress):
         found, drawn = _decide(predictor, list(rules.values()), part, generator)
         for name, made in zip(rules, found, strict=True):
-            failures += int((made.status != int(Status.SOLVED)).sum())
+            statuses.setdefault(name, []).append(made.status)
             decisions.setdefault(name, []).append(made.decision)
         if predictor.decides:
             decisions.setdefault("task_raw", []).append(drawn[:, 0].double())
@@ -147,8 +162,29 @@ def evaluate(
     if predictor.stochastic:
         metrics["crps"] = float(joined["crps"].nanmean())
         metrics["coverage_90"] = float(joined["covered"].nanmean())
+    solved = {name: torch.cat(found) for name, found in statuses.items()}
+    failures = sum(int((found != int(Status.SOLVED)).sum()) for found in solved.values())
+    _warn_of_undecided(solved, len(rows))
     metrics |= {"nonfinite_rows": nonfinite, "solver_failures": failures}
     return Evaluation(_without_nan(metrics), judgements["task"].per_row)
+
+
+def _warn_of_undecided(statuses: Mapping[str, Tensor], num_rows: int) -> None:
+    """Name the rules that left rows without a decision, by their statuses ``(N,)``, or ``(1,)`` if pooled."""
+    every = {name: found.expand(num_rows) for name, found in statuses.items()}
+    failed = {name: found[found != int(Status.SOLVED)].tolist() for name, found in every.items()}
+    if not any(failed.values()):
+        return
+    counts = ", ".join(
+        f"{len(found)} of {num_rows} for {name}" for name, found in failed.items() if found
+    )
+    reasons = sorted({status for found in failed.values() for status in found})
+    logger.warning(
+        "rows without a decision: %s (%s); means are over the other rows, which may be the easier ones. "
+        "decide() of the trained predictor gives the status of every row",
+        counts,
+        "; ".join(Status(status).sentence for status in reasons),
+    )
 
 
 def _without_nan(value: Any) -> Any:

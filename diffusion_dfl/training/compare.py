@@ -1,5 +1,6 @@
 """What trained predictors save on each other and on plain rules, on the same rows."""
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -12,6 +13,8 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.comparison import note
 from diffusion_dfl.training.fitted import Fitted
+
+logger = logging.getLogger(__name__)
 
 
 def compare(
@@ -34,7 +37,8 @@ def compare(
         block: rows that follow each other and count as one; what is left over at the end does not.
 
     Returns:
-        A row a name, those of the task's baselines first: ``cost``, the mean of the headline number;
+        A row a name, those of the task's baselines first: ``cost``, the mean of the headline number
+        over the rows that it has a decision for (a warning says where some have none);
         ``gain``, how much better than ``against`` it is, above 0 for better whatever the direction;
         ``low`` and ``high``, its 95 % interval; ``rows``, those that both have a decision for.
 
@@ -66,6 +70,15 @@ def compare(
     if not 1 <= block <= len(rows) // 2:
         raise UserError(f"block={block} must lie in 1..{len(rows) // 2}, half of the test rows")
     costs = {name: cost[: len(rows) // block * block] for name, cost in costs.items()}
+    for name, cost in costs.items():
+        if np.isnan(cost).any():
+            logger.warning(
+                "%s: %d of %d test rows have no decision; its cost is a mean over the other rows, its gain "
+                "over those that both have",
+                name,
+                np.isnan(cost).sum(),
+                len(cost),
+            )
     means = {name: float(np.nanmean(cost)) for name, cost in costs.items()}
     if against is None:
         if not plain:

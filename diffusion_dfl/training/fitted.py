@@ -112,6 +112,16 @@ class Fitted:
         """M; 1 for a predictor that is not stochastic."""
         return self.rule.num_scenarios if self.predictor.stochastic else 1
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the d_x contexts, in the predictor's order."""
+        return self.interface.features
+
+    @property
+    def decision_names(self) -> tuple[str, ...]:
+        """Names of the n decisions, the columns of a table of them."""
+        return self.interface.decisions
+
     def decide(
         self, contexts: ArrayLike | Tensor | pd.DataFrame, as_judged: bool = False
     ) -> Decisions:
@@ -131,7 +141,7 @@ class Fitted:
         """
         values = self._contexts(contexts)
         parts = list(self.stream([values], as_judged))
-        size = len(self.interface.decisions)
+        size = len(self.decision_names)
         return Decisions(
             np.concatenate([np.empty((0, size)), *(part.decision for part in parts)]),
             np.concatenate([np.empty(0, np.int64), *(part.status for part in parts)]),
@@ -158,7 +168,7 @@ class Fitted:
             raise UserError(f"a {type(self.predictor).__name__} decides without scenarios")
         rule, group = LayerRule(self.layer, self.num_scenarios), rows_at_once(self.num_scenarios)
         generator = torch_stream(self.seed, "test", self.device)
-        size = len(self.interface.decisions)
+        size = len(self.decision_names)
         pooled: tuple[Decided, Tensor] | None = None
 
         def made(contexts: Tensor, fill: bool) -> tuple[Decided, Tensor]:
@@ -220,6 +230,8 @@ class Fitted:
         """Metrics on a part of the task's data (:func:`diffusion_dfl.tasks.evaluate`).
 
         Where another predictor was evaluated on the same task under another rule, a warning names both.
+        Rows that were not solved have no decision and count in no mean: a warning says how many, and
+        ``undecided`` of what is returned counts them.
 
         Args:
             part: ``train``, ``validation`` or ``test``.
@@ -250,7 +262,7 @@ class Fitted:
 
     def _contexts(self, contexts: ArrayLike | Tensor | pd.DataFrame) -> Array:
         """``(N, d_x)``, every value finite."""
-        names = self.interface.features
+        names = self.feature_names
         if isinstance(contexts, pd.DataFrame):
             task = "predictor" if self.task is None else self.task.name
             values = numbers(task, contexts, names, "context")
@@ -270,7 +282,7 @@ class Fitted:
         return values
 
     def _check_columns(self, values: Array) -> None:
-        names = self.interface.features
+        names = self.feature_names
         if values.ndim != 2 or values.shape[1] != len(names):
             raise UserError(
                 f"contexts have shape {values.shape}; expected (N, {len(names)}), the columns "

@@ -24,7 +24,7 @@ def refused(tmp_path: Path, *overrides: str) -> str:
         ("modle=gaussian", ["modle", "did you mean model"]),
         ("train.learning_rat=1", ["train.learning_rat", "did you mean train.learning_rate"]),
         ("model=gausian", ["model=gausian", "did you mean gaussian"]),
-        ("decision.num_scenarios=many", ["decision.num_scenarios", "many", "Integer"]),
+        ("decision.num_scenarios=many", ["decision.num_scenarios", "many", "an integer"]),
         ("train.decay=linear", ["train.decay=linear", "constant or cosine"]),
         ("seed=9-0", ["seed=9-0", "empty", "seed=0-9"]),
     ],

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
-    for name in ("staffing", "weighted", "set_score", "log_normal", "student"):
+    for name in ("staffing", "categories", "weighted", "set_score", "log_normal", "student"):
         sys.modules.pop(name, None)
 
 
@@ -58,6 +58,7 @@ def test_the_page_is_made_of_the_files_it_names() -> None:
     assert set(FILES) == {
         "staffing.py",
         "by_script.py",
+        "categories.py",
         "weighted.py",
         "set_score.py",
         "log_normal.py",
@@ -110,6 +111,18 @@ def test_both_own_parts_train_by_script(folder: Path) -> None:
     )
     assert fitted.history["train"][1][1]["gradient_norm"] > 0
     assert (fitted.sample(task.dataset.contexts[:5], 20) > 0).all()
+
+
+def test_a_new_day_of_one_category_is_decided_under_the_names_of_the_shifts(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import categories
+
+    assert categories.fitted.feature_names[-3:] == ("weather_rain", "weather_snow", "weather_sun")
+    assert categories.tomorrow.iloc[0, -3:].tolist() == [0, True, 0]
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["morning", "noon", "evening"]
+    assert all(float(part) > 0 for part in row.split()[1:])
 
 
 @pytest.mark.slow

@@ -420,5 +420,8 @@ def test_decisions_are_called_what_the_task_calls_them() -> None:
     named = ddfl.task_from_frame(*parts, decisions=["left", "right"])
     assert named.decision_names == ("left", "right")
     assert ddfl.task_from_frame(*parts).decision_names == ("decision_0", "decision_1")
+    trained = ddfl.train(named, SMALL, decision=RULE, fit=SHORT, device="cpu")
+    assert trained.decision_names == named.decision_names
+    assert trained.feature_names == named.dataset.feature_names == ("heat", "room")
     with pytest.raises(ddfl.DataError, match="expected 2 different names"):
         ddfl.task_from_frame(*parts, decisions=["left", "left"])

@@ -167,7 +167,7 @@ def test_a_bare_call_says_what_it_runs_and_runs_it_in_seconds(tmp_path: Path) ->
                     ["grad=reparam", "grad.backpropagation=last", "grad.last_steps=99"],
                     ["grad.last_steps=99", "model.num_sampling_steps"],
                 ),
-                (["model=gaussian", "train.epochs=a", "-m"], ["train.epochs", "'a'"]),
+                (["model=gaussian", "train.epochs=a", "-m"], ["train.epochs=a"]),
             )
         ],
     ],

@@ -1,5 +1,8 @@
 """Typical mistakes at the command line, each answered by the right form in one line."""
 
+import subprocess
+import sys
+
 import pytest
 
 from diffusion_dfl.errors import UserError
@@ -35,6 +38,10 @@ MISTAKES = {
     "model=mlp": "here it is model=deterministic",
     "train.batchsize=3": "train.batch_size",
     "model gaussian": "model=gaussian",
+    "train.epochs=abc": "train.epochs=abc must be an integer",
+    "--config-dir nowhere": "there is no such folder",
+    "--config-name other": "leave it out",
+    "scale=1": "scale takes a name",
 }
 
 
@@ -45,6 +52,28 @@ def test_a_mistake_is_answered_by_the_right_form(typed: str) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()[-1:]
     assert line.startswith("error: ") and MISTAKES[typed] in line
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "train.decay=linear",
+        "evaluation.num_large=5",
+        "+fit.epoch=3",
+        "train.epochs=abc",
+        "model=gausian",
+    ],
+)
+def test_what_the_configuration_alone_tells_is_refused_without_torch(word: str) -> None:
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['train.py', sys.argv[1]]; "
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, word], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {word.lstrip('+')}"), done.stderr
 
 
 @pytest.mark.parametrize("group", synonyms.CHOICES)

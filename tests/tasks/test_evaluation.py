@@ -143,7 +143,7 @@ def test_the_rules_differ() -> None:
     metrics = _evaluate().metrics
     values = [metrics[k] for k in ("task", "task_exact", "task_large", "task_exact_large")]
     assert len(set(values)) == 4
-    assert metrics["solver_failures"] == 0
+    assert metrics["solver_failures"] == _evaluate().undecided == 0
 
 
 def test_exact_decisions_are_those_of_the_plain_program() -> None:
@@ -324,7 +324,9 @@ def test_one_pooled_decision_is_judged_by_every_outcome() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_a_row_with_one_bad_scenario_counts_in_no_score(value: float) -> None:
+def test_a_row_with_one_bad_scenario_counts_in_no_score(
+    value: float, caplog: pytest.LogCaptureFixture
+) -> None:
     table, _, outcomes = _data()
     broken = table.clone()
     broken[4, LARGE - 1, 2] = value  # one hour of one scenario that only the large rules see
@@ -343,6 +345,35 @@ def test_a_row_with_one_bad_scenario_counts_in_no_score(value: float) -> None:
     # The rules on the first M scenarios decide that day as they did.
     assert metrics["solver_failures"] == 2
     assert metrics["task"] == pytest.approx(_evaluate().metrics["task"], rel=1e-12)
+    (message,) = caplog.messages
+    assert f"1 of {DAYS} for task_large, 1 of {DAYS} for task_exact_large (invalid input" in message
+
+
+def test_rows_that_were_not_solved_are_counted_named_and_left_out_of_the_mean(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = _data()[0].clone()
+    table[:3] = torch.nan
+    result = _evaluate(Table(table))
+    assert result.undecided == 3
+    assert result.metrics["task"] == pytest.approx(_evaluate().per_row[3:].mean(), rel=1e-12)
+    (message,) = caplog.messages
+    assert message.startswith(f"rows without a decision: 3 of {DAYS} for task, 3 of {DAYS} for ")
+    assert "means are over the other rows" in message and "decide()" in message
+
+
+def test_all_rows_of_a_pooled_decision_that_was_not_made_are_undecided(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table, _, outcomes = _data()
+    rows = Batch(torch.zeros(DAYS, 1), outcomes, pooled=True)
+    result = _evaluate(
+        Table(torch.full_like(table, torch.nan)),
+        rows,
+        judge=lambda decisions: Judgement(_cost(decisions, outcomes.double().numpy()).sum(1)),
+    )
+    assert result.undecided == DAYS
+    assert f"{DAYS} of {DAYS} for task," in caplog.text
 
 
 def test_where_every_row_fails_the_record_holds_no_number_and_says_how_many_failed() -> None:

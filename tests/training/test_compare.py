@@ -71,7 +71,9 @@ def test_a_gain_is_above_zero_for_better_where_higher_is_better_too() -> None:
     np.testing.assert_allclose(found.loc["gaussian", "gain"], expected.loc["gaussian", "gain"])
 
 
-def test_rows_without_a_decision_are_left_out_of_both() -> None:
+def test_rows_without_a_decision_are_left_out_of_both_and_said_to_be(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     problem = task()
     rule = np.full((len(problem.dataset.test), 2), 5.0)
     rule[0] = np.nan
@@ -79,6 +81,8 @@ def test_rows_without_a_decision_are_left_out_of_both() -> None:
     assert table.loc["thumb", "rows"] == len(rule) - 1
     assert table.loc["gaussian", "rows"] == len(rule)
     assert np.isfinite(table.loc["thumb"].to_numpy()).all()
+    (message,) = caplog.messages
+    assert message.startswith(f"thumb: 1 of {len(rule)} test rows have no decision")
 
 
 def test_what_cannot_be_compared_is_refused_by_name() -> None:

@@ -13,6 +13,7 @@ decided.
 
 import argparse
 import csv
+import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from diffusion_dfl.data.contexts import ContextFile
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import replacing
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.runs.deployed import contexts_of_test, load_run, read_config
 from diffusion_dfl.training.fitted import Decisions, Fitted
 
@@ -80,7 +82,7 @@ def main() -> int:
         torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
         if arguments.columns:
-            print("\n".join(run.interface.features))
+            print("\n".join(run.feature_names))
             return 0
         if arguments.template is not None:
             return _template(run, arguments, places)
@@ -102,14 +104,20 @@ def _template(run: Fitted, arguments: argparse.Namespace, places: dict[str, str]
     rows = contexts_of_test(arguments.run, places, arguments.trust_code)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
-        writer.writerow(run.interface.features)
+        writer.writerow(run.feature_names)
         writer.writerows([repr(float(value)) for value in row] for row in rows)
-    print(f"{path}: {len(rows)} test rows of {len(run.interface.features)} features")
+    print(f"{path}: {len(rows)} test rows of {len(run.feature_names)} features")
     return 0
 
 
 def _predict(run: Fitted, arguments: argparse.Namespace, started: float) -> int:
-    file = ContextFile(arguments.contexts, run.interface.features, arguments.ignore_extra)
+    if not arguments.contexts.exists():
+        words = shlex.join([str(arguments.run), "--template", str(arguments.contexts)])
+        raise UserError(
+            f"{arguments.contexts}: there is no such file; `{verb('predict')} {words}` writes one to fill "
+            "in, with the run's test rows"
+        )
+    file = ContextFile(arguments.contexts, run.feature_names, arguments.ignore_extra)
     if file.extra:
         print(f"passed over: {', '.join(file.extra)}", file=sys.stderr)
     # One row beforehand: what is loaded at the first solve is no part of the rate.
@@ -156,7 +164,7 @@ def _write(
         names = [f"y{number}" for number in range(1, run.predictor.outcome_size + 1)]
         drawn.writerow(["row", "scenario", *names])
     writer = csv.writer(handle, lineterminator="\n")
-    writer.writerow(["row", *run.interface.decisions, "status", "sentence"])
+    writer.writerow(["row", *run.decision_names, "status", "sentence"])
     made = total = 0
     for part in decisions:
         if drawn is not None and part.scenarios is not None:

@@ -28,14 +28,18 @@ def main() -> int:
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name="config")
 def _job(config: DictConfig) -> float:
     """One job: run it, say what came out, return its validation cost (for sweepers)."""
-    # Imported late: --help and --cfg need neither torch nor data.
-    from diffusion_dfl.suite.reporting.console import announce
-    from diffusion_dfl.suite.runs.run import run
+    # Imported late: --help and --cfg need neither torch nor data, and a refusal no torch.
+    from diffusion_dfl.suite.config.compose import identify, validate
 
     hydra_config: Any = HydraConfig.get()
     number = hydra_config.job.get("num")
     cost = math.nan
     with job():
+        identify(config)
+        validate(config)
+        from diffusion_dfl.suite.reporting.console import announce
+        from diffusion_dfl.suite.runs.run import run
+
         summary = run(config, worker=0 if number is None else int(number))
         announce(summary, Path(config.output.root))
         validation = summary["validation"]["task"]

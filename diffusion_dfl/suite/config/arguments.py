@@ -21,6 +21,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.own import refuse_hidden
 from diffusion_dfl.suite.config.schema import target_of
 from diffusion_dfl.suite.config.signature import attributes
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 #: What ``python train.py`` without arguments runs.
@@ -80,6 +81,9 @@ _INFO_TOPICS = {"all", "config", "defaults", "defaults-tree", "plugins", "search
 _SEED_LIKE = re.compile(r"^seed=(\d+)(\.\.+|:|-|to)\d*$")
 _SEED_RANGE = re.compile(r"^seed=(\d+)-(\d+)$")
 
+# What is chosen by the name of a file in conf/.
+_GROUPS = sorted(path.name for path in CONFIG_DIRECTORY.iterdir() if path.is_dir())
+
 # Names of files, folders and addresses, which may look like a number or a list to Hydra.
 _PATHS = ("data.file", "data.root", "data.directory", "data.url", "output.root")
 
@@ -135,15 +139,17 @@ def _is_override(word: str) -> bool:
 
 
 def _refuse_form(words: Sequence[str], place: int, sweep: bool) -> None:
-    """Refuse a word that is no ``key=value`` or cannot be read as one, and several values of a key outside
-    of a sweep."""
+    """Refuse a word that is no ``key=value`` or cannot be read as one, several values of a key outside of a
+    sweep, and a choice that is no name."""
     word = words[place]
+    if word.startswith("~"):
+        raise UserError(f"{word}: no key can be left out; give it a value, {word[1:]}=...")
     if re.match(r"\+?data\.url=.*(://[^/]*@|\?)", word):
         raise UserError(
             "data.url: what is typed is kept by the shell, Hydra and launchers, and this address lets in a "
             "user; put it into a variable, say LOADS_URL, and write data.url='${oc.env:LOADS_URL}'"
         )
-    if "=" not in word and not word.startswith("~"):
+    if "=" not in word:
         joined = " ".join(
             [*words[:place][-1:], *takewhile(lambda one: "=" not in one, words[place:])]
         )
@@ -158,14 +164,18 @@ def _refuse_form(words: Sequence[str], place: int, sweep: bool) -> None:
         value = override.value()
     except HydraException:
         raise UserError(misread(word)) from None
-    if word.startswith("~"):
-        return
     key = word.partition("=")[0]
     if override.is_sweep_override():
         if sweep:
             return
         one = f", or quote what is one value: {taken_as_it_stands(word)}" if "." in key else ""
         raise UserError(f"{word} names several runs; add -m to run them all{one}")
+    if key in _GROUPS and not isinstance(value, str):
+        several = "; several are run by a,b and -m" if isinstance(value, list) else ""
+        raise UserError(
+            f"{word}: there is no such choice; {key} takes a name, and `{start()} --help` lists those "
+            f"there are{several}"
+        )
     if key.lstrip("+") in _PATHS and not isinstance(value, str | None):
         kind = "number" if isinstance(value, int | float) else type(value).__name__
         raise UserError(f"{word}: Hydra reads a {kind}; quote the name: {taken_as_it_stands(word)}")

@@ -18,10 +18,12 @@ from diffusion_dfl.data.portfolio import DAYS
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config import own
 from diffusion_dfl.suite.config.arguments import check_cell
+from diffusion_dfl.suite.config.keys import keyed
 from diffusion_dfl.suite.config.schema import register
 from diffusion_dfl.suite.config.signature import knobs
 from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
+from diffusion_dfl.training.settings import TrainingSettings
 
 # These say where and how a run happens, not what its numbers are.
 _INCIDENTAL = (
@@ -318,3 +320,20 @@ def validate(config: DictConfig) -> None:
     for key, good, mend in checks:
         if not good:
             raise UserError(f"{key}={OmegaConf.select(config, key)} must be {mend}")
+    stage_settings(config)
+
+
+def stage_settings(config: DictConfig) -> dict[str, TrainingSettings]:
+    """Stage -> its knobs.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    found: dict[str, TrainingSettings] = {}
+    for stage in ("foundation", "fit", "train"):
+        values = OmegaConf.to_container(config[stage])
+        assert isinstance(values, dict)
+        values.pop("refit", None)  # Of the training as a whole.
+        with keyed({stage: [str(key) for key in values]}):
+            found[stage] = TrainingSettings(**{str(key): value for key, value in values.items()})
+    return found

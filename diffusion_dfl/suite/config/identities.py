@@ -19,12 +19,11 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object, write_json
 from diffusion_dfl.suite import places
 from diffusion_dfl.suite.config import compose
 from diffusion_dfl.suite.config.compose import Identity, compose_config, deciding_values, identify
-from diffusion_dfl.suite.config.own import refuse_hidden
+from diffusion_dfl.suite.config.own import refuse_hidden, refuse_missing
 
 _SOURCES = Path(__file__).resolve().parent
 
@@ -64,8 +63,7 @@ def searching(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    if not folder.is_dir():
-        raise UserError(f"--config-dir {folder}: there is no such folder")
+    refuse_missing(folder)
     refuse_hidden(folder, compose.CONFIG_DIRECTORY)
     before = compose.own_folder
     compose.own_folder = folder

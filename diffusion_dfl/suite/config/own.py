@@ -194,6 +194,19 @@ def check_names(nodes: Mapping[str, Any], choices: Mapping[str, str]) -> None:
             )
 
 
+def refuse_missing(directory: Path) -> None:
+    """Refuse a folder of the user's that is not there.
+
+    Raises:
+        UserError: naming it.
+    """
+    if not directory.is_dir():
+        raise UserError(
+            f"--config-dir {directory}: there is no such folder here; name the one that holds your task/, "
+            "model/, grad/ or preset/"
+        )
+
+
 def refuse_hidden(directory: Path, ours: Path) -> None:
     """Refuse a folder of the user's whose file has the name of one of ours, which would be taken.
 

@@ -3,18 +3,19 @@
 import inspect
 import logging
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.estimators import Estimator
 from diffusion_dfl.estimators.pairs import check_estimator, check_pair
 from diffusion_dfl.predictors import DecisionMaker
 from diffusion_dfl.programs import Program
+from diffusion_dfl.suite.config.compose import stage_settings
 from diffusion_dfl.suite.config.keys import keyed, with_keys
 from diffusion_dfl.suite.config.own import (
     CODE,
@@ -26,9 +27,8 @@ from diffusion_dfl.suite.config.own import (
 )
 from diffusion_dfl.suite.config.rules import check_data
 from diffusion_dfl.tasks import Task
-from diffusion_dfl.training.experiment import Experiment, StageName, Stages, check_rule
+from diffusion_dfl.training.experiment import Experiment, Stages, check_rule
 from diffusion_dfl.training.rule import DecisionRule
-from diffusion_dfl.training.settings import TrainingSettings
 from diffusion_dfl.training.streams import numpy_stream
 
 logger = logging.getLogger(__name__)
@@ -189,14 +189,7 @@ def stages(config: DictConfig) -> Stages:
     Raises:
         UserError: a value out of range.
     """
-    found: dict[str, TrainingSettings] = {}
-    for stage in get_args(StageName):
-        values = OmegaConf.to_container(config[stage])
-        assert isinstance(values, dict)
-        values.pop("refit", None)  # Of the training as a whole.
-        with keyed({stage: [str(key) for key in values]}):
-            found[stage] = TrainingSettings(**{str(key): value for key, value in values.items()})
-    return Stages(**found, refit=config.fit.refit)
+    return Stages(**stage_settings(config), refit=config.fit.refit)
 
 
 def compiled(config: DictConfig, task: Task | None = None) -> Experiment:

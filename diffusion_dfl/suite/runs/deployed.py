@@ -105,8 +105,8 @@ def load_finished(config: DictConfig) -> Fitted:
     Raises:
         UserError: it is not finished, or its weights are damaged.
     """
-    validate(config)
     identity = identify(config)
+    validate(config)
     directory = RunDirectory(Path(config.output.root, "runs") / identity.path)
     if directory.status != "finished" or not directory.weights.exists():
         raise UserError(

@@ -163,12 +163,15 @@ class RunDirectory:
         stored = self.path / "config.yaml"
         if force:
             self._keep_aside()
-        if stored.exists():
-            self._refuse_other(config, stored)
-            return
-        self.write_text(stored.name, OmegaConf.to_yaml(without_places(config)))
+        self.refuse_other(config)
+        if not stored.exists():
+            self.write_text(stored.name, OmegaConf.to_yaml(without_places(config)))
 
-    def _refuse_other(self, config: DictConfig, stored: Path) -> None:
+    def refuse_other(self, config: DictConfig) -> None:
+        """Raise UserError if the directory holds a run of another configuration."""
+        stored = self.path / "config.yaml"
+        if not stored.exists():
+            return
         mine = deciding_values(without_places(config))
         try:
             named = {str(config[group]["_target_"]) for group in GROUPS}

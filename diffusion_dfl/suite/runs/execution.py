@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,11 +38,16 @@ logger = logging.getLogger(__name__)
 class Execution:
     """The steps of one run; state that several of them share.
 
+    Making one reads the data and refuses what cannot be trained; only :meth:`execute` writes.
+
     Args:
         config: valid.
         identity: what the run is.
         device: resolved.
-        directory: held and claimed.
+        directory: the run's; held and claimed when it is executed.
+
+    Raises:
+        UserError: data, a problem or parts that cannot be trained.
     """
 
     def __init__(
@@ -58,21 +65,41 @@ class Execution:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.start = time.perf_counter()
-        self.mirrors = Mirrors(facts(config, identity, directory.path), makers_of(config))
         experiment = compiled(config)
         self.task = experiment.task
         check_problem(self.task)
         check_rule_of(config, self.task.program)
+        with self._own_randomness():
+            sizes = (self.task.dataset.contexts.shape[1], self.task.dataset.outcomes.shape[1])
+            experiment.check(experiment.make(*sizes))
         self.steps = Steps(experiment, device, self._place)
         self.checkpoints: list[Checkpoint] = []
         self.shared = fit_directory(config)
 
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Leave torch's generators as they were."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            yield
+
     def execute(self) -> dict[str, Any]:
-        """Fit, train, evaluate and write the record."""
+        """Fit, train, evaluate, write the record and say that the run is finished."""
+        config = self.config
+        self.mirrors = Mirrors(facts(config, self.identity, self.directory.path), makers_of(config))
+        try:
+            summary = self._executed()
+            self.directory.finish()
+        except BaseException:
+            self.mirrors.close(finished=False)
+            raise
+        self.mirrors.close(finished=True)
+        return summary
+
+    def _executed(self) -> dict[str, Any]:
         config = self.config
         self.directory.write_json("env.json", describe_environment(self.device, config.threads))
         logger.info("%s", self.directory.path)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with self._own_randomness():
             if config.force:
                 with self.shared.locked(wait=True):
                     self.shared.keep_other_versions_aside()

@@ -23,21 +23,58 @@ class _Plain(logging.Formatter):
         return without_paths(super().format(record), self.secrets)
 
 
+class _Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
-def run_log(path: Path, held: Callable[[], bool], secrets: Sequence[str]) -> Iterator[None]:
+def records_kept() -> Iterator[list[logging.LogRecord]]:
+    """What is logged in the block before there is a directory for it."""
+    kept = _Kept()
+    with _told(kept):
+        yield kept.records
+
+
+@contextmanager
+def run_log(
+    path: Path,
+    held: Callable[[], bool],
+    secrets: Sequence[str],
+    before: Sequence[logging.LogRecord] = (),
+) -> Iterator[None]:
     """Append what is logged in the block to a file, while it is this process's to write.
 
     Args:
         path: of the file.
         held: whether it is.
         secrets: texts that it is not to hold.
+        before: what was logged before the block, which comes first.
     """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.addFilter(lambda record: held())
     handler.setFormatter(_Plain(secrets))
     handler.setLevel(logging.INFO)
+    try:
+        for record in list(before):
+            handler.handle(record)
+        with _told(handler):
+            yield
+    finally:
+        handler.close()
+
+
+@contextmanager
+def _told(handler: logging.Handler) -> Iterator[None]:
+    """Give a handler what the package logs in the block."""
     package = logging.getLogger("diffusion_dfl")
-    before = package.level
+    level = package.level
     package.addHandler(handler)
     if not package.isEnabledFor(logging.INFO):
         package.setLevel(logging.INFO)
@@ -45,5 +82,4 @@ def run_log(path: Path, held: Callable[[], bool], secrets: Sequence[str]) -> Ite
         yield
     finally:
         package.removeHandler(handler)
-        package.setLevel(before)
-        handler.close()
+        package.setLevel(level)

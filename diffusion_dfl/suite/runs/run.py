@@ -6,21 +6,21 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from diffusion_dfl.errors import RunFailed, UserError
-from diffusion_dfl.suite.config.compose import Identity, identify, validate
+from diffusion_dfl.suite.config.compose import identify, validate
 from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.places import REPOSITORY
 from diffusion_dfl.suite.runs.compile import check_parts
 from diffusion_dfl.suite.runs.directory import RunDirectory, fit_directory, secrets_of
 from diffusion_dfl.suite.runs.environment import source_hash
 from diffusion_dfl.suite.runs.execution import Execution
-from diffusion_dfl.suite.runs.job_log import run_log, without_paths
+from diffusion_dfl.suite.runs.job_log import records_kept, run_log, without_paths
 from diffusion_dfl.suite.runs.mirroring import names_of
 from diffusion_dfl.suite.runs.signals import stoppable
 from diffusion_dfl.training.device import resolve_device
@@ -44,40 +44,59 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
             named, jobs take them in turn.
 
     Raises:
-        UserError: a configuration or data that cannot work; nothing has been trained.
+        UserError: a configuration or data that cannot work; nothing has been trained, and what was on
+            disk is as it was.
     """
     source_hash()  # Of the source that runs, not of what is on disk when it ends.
-    validate(config)
     identity = identify(config)
+    validate(config)
     device = resolve_device(config.device, worker)
     check_parts(config)
     directory = RunDirectory(
         Path(config.output.root, "runs") / identity.path, f"{identity.path} {identity.config_hash}"
     )
-    with _told_of_the_disk(directory.path), directory.locked(), stoppable():
-        directory.claim(config, config.force)
-        done = directory.finished_summary()
-        if done is not None:
-            logger.info("%s is finished; add force=true to run it again", directory.path)
-            for name in names_of(config):
-                logger.info(
-                    "logger=%s: `%s %s --to %s` makes its mirror from its files",
-                    name,
-                    verb("mirror"),
-                    directory.path,
-                    name,
-                )
-            return done
-        if directory.status == "failed" and not config.retry_failed:
-            raise UserError(
-                f"{directory.path} failed before ({directory.reason}) and retry_failed=false leaves "
-                "it so; its failures.log has the traceback"
-            )
-        if not config.force:
-            for one in (directory, fit_directory(config)):
-                one.check_versions(config.accept_source_change)
-        with run_log(directory.path / "run.log", directory.lease.held, secrets_of(config)):
-            return _attempt(config, identity, device, directory)
+    prepare = partial(_prepared, config, identity, device, directory)
+    with _told_of_the_disk(directory.path), stoppable():
+        # Before anything is on disk: what is refused leaves no run behind.
+        ready = None if directory.path.exists() else prepare()
+        with directory.locked():
+            if not config.force:
+                directory.refuse_other(config)
+                done = directory.finished_summary()
+                if done is not None:
+                    _tell_of_mirrors(config, directory)
+                    return done
+                if directory.status == "failed" and not config.retry_failed:
+                    raise UserError(
+                        f"{directory.path} failed before ({directory.reason}) and retry_failed=false "
+                        "leaves it so; its failures.log has the traceback"
+                    )
+                for one in (directory, fit_directory(config)):
+                    one.check_versions(config.accept_source_change)
+            # A run that is there stays as it is where this one is refused.
+            this, said = ready or prepare()
+            directory.claim(config, config.force)
+            secrets = secrets_of(config)
+            with run_log(directory.path / "run.log", directory.lease.held, secrets, said):
+                return _attempt(config, this, directory)
+
+
+def _prepared(*parts: Any) -> tuple[Execution, list[logging.LogRecord]]:
+    """The run, refused if it cannot be trained, and what was logged of that."""
+    with records_kept() as said:
+        return Execution(*parts), said
+
+
+def _tell_of_mirrors(config: DictConfig, directory: RunDirectory) -> None:
+    logger.info("%s is finished; add force=true to run it again", directory.path)
+    for name in names_of(config):
+        logger.info(
+            "logger=%s: `%s %s --to %s` makes its mirror from its files",
+            name,
+            verb("mirror"),
+            directory.path,
+            name,
+        )
 
 
 @contextmanager
@@ -95,20 +114,11 @@ def _told_of_the_disk(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _attempt(
-    config: DictConfig, identity: Identity, device: torch.device, directory: RunDirectory
-) -> dict[str, Any]:
+def _attempt(config: DictConfig, this: Execution, directory: RunDirectory) -> dict[str, Any]:
     """Do the run and tell how it ended."""
     try:
         directory.set_status("running")
-        this = Execution(config, identity, device, directory)
-        try:
-            summary = this.execute()
-            directory.finish()
-        except BaseException:
-            this.mirrors.close(finished=False)
-            raise
-        this.mirrors.close(finished=True)
+        return this.execute()
     except BaseException as error:
         directory.lease.check()  # What another process has taken over is its own to tell.
         kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -121,7 +131,6 @@ def _attempt(
         if isinstance(error, RunFailed):
             raise type(error)(f"{directory.path}: {error}") from error
         raise
-    return summary
 
 
 def _traceback(secrets: Sequence[str]) -> str:

@@ -104,7 +104,10 @@ def test_bad_input_is_refused_in_one_line(directory: Path, tmp_path: Path) -> No
     shutil.copytree(directory, bare, ignore=shutil.ignore_patterns("weights.pt"))
     for words, said in (
         ([directory, file, "--output", output], "expected the 30 features of the run, found 2"),
-        ([directory, tmp_path / "none.csv"], "No such file"),
+        (
+            [directory, tmp_path / "none.csv"],
+            f"no such file; `python scripts/predict.py {directory} --template {tmp_path / 'none.csv'}`",
+        ),
         ([tmp_path, file], "there is no run"),
         (
             [bare, file],

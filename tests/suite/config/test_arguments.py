@@ -83,6 +83,22 @@ def test_a_range_without_the_sweep_flag_is_refused() -> None:
         normalise(["seed=0-9"])
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("scale=1", "scale takes a name"),
+        ("data=null", "data takes a name"),
+        ("preset=null", "preset takes a name"),
+        ("model=[gaussian,flow]", "several are run by a,b and -m"),
+        ("task={name: power}", "task takes a name"),
+        ("~seed", "no key can be left out; give it a value, seed="),
+    ],
+)
+def test_a_choice_that_is_no_name_and_a_key_left_out_are_refused(word: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        normalise([word])
+
+
 @pytest.mark.parametrize("flag", ["--cfg", "-cd", "--config-path", "-p"])
 def test_a_flag_without_its_value_is_refused(flag: str) -> None:
     with pytest.raises(UserError, match=f"{flag} needs a value"):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
@@ -383,6 +385,52 @@ def test_a_failed_run_keeps_its_reason_and_is_tried_again(
     assert not (path / "summary.json").exists()
     assert _run(tmp_path)["test"]["task"] > 0
     assert json.loads((path / "status.json").read_text())["status"] == "finished"
+
+
+def test_a_run_that_is_refused_for_its_data_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="num_days"):
+        _run(tmp_path, "data.num_days=5")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_a_run_that_is_there_stays_as_it_is_where_it_is_refused(
+    status: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusion_dfl.suite.runs.execution as module
+
+    def refuse(config: DictConfig) -> None:
+        raise UserError("there is no such data")
+
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    path = _directory(tmp_path)
+    if status == "interrupted":
+        (path / "status.json").write_text('{"status": "interrupted"}')
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    more = ["force=true"] if status == "finished" else []
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "compiled", refuse)
+        for _ in range(2):  # The lease is given back.
+            with pytest.raises(UserError, match="no such data"):
+                _run(tmp_path, *more)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert _numbers(_run(tmp_path)) == _numbers(_summary(root))
+
+
+def test_what_is_said_before_there_is_a_directory_is_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusion_dfl.suite.runs.execution as module
+
+    def say(*parts: object) -> None:
+        assert not _directory(tmp_path).exists()
+        module.logger.warning("the days are few")
+
+    monkeypatch.setattr(module, "check_rule_of", say)
+    _run(tmp_path)
+    first, second, *_ = (_directory(tmp_path) / "run.log").read_text().splitlines()
+    assert first == "WARNING the days are few"
+    assert second.startswith("INFO ")
 
 
 def test_a_value_the_predictor_refuses_is_named(tmp_path: Path) -> None:

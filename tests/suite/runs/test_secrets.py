@@ -81,4 +81,23 @@ def test_a_download_that_fails_tells_no_secret(
     with pytest.raises(UserError, match=r"data\.url=.*cannot be reached") as refusal:
         run(config)
     _check(str(refusal.value))
-    _check(_told(tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(
+    "DIFFUSION_DFL_DATA" not in os.environ, reason="needs the loads in DIFFUSION_DFL_DATA"
+)
+def test_the_traceback_of_a_failed_run_tells_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*parts: object) -> None:
+        raise OSError(f"{URL} cannot be reached")
+
+    monkeypatch.setattr("diffusion_dfl.suite.runs.execution.learn", fail)
+    config = composed([*_REAL, "model=gaussian", "grad=two_stage", f"output.root={tmp_path}"])
+    OmegaConf.update(config, "data.url", URL)
+    with pytest.raises(OSError, match="cannot be reached"):
+        run(config)
+    told = _told(tmp_path)
+    assert "cannot be reached" in told
+    _check(told)
