@@ -16,12 +16,12 @@ _NONE = "--"
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """A tabular of the tables that the paper has numbers for, in the order given.
+    """A tabular of the tables that have runs and the paper numbers for, in the order given.
 
     Ours are mean and standard error over seeds, their number in brackets where it is not the same
     everywhere; best bold, second best underlined, in the paper's columns and in ours.
     """
-    shown = [table for table in tables if table.compare]
+    shown = [table for table in tables if table.compare and table.seeds]
     if not shown:
         return ""
     counts = {estimate.count for table in shown for estimate in table.estimates("method").values()}

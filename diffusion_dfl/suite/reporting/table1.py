@@ -255,9 +255,10 @@ def _baselines(runs: pd.DataFrame, task: str) -> tuple[dict[str, pd.Series], lis
     prefix = "test.baselines."
     layout = layout_of(task)
     found, disagreeing = {}, []
-    for column in runs.columns:
-        if not column.startswith(prefix):
-            continue
+    names = list(layout.baselines)
+    columns = [name for name in runs.columns if name.startswith(prefix)]
+    order = {f"{prefix}{name}": place for place, name in enumerate(names)}
+    for column in sorted(columns, key=lambda name: (order.get(name, len(names)), name)):
         known = runs[["seed", column]].dropna()
         if known.empty:
             continue

@@ -39,9 +39,10 @@ def test_the_committed_latex_is_that_of_the_committed_records(typeset: str) -> N
 
 
 def test_every_row_has_all_columns_and_each_column_one_best_and_one_second(typeset: str) -> None:
-    rows = [line for line in typeset.splitlines() if line.count("&") == 12]
+    (ends,) = re.findall(r"-(\d+)}\n", typeset)  # of the rule under the tasks
+    rows = [line for line in typeset.splitlines() if line.count("&") == int(ends) - 1]
     assert len(rows) == 1 + len(ROWS)  # the heading and the methods
-    for column in (3, 4, 7, 8, 11, 12):
+    for column in (place for place in range(1, int(ends)) if place % 4 in (0, 3)):
         cells = [row.removesuffix(r" \\").split("&")[column].strip() for row in rows[1:]]
         assert sum(cell.startswith(r"\textbf{") for cell in cells) == 1, column
         assert sum(cell.startswith(r"\underline{") for cell in cells) == 1, column
@@ -98,13 +99,6 @@ def test_differences_are_to_the_preset(tmp_path: Path) -> None:
     )
 
 
-def test_the_committed_ablations_are_those_of_the_committed_records() -> None:
-    runs = frame(collect(ROOT / "results", own=False))
-    text = table(runs, "power", "laptop")
-    committed = (ROOT / "results/tables/ablations.md").read_text(encoding="utf-8")
-    assert committed.strip() == text.strip()
-
-
 @pytest.fixture(scope="module")
 def committed() -> FigureSource:
     return FigureSource(ROOT / "results", own=False)
@@ -114,6 +108,10 @@ def committed() -> FigureSource:
 def test_a_figure_is_drawn_from_what_is_committed(
     name: str, committed: FigureSource, tmp_path: Path
 ) -> None:
+    if not (ROOT / "results" / "figures" / f"{name}.png").exists():
+        with pytest.raises(MissingRuns, match=r"make them with `python train\.py"):
+            draw(name, committed, tmp_path)
+        return
     paths = draw(name, committed, tmp_path)
     assert [path.suffix for path in paths] == [".png", ".pdf"]
     assert paths[0].read_bytes().startswith(b"\x89PNG") and paths[0].stat().st_size > 10_000

@@ -92,13 +92,13 @@ class FigureSource:
             raise lacking
         return found
 
-    def epochs(self, runs: pd.DataFrame, stage: str = "train") -> pd.DataFrame:
-        """Epochs of runs, one row a seed and epoch."""
+    def epochs(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Epochs of the runs' decision-focused stage, one row a seed and epoch."""
         rows = [
             {"seed": run["seed"], **epoch}
             for run in runs[["seed", "path", "published"]].to_dict("records")
             for epoch in self._collection.epochs(run["path"], run["published"])[0]
-            if epoch["stage"] == stage
+            if epoch["stage"] in ("train", "refit-train")
         ]
         if not rows:
             raise MissingRuns("its runs have no learning curves (metrics.jsonl)")

@@ -57,18 +57,21 @@ def figure3(source: "FigureSource") -> Figure:
 
 
 def figure8(source: "FigureSource") -> Figure:
-    """Training and validation cost by epoch, mean and standard error over seeds."""
-    figure, axes = panels(2)
-    for index, grad in enumerate(("reparam", "score")):
-        runs = source.cell(_TASK, _MODEL, grad)
-        epochs = source.epochs(runs)
-        for axis, metric in zip(axes.flat, ("decision_cost", _SCORE), strict=True):
-            label = f"{grad} (n = {runs['seed'].nunique()})"
+    """Training and validation cost by epoch, mean and standard error over seeds; training alone where
+    the epochs are given and every day before the test is trained on."""
+    cells = source.cells(_TASK, [(_MODEL, grad) for grad in ("reparam", "score")])
+    found = {grad: source.epochs(runs) for (_, grad), runs in cells.items()}
+    validated = all(_SCORE in epochs for epochs in found.values())
+    shown = [("decision_cost", "training, noisy contexts")]
+    shown += [(_SCORE, "validation")] if validated else []
+    figure, axes = panels(len(shown))
+    for axis, (metric, title) in zip(axes.flat, shown, strict=True):
+        for index, (grad, epochs) in enumerate(found.items()):
+            label = f"{grad} (n = {epochs['seed'].nunique()})"
             _epochs(axis, epochs.dropna(subset=[metric]), index, label, metric)
-    axes[0, 0].set(title="(a) training, noisy contexts", ylabel="cost a day", xlabel="epoch")
-    axes[0, 1].set(title="(b) validation", xlabel="epoch")
-    for axis in axes.flat:
+        axis.set(title=title, xlabel="epoch")
         legend(axis)
+    axes[0, 0].set_ylabel("cost a day")
     return figure
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from diffusion_dfl.suite.reporting.figures.axis import beyond, limits
 from diffusion_dfl.suite.reporting.figures.style import PALETTE, panels
@@ -68,6 +69,13 @@ def _panel(axis: Any, table: Table, rows: Sequence[_Row]) -> None:
     low, high = limits(list(found.values()), best, logarithmic)
     if logarithmic:
         axis.set_xscale("log")
+        if high < 10 * low:
+            # No power of ten may lie inside, and those between them are labelled as powers.
+            axis.set_xticks(
+                [tick / 10 for tick in (*range(1, 10), *range(10, 100, 10))], minor=False
+            )
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlim(low, high)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     printed = TABLE_1.get(table.task, {}) if table.compare else {}

@@ -137,5 +137,6 @@ def figure11(source: "FigureSource") -> Figure:
         )  # fmt: skip
         axis.set(title=context["name"], xlabel="demand")
     axes[0, 0].set_ylabel("density")
-    legend(axes[0, 0])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
