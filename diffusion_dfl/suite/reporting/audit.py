@@ -3,8 +3,8 @@
 The text (docs/templates/audit.md) names a number as ``{key:format}``. Keys of runs are
 ``<task>.<model>-<grad>`` for a mean, with ``.error``, ``.low``, ``.high``, ``.against`` (the paired
 difference to the best row that is not decision-focused), ``.own`` (to the same model's two-stage fit),
-``.twin`` (to the twin) behind, and ``.days`` of these for the
-interval over seeds and days; the others come from
+``.reparam`` (to the same model's reparam), ``.twin`` (to the twin) behind, and ``.days`` of these for
+the interval over seeds and days; the others come from
 results/audit/demonstrations.json and results/gradient_lab. A key that is not there is an error, so no
 number in the audit is typed by hand.
 
@@ -138,6 +138,7 @@ def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
         "against": table.estimates("against_two_stage"),
         "plain": table.estimates("against_baseline"),
         "own": table.estimates("against_own"),
+        "reparam": table.estimates("against_reparam"),
         "twin": table.estimates("against_twin"),
     }
     over_days = {

@@ -118,22 +118,17 @@ def _differences(table: Table) -> list[str]:
             row += [f"{spread(estimate, 3)} ({others[name]})", verdict(estimate, table), *extra]
             counts.append(str(estimate.count))
         lines.append(table_line([*row, "/".join(dict.fromkeys(counts))]))
-    return [*lines, "", difference_note(table), "", *_own(table)]
+    lines += ["", difference_note(table), ""]
+    lines += _within(table, "against_own", "To the same model's two-stage fit")
+    return lines + _within(table, "against_reparam", "To the same model's reparam")
 
 
-def _own(table: Table) -> list[str]:
-    """What decision-focused training gains on the fit that it starts from."""
-    differences, days = table.estimates("against_own"), table.over_days("against_own")
+def _within(table: Table, block: str, title: str) -> list[str]:
+    """What decision-focused training gains on the fit that it starts from, or a score on reparam."""
+    differences, days = table.estimates(block), table.over_days(block)
     if not differences:
         return []
-    head = [
-        "Method",
-        "To the same model's two-stage fit",
-        "95 %",
-        *(_DAYS if days else []),
-        "Seeds",
-    ]
-    lines = table_head(head)
+    lines = table_head(["Method", title, "95 %", *(_DAYS if days else []), "Seeds"])
     for name, difference in differences.items():
         row = [name, spread(difference, 3), verdict(difference, table)]
         if days:

@@ -29,6 +29,15 @@ _TOLD = ("test.", "timing.", "resources.", "validation.task")
 _LEFT_OUT = re.compile(r"test\.baselines\.|(?<!interval_95)\.\d+$")
 
 
+# Rows held against one of the same model: block, of which grads, against which.
+_WITHIN = (
+    ("against_own", ("reparam", "score", "score_path"), "two_stage"),
+    ("against_reparam", ("score", "score_path"), "reparam"),
+)
+# Differences between methods, which have a cost a day each.
+_OF_METHODS = ("against_two_stage", "against_own", "against_reparam", "against_twin")
+
+
 @dataclass(frozen=True)
 class Table:
     """A task's table.
@@ -42,6 +51,7 @@ class Table:
             ``high``, ``count``. Blocks: ``method`` (every metric), ``baseline``, ``bound`` and
             ``published`` (the headline number), the paired differences in it, ``against_two_stage`` (the best method
             that is not decision-focused), ``against_own`` (the same model's two-stage fit),
+            ``against_reparam`` (of a score, the same model's pathwise gradient),
             ``against_baseline``, ``against_twin``, and the two sides of the last, ``with_twin`` and
             ``twin``, over the seeds both have. ``low`` and ``high`` are the 95 % bootstrap interval
             over seeds, ``count`` the seeds; ``days_low`` and ``days_high`` of a difference between
@@ -340,10 +350,11 @@ def _differences(
             other = _best(candidates, ours, higher)
             if other is not None:
                 estimates.append((block, other, paired(ours, candidates[other])))
-        own = titles.get((model, "two_stage"), "")
-        if section == DECISION_FOCUSED and own in alike:
-            difference = paired(ours, values[own])
-            estimates += [("against_own", own, difference)] if difference.count else []
+        for block, grads, with_grad in _WITHIN:
+            other = titles.get((model, with_grad), "")
+            if grad in grads and other in alike:
+                difference = paired(ours, values[other])
+                estimates += [(block, other, difference)] if difference.count else []
         twin = _by_seed(_of_cell(chosen.twins, model, grad))
         shared = ours.index.intersection(twin.index)
         if len(shared):
@@ -356,7 +367,7 @@ def _differences(
             head = {"block": block, "section": section, "name": name, "model": model}
             head |= {"grad": grad, "against": against, "metric": HEADLINE}
             ends = {}
-            if block in ("against_two_stage", "against_own", "against_twin"):
+            if block in _OF_METHODS:
                 theirs = (
                     by_day(True, model, grad)
                     if against == "twin"

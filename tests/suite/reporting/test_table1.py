@@ -186,6 +186,22 @@ def test_a_decision_focused_row_is_held_against_its_own_models_fit(tmp_path: Pat
     assert "| Gaussian score function | -0.900 ± 0.100 | – | 2 |" in render(table)
 
 
+def test_a_score_is_held_against_the_same_models_reparam(tmp_path: Path) -> None:
+    records = [
+        *seeds("gaussian", "score", [3.0, 3.7]),
+        *seeds("gaussian", "reparam", [2.0, 2.5]),
+        *seeds("diffusion", "score", [1.0, 1.0]),
+    ]
+    table = build(frame_of(tmp_path, records), wanted())
+    (found,) = table.block("against_reparam").to_dict("records")
+    assert (found["name"], found["against"]) == (
+        "Gaussian score function",
+        "Gaussian reparameterization",
+    )
+    assert found["mean"] == pytest.approx(1.1)
+    assert "| Method | To the same model's reparam | 95 % | Seeds |" in render(table)
+
+
 def test_where_more_is_better_the_best_rival_is_the_highest(tmp_path: Path) -> None:
     records = [
         portfolio(model, grad, seed, value)
