@@ -101,12 +101,15 @@ def _differences(table: Table) -> list[str]:
         others = dict(zip(rows["name"], rows["against"], strict=True))
         blocks.append((table.estimates(block), others))
     names = [name for _, name, _, _ in ROWS if any(name in found for found, _ in blocks)]
+    title = "### Paired differences over seeds"
+    within = _within(table, "against_own", "To the same model's two-stage fit")
+    within += _within(table, "against_reparam", "To the same model's reparam")
     if not names:
-        return []
+        return [title, "", *within] if within else []
     days = table.over_days("against_two_stage")
     head = ["Method", "To the best method not decision-focused", "95 %", *(_DAYS if days else [])]
     head += ["To the best plain baseline", "95 %", "Seeds"]
-    lines = ["### Paired differences over seeds", "", *table_head(head)]
+    lines = [title, "", *table_head(head)]
     for name in names:
         row, counts = [name], []
         for (found, others), wide in zip(blocks, (days, {}), strict=True):
@@ -118,9 +121,7 @@ def _differences(table: Table) -> list[str]:
             row += [f"{spread(estimate, 3)} ({others[name]})", verdict(estimate, table), *extra]
             counts.append(str(estimate.count))
         lines.append(table_line([*row, "/".join(dict.fromkeys(counts))]))
-    lines += ["", difference_note(table), ""]
-    lines += _within(table, "against_own", "To the same model's two-stage fit")
-    return lines + _within(table, "against_reparam", "To the same model's reparam")
+    return [*lines, "", difference_note(table), "", *within]
 
 
 def _within(table: Table, block: str, title: str) -> list[str]:
