@@ -147,6 +147,7 @@ SMALL: dict[str, Small] = {
     'eval "$(python train.py -sc install=bash)"': Small(),
     "python train.py -sc install=fish | source": Small(instead="python train.py -sc install=fish"),
     "python scripts/make_tables.py --released": Small(),
+    "python scripts/make_tables.py --task power": Small(),
     "make publish": Small(instead="python scripts/publish.py"),
     "make check-records": Small(instead="python scripts/check_records.py"),
     "python scripts/publish.py --task NAME": Small(
@@ -154,7 +155,6 @@ SMALL: dict[str, Small] = {
     ),
     "python scripts/publish.py --retire": Small(),
     "python scripts/publish.py --task inventory --variants": Small(),
-    "python scripts/publish.py --task portfolio --variants": Small(),
     "python scripts/make_sensitivity.py --task inventory": Small(),
     "python scripts/make_ablations.py --commands": Small(),
     "python scripts/make_figures.py --list": Small(),
