@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from tests.commands import (
     transcripts,
 )
 from tests.configs import composed
+from tests.processes import forked
 
 COMMANDS = every_command()
 TRAINING = [command for command in COMMANDS if command.is_training]
@@ -230,12 +232,17 @@ def ways() -> list[object]:
 
 
 def shell(text: str, checkout: Path) -> "subprocess.CompletedProcess[str]":
-    """Run a line of the shell in the copy of the checkout."""
+    """Run a line of the shell in the copy of the checkout; a script that is called by words alone needs
+    no process that imports torch anew."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(checkout),  # before the installed package, which is the checkout's
     }
+    called = re.fullmatch(r"python (scripts/\w+\.py)( [\w=,./ -]*)?", text)
+    if called:
+        words = shlex.split(called[2] or "")
+        return forked(checkout / called[1], *words, folder=checkout, environment=environment)
     return subprocess.run(
         ["bash", "-c", text],
         cwd=checkout,
