@@ -1,7 +1,7 @@
 """Published records against their digests and today's presets: `make check-records`.
 
 Damage ends with code 1. Records of older presets are named: tables show them as they were published,
-until `make publish` has put others in their place or `python scripts/publish.py --retire` takes them out.
+until `make publish` has put others in their place or `python scripts/publish.py --task NAME --retire` takes them out.
 """
 
 import argparse

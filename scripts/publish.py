@@ -37,7 +37,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     results = arguments.results
-    if not (results / "runs").is_dir():
+    if arguments.retire and not arguments.task:
+        parser.error("--retire takes records out: name their task with --task")
+    if not arguments.retire and not (results / "runs").is_dir():
         parser.error(
             f"--results {results}: there is no {results}/runs; name the folder runs are in"
         )

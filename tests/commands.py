@@ -153,7 +153,9 @@ SMALL: dict[str, Small] = {
     "python scripts/publish.py --task NAME": Small(
         instead="python scripts/publish.py --task power"
     ),
-    "python scripts/publish.py --retire": Small(),
+    "python scripts/publish.py --task NAME --retire": Small(
+        instead="python scripts/publish.py --task power --retire"
+    ),
     "python scripts/publish.py --task inventory --variants": Small(),
     # It says what runs it wants; there are none among the committed records.
     "python scripts/make_sensitivity.py --task inventory": Small(codes=(1,)),

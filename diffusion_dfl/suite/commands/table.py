@@ -4,6 +4,7 @@ or source."""
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.config.compose import digest
 from diffusion_dfl.suite.config.identities import identity_of
 from diffusion_dfl.suite.invocation import start
-from diffusion_dfl.suite.reporting.collect import collect
+from diffusion_dfl.suite.reporting.collect import LeftOut, collect
 from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.latex import latex
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
@@ -109,6 +110,13 @@ def _into(readme: Path, results: Path) -> int:
     return 0
 
 
+def _tell_left_out(runs: Sequence[LeftOut]) -> None:
+    if runs:
+        print(f"{len(runs)} runs left out:")
+    for line in runs[:20]:
+        print(f"  {line}")
+
+
 def main() -> int:
     arguments = parse()
     if arguments.readme:
@@ -148,6 +156,7 @@ def main() -> int:
             tables.append(table)
             selections.append(wanted)
     if not tables and not own:
+        _tell_left_out(collection.left_out)
         print(
             f"error: no records of scale {arguments.scale} "
             + (f"and data={arguments.data} " if arguments.data else "and each task's own data ")
@@ -170,10 +179,7 @@ def main() -> int:
         print("\n".join(f"  {line}" for line in unseen))
     if collection.tuning:
         print(f"{len(collection.tuning)} tuning runs did not look at the test days")
-    if collection.left_out:
-        print(f"{len(collection.left_out)} runs left out:")
-        for line in collection.left_out[:20]:
-            print(f"  {line}")
+    _tell_left_out(collection.left_out)
     written = _write(arguments, text, tables, any(not one.published for one in collection.records))
     every = "" if arguments.task else "every column, intervals, twins, plain baselines: "
     print(f"{every}written to {', '.join(str(path) for path in written)}")

@@ -108,6 +108,9 @@ class Archive:
         self.entries: dict[str, Entry] = {}
         self.files: Mapping[str, str] = {}
         if not (folder / MANIFEST).exists():
+            left = sorted(path.name for path in folder.glob("*.parquet"))
+            if left:
+                raise self._damaged(MANIFEST, f"is not there, and {', '.join(left)} are")
             return
         told = read_json(folder / MANIFEST)
         if not isinstance(told, dict) or told.get("schema") != SCHEMA:

@@ -38,7 +38,6 @@ _METRICS = {
     "bytes": "resources.saved_for_backward_bytes",
 }
 
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 #: Tables of the audit beside those of the tasks: prefix of their keys -> task, overrides. Runs of the
 #: released protocol as it is, and with one of its rules mended.
@@ -100,28 +99,39 @@ def render(text: str, values: Mapping[str, Any]) -> str:
         UserError: a key without a number, or a claim that does not hold.
     """
     parts = []
-    for literal, key, form, _ in string.Formatter().parse(text):
-        parts.append(literal)
-        if key is not None and key.startswith("?"):
-            _hold(key.removeprefix("?"), values)
-        elif key is not None:
-            parts.append(format(_value(key, values), form or ""))
+    try:
+        for literal, key, form, _ in string.Formatter().parse(text):
+            parts.append(literal)
+            if key is not None and key.startswith("?"):
+                _hold(key.removeprefix("?").strip(), values)
+            elif key is not None:
+                parts.append(format(_value(key, values), form or ""))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"audit: the text or a format in it is damaged: {error}") from error
     return "".join(parts)
 
 
 def _hold(claim: str, values: Mapping[str, Any]) -> None:
     """``a < b > c``: every neighbour as the sign between them says."""
     words = re.split(r"\s*([<>])\s*", claim)
-    found = [
-        float(word if _NUMBER.fullmatch(word) else _value(word, values)) for word in words[::2]
-    ]
     signs = words[1::2]
+    if not signs:
+        raise UserError(f"audit: {claim} is no claim; write {{?key < key}} or {{?key > number}}")
+    found = [float(word if _is_number(word) else _value(word, values)) for word in words[::2]]
     for left, sign, right in zip(found, signs, found[1:], strict=False):
         if not (left < right if sign == "<" else left > right):
             raise UserError(
                 f"audit: {claim} does not hold ({', '.join(f'{value:.6g}' for value in found)}); "
                 "write the sentence that stands on it anew, in docs/templates/audit.md"
             )
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _value(key: str, values: Mapping[str, Any]) -> Any:

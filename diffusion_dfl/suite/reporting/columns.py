@@ -1,10 +1,20 @@
 """A table for a terminal: columns of text, as wide as their widest cell."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffusion_dfl.suite.reporting.table1 import Table
+
+
+#: Of a terminal, in characters.
+WIDTH = 100
+
+
+def folded(text: str) -> str:
+    """A paragraph in lines of at most `WIDTH`."""
+    return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

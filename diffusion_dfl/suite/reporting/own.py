@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from diffusion_dfl.suite.invocation import verb
-from diffusion_dfl.suite.reporting.columns import aligned
+from diffusion_dfl.suite.reporting.columns import WIDTH, aligned, folded
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
 from diffusion_dfl.suite.reporting.paper import ROWS
 from diffusion_dfl.suite.reporting.roles import RUN, SOURCE, STALE, TWIN, literal
@@ -31,16 +31,20 @@ CONFIGURATION = ["model", "grad", "differs", "config_hash"]
 
 _TITLES = {(model, grad): title for _, title, model, grad in ROWS}
 
+# A method's name beyond which its changes stand below the table.
+_LONG = 48
+
 # Of what no table shows, how many kinds are named.
 _MOST = 10
 
 
 @dataclass(frozen=True)
 class OwnTable:
-    """A user's runs of one task, data source and scale.
+    """A user's runs of one problem: task, data source, scale, and what they change in either.
 
     Attributes:
         task, source, scale: of its runs.
+        problem: what all its runs change in task and data, ``task.shortage=5``; empty for nothing.
         count: how many there are.
         heads: titles of its columns: method, numbers with the headline's first, seeds.
         rows: a text a column; a line a configuration, then the plain baselines.
@@ -51,6 +55,7 @@ class OwnTable:
     task: str
     source: str
     scale: str
+    problem: str
     count: int
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -59,7 +64,8 @@ class OwnTable:
 
     @property
     def title(self) -> str:
-        return f"{layout_of(self.task).title} ({self.source} data, scale {self.scale})"
+        told = f"{self.source} data, scale {self.scale}"
+        return f"{layout_of(self.task).title} ({', '.join(filter(None, [told, self.problem]))})"
 
 
 def own_runs(
@@ -83,11 +89,26 @@ def own_runs(
 
 
 def own_tables(own: pd.DataFrame) -> list[OwnTable]:
-    """A table a task, data source and scale of `own_runs`."""
+    """A table a problem of `own_runs`."""
+    return [_table(group) for group in own_problems(own)]
+
+
+def own_problems(own: pd.DataFrame) -> list[pd.DataFrame]:
+    """Runs that solve one problem, so that they share plain baselines; trial scales last."""
     if own.empty:
         return []
-    groups = own.groupby(["task", "scale", "source"], sort=True)
-    return [_table(str(task), str(source), str(scale), g) for (task, scale, source), g in groups]
+    problem = own["differs"].map(_problem)
+    groups = own.assign(problem=problem).groupby(["task", "scale", "source", "problem"], sort=True)
+    return sorted((group for _, group in groups), key=lambda one: one["scale"].iloc[0] in TRIED_OUT)
+
+
+def _problem(differs: str) -> str:
+    changed = json.loads(differs)
+    return ", ".join(f"{key}={changed[key]}" for key in sorted(changed) if _of_problem(key))
+
+
+def _of_problem(key: str) -> bool:
+    return key.startswith(("task.", "data.")) and key != SOURCE
 
 
 def render_own(tables: Sequence[OwnTable]) -> str:
@@ -109,9 +130,28 @@ def render_own(tables: Sequence[OwnTable]) -> str:
 
 def own_in_columns(tables: Sequence[OwnTable]) -> str:
     """The same for a terminal; empty for no runs."""
-    parts = [f"{table.title}\n\n{aligned(table.heads, table.rows)}" for table in tables]
-    notes = dict.fromkeys(own_note(table).replace("`", "") for table in tables)
-    return "\n\n".join(["Yours", *parts, *notes]) + "\n" if tables else ""
+    parts = [f"{table.title}\n\n{_in_columns(table)}" for table in tables]
+    # The longest has all that the others say.
+    note = max((own_note(table) for table in tables), key=len, default="").replace("`", "")
+    return "\n\n".join(["Yours", *parts, folded(note)]) + "\n" if tables else ""
+
+
+def _in_columns(table: OwnTable) -> str:
+    """Its first columns, as many as fit; what a long name changes stands below."""
+    rows: list[list[str]] = []
+    below: list[str] = []
+    for method, *cells in table.rows:
+        name, bracket, changes = method.partition(" (")
+        if bracket and len(method) > _LONG:
+            below.append(f"[{len(below) + 1}] {changes.removesuffix(')')}")
+            method = f"{name} [{len(below)}]"
+        rows.append([method, *cells])
+    for count in range(len(table.heads) - 1, 0, -1):
+        heads, *lines = ([*row[:count], row[-1]] for row in [table.heads, *rows])
+        text = aligned(heads, lines)
+        if len(text.split("\n")[1]) <= WIDTH:  # The rule is as wide as the table.
+            break
+    return "\n".join([text, *below])
 
 
 def own_note(table: OwnTable) -> str:
@@ -157,9 +197,11 @@ def beside(runs: pd.DataFrame, shown: Sequence[Selection], known: Sequence[str])
 
 
 def method_of(run: pd.Series) -> str:
-    """A run's method, with what it changes in its preset in brackets."""
+    """A run's method, with what it changes in its preset in brackets, but for task and data."""
     differs = json.loads(str(run["differs"]))
-    changed = [f"{key}={value}" for key, value in differs.items() if key != SOURCE]
+    changed = [
+        f"{key}={value}" for key, value in differs.items() if key != SOURCE and not _of_problem(key)
+    ]
     changed += ["older preset"] if run["role"] == STALE else []
     cell = (str(run["model"]), str(run["grad"]))
     return _TITLES.get(cell, " ".join(cell)) + (f" ({', '.join(changed)})" if changed else "")
@@ -175,7 +217,10 @@ def _showing(run: Mapping[Any, Any], runs: pd.DataFrame) -> str:
     return f"{verb('table')} {shlex.join(words)}"
 
 
-def _table(task: str, source: str, scale: str, runs: pd.DataFrame) -> OwnTable:
+def _table(runs: pd.DataFrame) -> OwnTable:
+    task, source, scale, problem = (
+        str(runs[name].iloc[0]) for name in ("task", "source", "scale", "problem")
+    )
     layout = layout_of(task)
     metrics = [HEADLINE, _RMSE, *(column.metric for column in layout.columns)]
     titles = ["Task", "RMSE", *(column.title for column in layout.columns)]
@@ -201,7 +246,7 @@ def _table(task: str, source: str, scale: str, runs: pd.DataFrame) -> OwnTable:
             rows.append((name, *numbers, str(len(values))))
     heads = ("Method", *(title for _, title in present), "Seeds")
     best = means[(max if higher else min)(means)]
-    return OwnTable(task, source, scale, len(runs), heads, tuple(rows), best, higher)
+    return OwnTable(task, source, scale, problem, len(runs), heads, tuple(rows), best, higher)
 
 
 def _place(group: pd.DataFrame) -> int:

@@ -16,8 +16,6 @@ from diffusion_dfl.suite.reporting.collect import Collection, LeftOut, Record
 from diffusion_dfl.suite.reporting.roles import STALE, VARIANT, todays_role
 from diffusion_dfl.suite.reporting.selection import choices
 
-# A run's files that are not published.
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -110,7 +108,13 @@ def _outdated(collection: Collection, wanted: Wanted) -> list[str]:
     """Published runs that are retired; none where that was not asked for."""
     if not wanted.retire:
         return []
-    return [path.as_posix() for path in outdated(collection) if path.parts[1] in wanted.sources]
+    asked = {(task, wanted.scale, source) for task, source in wanted.sources.items()}
+    known = {
+        record.path: tuple(record.identity[key] for key in ("task", "scale", "source"))
+        for record in collection.records
+        if record.published
+    }
+    return [path.as_posix() for path in outdated(collection) if known[path] in asked]
 
 
 def content_of(directory: Path) -> Content:

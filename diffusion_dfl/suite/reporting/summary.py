@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.suite.reporting.columns import aligned
+from diffusion_dfl.suite.reporting.columns import aligned, folded
 from diffusion_dfl.suite.reporting.layout import HEADLINE, base_of, layout_of
 from diffusion_dfl.suite.reporting.markdown import spread, table_head, table_line
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
@@ -28,7 +28,8 @@ def summary(tables: Sequence[Table]) -> str:
 
 def in_columns(tables: Sequence[Table]) -> str:
     """The same for a terminal."""
-    return f"{aligned(*_cells(tables, '*{}'.format))}\n\n{_note(tables, 'with an asterisk')}"
+    note = folded(_note(tables, "with an asterisk"))
+    return f"{aligned(*_cells(tables, '*{}'.format))}\n\n{note}"
 
 
 def _cells(

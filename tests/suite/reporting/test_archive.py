@@ -119,3 +119,9 @@ def test_a_digest_is_of_all_that_is_kept(folder: Path) -> None:
     for one, other in changed:
         write(folder, {**RUNS, one: other} if one == entry else {one: other})
         assert Archive(folder).entries[entry.path].digest != before[entry.path]
+
+
+def test_records_without_their_manifest_are_no_empty_archive(tmp_path: Path) -> None:
+    (tmp_path / "runs.parquet").write_bytes(b"something")
+    with pytest.raises(UserError, match=r"manifest.json is not there, and runs.parquet are"):
+        Archive(tmp_path)

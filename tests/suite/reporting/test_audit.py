@@ -54,6 +54,12 @@ def test_a_claim_that_does_not_hold_is_refused() -> None:
             render(f"{{?{claim}}}so it is", values)
     with pytest.raises(UserError, match=r"no number for power\.x"):
         render("{?power.x < 1}", values)
+    assert render("{? power.c > .5 }{?power.c < 1e3}", values) == ""
+    with pytest.raises(UserError, match=r"power\.c is no claim"):
+        render("{?power.c}", values)
+    for text in ("{power.c", "{power.c:x}"):
+        with pytest.raises(UserError, match="a format in it is damaged"):
+            render(text, values)
 
 
 def test_demonstrations_are_the_golden_numbers_of_the_released_protocol() -> None:

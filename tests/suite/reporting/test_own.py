@@ -6,7 +6,13 @@ import pandas as pd
 
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.frame import frame
-from diffusion_dfl.suite.reporting.own import beside, own_runs, own_tables, render_own
+from diffusion_dfl.suite.reporting.own import (
+    beside,
+    own_in_columns,
+    own_runs,
+    own_tables,
+    render_own,
+)
 from diffusion_dfl.suite.reporting.selection import selection
 from tests.suite.reporting.records import place, publish, summary, write
 
@@ -55,8 +61,8 @@ def test_a_table_a_task_source_and_scale_names_all_three() -> None:
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
         "## Power schedule (own data, scale laptop)",
-        "## Power schedule (own data, scale smoke)",
         "## shop (own data, scale laptop)",
+        "## Power schedule (own data, scale smoke)",
     ]
     assert "| net score (older preset) | 8.000 | 1 |" in text
     assert text.count("ranks no methods") == 1
@@ -69,6 +75,29 @@ def test_only_runs_of_one_configuration_are_averaged() -> None:
     assert "| Gaussian score function | 9.000 | 1 |" in text
     assert "| _Saa_ | 5.000 ± 0.000 | 3 |" in text
     assert (table.count, table.best) == (3, ("2.000", "Gaussian score function"))
+
+
+def test_runs_of_different_problems_stand_apart_with_their_own_baselines() -> None:
+    mixed = runs()[:2].assign(task="shop", differs=['{"train.epochs": 3}', '{"task.shortage": 5}'])
+    mixed["test.baselines.saa"] = [5.0, 2.0]
+    first, second = own_tables(own_runs(mixed))
+    assert [one.rows[-1][:2] for one in (first, second)] == [
+        ("_Saa_", "5.000"),
+        ("_Saa_", "2.000"),
+    ]
+    assert second.title == "shop (own data, scale laptop, task.shortage=5)"
+    assert second.rows[0][0] == "Gaussian score function"
+    assert first.rows[0][0] == "Gaussian score function (train.epochs=3)"
+
+
+def test_on_a_terminal_trial_scales_come_last_and_long_names_below() -> None:
+    long = runs()
+    long["differs"] = '{"model.width": 17, "train.learning_rate": 0.00123, "fit.epochs": 2}'
+    text = own_in_columns(own_tables(own_runs(long)))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "\n[1] model.width=17, train.learning_rate=0.00123, fit.epochs=2\n" in text
+    assert text.index("scale smoke") > text.index("shop (own data, scale laptop)")
+    assert text.count("is the mean over the test rows") == 1
 
 
 def test_what_no_table_shows_has_the_command_that_does(tmp_path: Path) -> None:

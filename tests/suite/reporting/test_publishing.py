@@ -123,6 +123,7 @@ def test_records_of_older_presets_go_where_that_is_asked_for(tmp_path: Path) -> 
     published(tmp_path, old | elsewhere)
     (tmp_path / "runs").mkdir()
     assert run_publish(tmp_path).retired == []
+    assert run_publish(tmp_path, retire=True, scale="paper").retired == []
     done = run_publish(tmp_path, retire=True)
     assert (done.paths, done.retired) == ([], list(old))
     assert list(Archive(tmp_path / "published").entries) == list(elsewhere)

@@ -97,6 +97,11 @@ def _panel(axis: Any, table: Table, rows: Sequence[_Row]) -> None:
             if low <= value <= high:
                 axis.plot([value], [place], zorder=1, **_PAPER)
             values.append(("◇ ", value))
+        if name not in found:
+            axis.annotate(
+                "no runs yet", (0.03, place), xycoords=("axes fraction", "data"), va="center",
+                fontsize=7.5, color="0.45",
+            )  # fmt: skip
         beyond(axis, place, values)
     if best is not None:
         axis.axvline(best, zorder=0, **_LINE)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from diffusion_dfl.suite.reporting.figures.axis import beyond, limits
 from diffusion_dfl.suite.reporting.figures.style import PALETTE, panels
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
-from diffusion_dfl.suite.reporting.own import CONFIGURATION, method_of, own_runs
+from diffusion_dfl.suite.reporting.own import CONFIGURATION, method_of, own_problems, own_runs
 from diffusion_dfl.suite.reporting.statistics import estimate
 
 if TYPE_CHECKING:
@@ -32,14 +32,17 @@ def yours(source: "FigureSource") -> Figure:
             "there are no runs of yours; make one with "
             "`python train.py task=power model=gaussian grad=reparam scale=smoke`"
         )
-    groups = sorted(own.groupby(["task", "scale", "source"]), key=lambda one: -len(one[1]))
-    groups = groups[:_PANELS]
-    rows = [min(runs.groupby(CONFIGURATION, sort=False).ngroups, _ROWS) for _, runs in groups]
+    groups = sorted(own_problems(own), key=lambda runs: -len(runs))[:_PANELS]
+    rows = [min(runs.groupby(CONFIGURATION, sort=False).ngroups, _ROWS) for runs in groups]
     heights = [0.9 + 0.28 * count for count in rows]
     figure, axes = panels(1, len(groups), 7.5, sum(heights) / len(heights), heights)
-    for axis, ((task, scale, data), runs) in zip(axes.flat, groups, strict=True):
-        axis.set_title(f"{layout_of(str(task)).title}: {data} data, scale {scale}", fontsize=10)
-        _panel(axis, str(task), runs)
+    for axis, runs in zip(axes.flat, groups, strict=True):
+        task, scale, data, problem = (
+            str(runs[name].iloc[0]) for name in ("task", "scale", "source", "problem")
+        )
+        told = ", ".join(filter(None, [f"{data} data, scale {scale}", problem]))
+        axis.set_title(f"{layout_of(task).title}: {told}", fontsize=10)
+        _panel(axis, task, runs)
     return figure
 
 

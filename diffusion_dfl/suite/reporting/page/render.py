@@ -18,7 +18,7 @@ from markupsafe import Markup
 from diffusion_dfl.suite.reporting.figures.style import PALETTE
 from diffusion_dfl.suite.reporting.layout import layout_of
 from diffusion_dfl.suite.reporting.markdown import TWIN_NOTE, difference_note, notes
-from diffusion_dfl.suite.reporting.own import own_note
+from diffusion_dfl.suite.reporting.own import TRIED_OUT, own_note
 from diffusion_dfl.suite.reporting.page.document import paragraph
 from diffusion_dfl.suite.reporting.page.dots import task_chart
 from diffusion_dfl.suite.reporting.page.gather import Report, Shown
@@ -112,7 +112,7 @@ def _facts(report: Report) -> Sequence[tuple[str, str]]:
     facts = []
     if report.own:
         facts.append((str(sum(table.count for table in report.own)), "runs of yours"))
-    for table in report.own[:_CARDS]:
+    for table in [one for one in report.own if one.scale not in TRIED_OUT][:_CARDS]:
         layout, (number, method) = layout_of(table.task), table.best
         told = f"{layout.title}, scale {table.scale}: best {layout.quantity} of yours, {method}"
         facts.append((number, told))
@@ -120,7 +120,7 @@ def _facts(report: Report) -> Sequence[tuple[str, str]]:
         (str(len(records)), "records of finished runs"),
         (_planned(report), "planned or started runs finished"),
         (str(len(report.left_out)), "directories left out"),
-        (str(len(_stale(report))), "records of an older preset"),
+        (str(len(_stale(report))), "planned or own records of an older preset"),
     ]
     if report.tuning:
         facts.append((str(report.tuning), "tuning runs without test numbers"))
