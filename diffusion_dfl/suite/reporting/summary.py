@@ -44,14 +44,18 @@ def _cells(
         heads.append(f"{layout.title}{unit} {arrow}")
         found, places = table.estimates("method", HEADLINE), ranks(table, "mean")
         for row, (_, name, *cell) in zip(rows, ROWS, strict=False):
-            text = spread(found[name], 3) if name in found else _NONE
+            text = _short(found[name]) if name in found else _NONE
             text = best(text) if places.get(name) == 1 else text
             printed = TABLE_1.get(base_of(table.task), {}).get((cell[0], cell[1]))
             with_paper = table.compare and name in found and printed is not None
             row.append(f"{text} [{printed[1].mean:.3f}]" if with_paper and printed else text)
         plain = table.estimates("baseline", HEADLINE)
-        rows[-1].append(spread(plain[_best(table, plain)], 3) if plain else _NONE)
+        rows[-1].append(_short(plain[_best(table, plain)]) if plain else _NONE)
     return heads, [row for row in rows if any(cell != _NONE for cell in row[1:])]
+
+
+def _short(value: Estimate) -> str:
+    return spread(value, 0 if abs(value.mean) >= 1000 else 3)
 
 
 def _best(table: Table, plain: Mapping[str, Estimate]) -> str:
