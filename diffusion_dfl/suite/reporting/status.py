@@ -95,11 +95,23 @@ def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
         for chosen in product(*(_values(word) for word in overrides)):
             seeds = [word for word in chosen if word.startswith("seed=")] or ["seed=0"]
             rest = tuple(word for word in chosen if not word.startswith("seed="))
-            seed = int(seeds[-1].removeprefix("seed="))
+            seed = _seed(seeds[-1])
             identity = identity_of(rest)
             path = identity.path.with_name(f"seed-{seed}")
             runs.setdefault(path, Planned(rest, seed, path, identity.config_hash))
     return list(runs.values())
+
+
+def _seed(word: str) -> int:
+    """Of ``seed=N``."""
+    value = word.removeprefix("seed=")
+    try:
+        number = int(value)
+    except ValueError:
+        raise UserError(f"{word} must be an integer, as in seed=0") from None
+    if number < 0:
+        raise UserError(f"{word} must be an integer >= 0")
+    return number
 
 
 def _values(word: str) -> list[str]:

@@ -52,6 +52,12 @@ def test_nonsense_is_refused() -> None:
         plan(["task=glob(*)", "model=gaussian", "grad=score"])
 
 
+@pytest.mark.parametrize("word", ["seed=a", "seed=1.5", "seed=-1", "seed=0,null"])
+def test_a_seed_that_no_run_takes_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=r"^seed=(a|1\.5|-1|null) must be an integer"):
+        plan([*WORDS[:-1], word])
+
+
 def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None:
     runs = plan([*WORDS[:-1], "seed=0-8"])
     current = runs[0].config_hash
