@@ -16,7 +16,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import printable, read_object, read_text
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS, normalise
 from diffusion_dfl.suite.config.identities import identity_of
-from diffusion_dfl.suite.invocation import start, verb
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.columns import aligned
 from diffusion_dfl.suite.runs.lease import in_use
@@ -197,9 +197,14 @@ def yours(results: Path) -> str:
     return "\n".join(lines)
 
 
-def overview(states: Mapping[Planned, State]) -> str:
+def overview(states: Mapping[Planned, State], every: str | None = None) -> str:
     """Finished of the planned runs, a row a method and a column a task; then every run that needs a
-    word, then what completes the plan."""
+    word, then what completes the plan.
+
+    Args:
+        states: of the plan.
+        every: command that lists what completes it, for where that is long; None lists it here.
+    """
     counts: dict[Path, dict[str, int]] = {}
     for run, found in states.items():
         cell = counts.setdefault(run.cell, dict.fromkeys(STATES, 0))
@@ -228,9 +233,10 @@ def overview(states: Mapping[Planned, State]) -> str:
     commands = list(completing(states))
     if commands:
         lines += ["", "What completes it (a running one is left to its process):"]
-        lines += commands[:_MOST]
-    if len(commands) > _MOST:
-        lines.append(f"and {len(commands) - _MOST} commands more: `{verb('status')} --missing`")
+        shown = len(commands) if every is None else _MOST
+        lines += commands[:shown]
+        if len(commands) > shown:
+            lines.append(f"and {len(commands) - shown} commands more: `{every}`")
     return "\n".join(lines)
 
 

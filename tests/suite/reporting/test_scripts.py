@@ -264,6 +264,15 @@ def test_status_and_missing_tell_what_is_left_of_a_plan(script: Script, tmp_path
     assert whole.out == "" and "nothing is missing" in whole.err
 
 
+def test_the_command_for_all_that_is_left_is_of_the_same_plan(
+    script: Script, tmp_path: Path
+) -> None:
+    words = ["task=inventory", "scale=smoke", "decision.num_scenarios=5,6", "seed=0"]
+    told = script("status.py", tmp_path, "--own", *words)
+    listing = f"python scripts/status.py --missing --results {tmp_path} --own {' '.join(words)}"
+    assert told.out.endswith(f" commands more: `{listing}`\n")
+
+
 def test_a_plan_of_no_such_task_is_one_clear_line(script: Script, tmp_path: Path) -> None:
     told = script("status.py", tmp_path, "task=pwoer")
     assert told.code == 2 and "did you mean power" in told.err

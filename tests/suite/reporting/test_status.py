@@ -93,6 +93,15 @@ def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None
     ]
 
 
+def test_a_long_list_of_commands_is_whole_or_names_the_command_that_has_it(tmp_path: Path) -> None:
+    runs = [Planned((f"model.width={n}",), 0, Path(f"a/b/c-{n}/seed-0"), "h") for n in range(12)]
+    states = {run: state(tmp_path, run) for run in runs}
+    commands = list(completing(states))
+    assert overview(states).endswith("\n".join(commands))
+    told = overview(states, "status --missing task=power").splitlines()
+    assert told[-2:] == [commands[9], "and 2 commands more: `status --missing task=power`"]
+
+
 @pytest.mark.parametrize("name", ["status.json", "summary.json"])
 def test_a_damaged_record_counts_as_missing(tmp_path: Path, name: str) -> None:
     (run,) = plan([*WORDS[:-1], "seed=0"])
