@@ -66,7 +66,7 @@ _RULES = (
 
 # The plain baselines of tasks made of a data frame.
 _OF_FRAMES = {
-    "saa": "Sample average of the days before the test",
+    "saa": "Sample average of the rows before the test",
     "knn_saa": "Sample average of the nearest contexts",
 }
 
@@ -180,7 +180,10 @@ BEYOND: dict[str, Layout] = {
         "of demands at or below the order; without a storage limit the best is the service level. "
         + _RULES
         + _M_LARGE,
-        _OF_FRAMES,
+        {
+            "saa": "Sample average of the days before the test",
+            "knn_saa": "Sample average of the nearest contexts",
+        },
         models={
             "forest": "Random-forest weights",
             "boosting": "Boosted quantiles",
