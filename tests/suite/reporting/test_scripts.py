@@ -279,8 +279,19 @@ def test_a_plan_of_no_such_task_is_one_clear_line(script: Script, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_ends_the_table_without_a_word() -> None:
-    command = [sys.executable, "-u", "scripts/make_tables.py", "--published"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        "make_tables.py --published",
+        "make_ablations.py --published",
+        "make_search_table.py",
+        "check_records.py",
+        "search.py task=power model=gaussian --show",
+        "status.py task=power",
+    ],
+)
+def test_a_reader_that_goes_away_ends_a_script_without_a_word(words: str) -> None:
+    command = [sys.executable, "-u", *f"scripts/{words}".split()]
     table = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
