@@ -127,7 +127,7 @@ def guarded(main: Callable[[], object]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) or _in_a_run(error):
             raise
-        # Hydra makes its folder below output.root before a run starts.
+        # Hydra makes a sweep's folder below output.root before its first run starts.
         return fail(
             f"output.root: cannot write to {error.filename} ({error.strerror}); "
             "make it writable or set output.root=FOLDER"
