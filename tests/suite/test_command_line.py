@@ -66,6 +66,17 @@ def test_help_shows_choices_and_the_main_command() -> None:
     assert "python train.py task=power model=diffusion grad=score -m seed=0-9" in result.stdout
 
 
+def test_the_refused_runs_of_a_sweep_are_named_at_its_end_with_their_reason_once(
+    tmp_path: Path,
+) -> None:
+    words = ["task=power", "data=csv", "data.file=no.csv", f"output.root={tmp_path}"]
+    refused = _train(*words, "model=gaussian", "grad=score", "-m", "seed=0,1")
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    reason = error.removeprefix("error: ")
+    assert refused.returncode == 2 and "data.file=no.csv" in reason
+    assert refused.stdout.splitlines()[-1] == f"refused: seed=0; seed=1: {reason}"
+
+
 def test_a_refused_run_leaves_no_folder_behind(tmp_path: Path) -> None:
     root = tmp_path / "results"
     refused = _train("task=power", "data=csv", "data.file=no.csv", f"output.root={root}")
