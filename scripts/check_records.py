@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.pipes import piped
 from diffusion_dfl.suite.reporting.checking import damaged, extra, outdated
 from diffusion_dfl.suite.reporting.collect import collect
 
@@ -36,4 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffusion_dfl.files import write_text
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.pipes import piped
 from diffusion_dfl.suite.reporting.ablations import AXES, commands, table
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.frame import frame
@@ -45,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from diffusion_dfl.suite.pipes import piped
 from diffusion_dfl.suite.reporting.selection import choices, default_source
 from diffusion_dfl.suite.search.tuning import render, tuning_runs
 
@@ -44,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

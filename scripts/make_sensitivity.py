@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.pipes import piped
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.selection import choices, of_table, selection
@@ -46,4 +47,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -22,6 +22,7 @@ import torch
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.pipes import piped
 from diffusion_dfl.suite.search.report import tell
 from diffusion_dfl.suite.search.rows import rows_named
 from diffusion_dfl.suite.search.sharing import LAUNCHER, share
@@ -94,4 +95,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

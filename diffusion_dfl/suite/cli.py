@@ -61,6 +61,9 @@ _KINDS: dict[type, str] = {
 _MANY = 20
 # Of the jobs of this process, by what they said; the number of the process tells it from a launcher's.
 _failed: dict[str, Exception] = {}
+# Words of the jobs of a sweep, and of those that were refused, by what refused them.
+_jobs: list[Sequence[str]] = []
+_refused: dict[str, list[Sequence[str]]] = {}
 _process = 0
 
 # Launchers that come in packages of their own.
@@ -72,19 +75,34 @@ _LAUNCHERS = {
 
 
 @contextmanager
-def job() -> Iterator[None]:
-    """One job of a sweep: what stops it is told in one line, and the others go on.
+def job(words: Sequence[str] | None = None) -> Iterator[None]:
+    """One job: what stops it is told in one line, and the others of its sweep go on.
 
     In another process, where a launcher has put the job, the error goes up to the launcher.
+
+    Args:
+        words: its overrides, by which it is named at the end of the sweep; None for a single run.
     """
+    if words is not None:
+        _jobs.append(words)
     try:
         yield
     except (UserError, RunFailed) as error:
         if os.getpid() != _process:
             raise
+        if words is not None and isinstance(error, UserError):
+            _refused.setdefault(str(error), []).append(words)
         if str(error) not in _failed:  # Ten seeds of one mistake are one mistake.
             _failed[str(error)] = error
             fail(_message(error))
+
+
+def _tell_of_refused() -> None:
+    """Name the refused jobs of a sweep by the words they do not share with all, and each reason once."""
+    shared = set(_jobs[0]).intersection(*_jobs) if _jobs else set()
+    for reason, jobs in _refused.items():
+        named = [" ".join(word for word in words if word not in shared) for words in jobs]
+        print(f"refused: {'; '.join(filter(None, named)) or 'the run'}: {reason}", flush=True)
 
 
 def _message(error: Exception) -> str:
@@ -102,7 +120,8 @@ def guarded(main: Callable[[], object]) -> int:
     """
     global _process
     _process = os.getpid()
-    _failed.clear()
+    for kept in (_failed, _jobs, _refused):
+        kept.clear()
     configure_logging()
     # Numeric libraries read these when they load; a worker with a thread a core starves the others.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -118,6 +137,7 @@ def guarded(main: Callable[[], object]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"
         with completing(sys.argv[1:]), sweep_report(sys.argv[1:]):
             main()
+        _tell_of_refused()
         if _failed:
             return 2 if all(isinstance(error, UserError) for error in _failed.values()) else 1
     except RunFailed as error:
@@ -127,7 +147,7 @@ def guarded(main: Callable[[], object]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) or _in_a_run(error):
             raise
-        # Hydra makes its folder below output.root before a run starts.
+        # Hydra makes a sweep's folder below output.root before its first run starts.
         return fail(
             f"output.root: cannot write to {error.filename} ({error.strerror}); "
             "make it writable or set output.root=FOLDER"

@@ -179,11 +179,17 @@ def _warn_of_undecided(statuses: Mapping[str, Tensor], num_rows: int) -> None:
         f"{len(found)} of {num_rows} for {name}" for name, found in failed.items() if found
     )
     reasons = sorted({status for found in failed.values() for status in found})
+    none = [name for name, found in failed.items() if len(found) == num_rows]
+    means = "means are over the other rows, which may be the easier ones"
+    if none:
+        means = f"no row has one for {', '.join(none)}, which has no mean"
+        if any(0 < len(found) < num_rows for found in failed.values()):
+            means += "; means of the rest are over the other rows, which may be the easier ones"
     logger.warning(
-        "rows without a decision: %s (%s); means are over the other rows, which may be the easier ones. "
-        "decide() of the trained predictor gives the status of every row",
+        "rows without a decision: %s (%s); %s. decide() of the trained predictor gives the status of every row",
         counts,
         "; ".join(Status(status).sentence for status in reasons),
+        means,
     )
 
 

@@ -38,7 +38,7 @@ def compare(
 
     Returns:
         A row a name, those of the task's baselines first: ``cost``, the mean of the headline number
-        over the rows that it has a decision for (a warning says where some have none);
+        over the rows that it has a decision for (a warning says where some have none), NaN without any;
         ``gain``, how much better than ``against`` it is, above 0 for better whatever the direction;
         ``low`` and ``high``, its 95 % interval; ``rows``, those that both have a decision for.
 
@@ -71,7 +71,9 @@ def compare(
         raise UserError(f"block={block} must lie in 1..{len(rows) // 2}, half of the test rows")
     costs = {name: cost[: len(rows) // block * block] for name, cost in costs.items()}
     for name, cost in costs.items():
-        if np.isnan(cost).any():
+        if np.isnan(cost).all():
+            logger.warning("%s: no test row has a decision; it has no cost and no gain", name)
+        elif np.isnan(cost).any():
             logger.warning(
                 "%s: %d of %d test rows have no decision; its cost is a mean over the other rows, its gain "
                 "over those that both have",
@@ -79,13 +81,15 @@ def compare(
                 np.isnan(cost).sum(),
                 len(cost),
             )
-    means = {name: float(np.nanmean(cost)) for name, cost in costs.items()}
+    means = {name: _mean(cost) for name, cost in costs.items()}
     if against is None:
         if not plain:
             raise UserError(
                 f"task {task.name} has no plain baselines; against= names whom to be held to"
             )
-        against = min(plain, key=lambda name: sign * means[name])
+        # NaN is below nothing: one without a cost is the best only where all are.
+        known = [name for name in plain if not math.isnan(means[name])]
+        against = min(known or plain, key=lambda name: sign * means[name])
     if against not in costs:
         raise UserError(f"against={against!r} is none of {', '.join(costs)}")
     found = {
@@ -109,6 +113,12 @@ def _task(fitted: Mapping[str, Fitted]) -> Task:
     if any(task is not first for task in tasks):
         raise UserError("predictors are compared on one task; train them on the same object")
     return first
+
+
+def _mean(cost: NDArray[np.float64]) -> float:
+    """Over the rows that have a decision; NaN where none has."""
+    made = cost[~np.isnan(cost)]
+    return float(made.mean()) if len(made) else math.nan
 
 
 def _gain(difference: NDArray[np.float64], block: int) -> tuple[float, float, float, int]:

@@ -208,7 +208,11 @@ def test_the_commands_of_the_page_run_from_the_users_folder(folder: Path) -> Non
         if script == "status.py":
             assert "2 of 2 runs are finished" in result.stdout
         if script == "make_tables.py":
-            for row in ("Gaussian reparameterization", "log_normal set_score", "Knn saa"):
+            for row in (
+                "Gaussian reparameterization",
+                "log_normal set_score",
+                "Sample average of the nearest contexts",
+            ):
                 assert row in result.stdout, result.stdout
     again = called(str(ROOT / "train.py"), *shlex.split(COMMANDS[0])[2:], *SMALL)
     assert "is finished" in again.stderr

@@ -66,6 +66,30 @@ def test_help_shows_choices_and_the_main_command() -> None:
     assert "python train.py task=power model=diffusion grad=score -m seed=0-9" in result.stdout
 
 
+def test_the_refused_runs_of_a_sweep_are_named_at_its_end_with_their_reason_once(
+    tmp_path: Path,
+) -> None:
+    words = ["task=power", "data=csv", "data.file=no.csv", f"output.root={tmp_path}"]
+    refused = _train(*words, "model=gaussian", "grad=score", "-m", "seed=0,1")
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    reason = error.removeprefix("error: ")
+    assert refused.returncode == 2 and "data.file=no.csv" in reason
+    assert refused.stdout.splitlines()[-1] == f"refused: seed=0; seed=1: {reason}"
+
+
+def test_a_refused_run_leaves_no_folder_behind(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    refused = _train("task=power", "data=csv", "data.file=no.csv", f"output.root={root}")
+    assert refused.returncode == 2, refused.stderr
+    assert not root.exists()
+
+
+def test_a_result_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused = _train("task=power", *TINY, f"output.root={tmp_path / 'file'}")
+    _refused(refused, "output.root: cannot write to", "set output.root=FOLDER")
+
+
 @pytest.mark.slow
 def test_a_sweep_typed_as_in_the_readme_runs_every_seed(tmp_path: Path) -> None:
     words = ["task=power", "grad=score", "-m", "seed=0-1", *TINY, f"output.root={tmp_path}"]

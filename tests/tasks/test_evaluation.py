@@ -376,7 +376,9 @@ def test_all_rows_of_a_pooled_decision_that_was_not_made_are_undecided(
     assert f"{DAYS} of {DAYS} for task," in caplog.text
 
 
-def test_where_every_row_fails_the_record_holds_no_number_and_says_how_many_failed() -> None:
+def test_where_every_row_fails_the_record_holds_no_number_and_says_how_many_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     table, contexts, outcomes = _data()
     task = PowerTask(_dataset(contexts, outcomes), PROGRAM)
     result = _evaluate(
@@ -388,6 +390,8 @@ def test_where_every_row_fails_the_record_holds_no_number_and_says_how_many_fail
     assert result.metrics["rmse_scenario"] is None
     assert (result.metrics["nonfinite_rows"], result.metrics["solver_failures"]) == (DAYS, 4 * DAYS)
     assert np.isnan(result.per_row).all()
+    assert "no row has one for task, task_exact, task_large" in caplog.text
+    assert "other rows" not in caplog.text
 
 
 def test_numbers_without_end_are_left_out_of_lists_and_dictionaries_too() -> None:

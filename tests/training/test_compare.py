@@ -85,6 +85,20 @@ def test_rows_without_a_decision_are_left_out_of_both_and_said_to_be(
     assert message.startswith(f"thumb: 1 of {len(rule)} test rows have no decision")
 
 
+@pytest.mark.filterwarnings("error")
+def test_who_decides_no_row_has_no_numbers_and_is_said_to(caplog: pytest.LogCaptureFixture) -> None:
+    problem = task()
+    rule = np.full((len(problem.dataset.test), 2), np.nan)
+    one = trained(problem)
+    for against in (None, "gaussian", "thumb"):
+        caplog.clear()
+        table = ddfl.compare({"gaussian": one}, against, others={"thumb": rule})
+        assert table.loc["thumb", ["cost", "gain", "low", "high"]].isna().all()
+        assert table.loc["thumb", "rows"] == 0
+        assert np.isfinite(table.loc["gaussian", "cost"])
+        assert caplog.messages == ["thumb: no test row has a decision; it has no cost and no gain"]
+
+
 def test_what_cannot_be_compared_is_refused_by_name() -> None:
     problem = task()
     one = trained(problem)

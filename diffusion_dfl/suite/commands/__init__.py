@@ -1,13 +1,12 @@
 """The command ``diffusion-dfl``: a verb, and what it takes."""
 
-import os
-import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 
 from diffusion_dfl import __version__
 from diffusion_dfl.extras import installing
+from diffusion_dfl.suite.pipes import piped
 
 #: Verb -> what it does; each is a module here with a ``main`` that reads ``sys.argv``.
 VERBS = {
@@ -42,10 +41,7 @@ def main() -> int:
 
 
 def run(verb: str) -> int:
-    """What a verb does with ``sys.argv``; returns the exit code.
-
-    A reader of the output that goes away, such as ``head``, ends it without a word.
-    """
+    """What a verb does with ``sys.argv``; returns the exit code."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         print(
@@ -54,13 +50,7 @@ def run(verb: str) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        code: int = import_module(f"{__name__}.{verb}").main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return code
+    return piped(lambda: int(import_module(f"{__name__}.{verb}").main()))
 
 
 def _usage() -> str:

@@ -10,12 +10,14 @@ found by --config-dir, as for train.py.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from diffusion_dfl.files import printable
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.config.identities import searching
+from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.reporting.archive import Archive
 from diffusion_dfl.suite.reporting.layout import LAYOUTS
 from diffusion_dfl.suite.reporting.status import Planned, completing, overview, plan, state, yours
@@ -78,5 +80,7 @@ def main() -> int:
         own = "" if arguments.overrides or arguments.started else yours(arguments.results)
         if own:
             print(f"{own}\n\nTable 1, as it is planned:")
-        print(overview(states))
+        print(
+            overview(states, shlex.join([*shlex.split(verb("status")), "--missing", *sys.argv[1:]]))
+        )
     return 0

@@ -34,7 +34,7 @@ def _job(config: DictConfig) -> float:
     hydra_config: Any = HydraConfig.get()
     number = hydra_config.job.get("num")
     cost = math.nan
-    with job():
+    with job(None if number is None else list(hydra_config.overrides.task)):
         identify(config)
         validate(config)
         from diffusion_dfl.suite.reporting.console import announce

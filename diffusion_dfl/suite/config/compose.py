@@ -153,12 +153,20 @@ def name_of_file(path: str) -> str:
     """The user's file by its name and content, not by its place: ``prices.csv sha256 1a2b3c4d``.
 
     What is no file is left as it is, without its folder.
+
+    Raises:
+        UserError: a file that cannot be read.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         return file.name
-    with file.open("rb") as handle:
-        content = hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        with file.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"data.file={path}: it cannot be read ({error.strerror}); make it readable or name another file"
+        ) from error
     return f"{file.name} sha256 {content[:8]}"
 
 

@@ -11,7 +11,7 @@ from diffusion_dfl.suite.config.commands import command, identity_of_record
 from diffusion_dfl.suite.config.compose import Identity
 from diffusion_dfl.suite.invocation import verb
 from diffusion_dfl.suite.places import INSTALLED, REPOSITORY
-from diffusion_dfl.suite.reporting.layout import Layout, layout_of
+from diffusion_dfl.suite.reporting.layout import Layout, layout_of, plain_name
 
 # What a two-stage run reads nothing of.
 _DECISION_FOCUSED = ("grad.", "train.")
@@ -47,7 +47,8 @@ def announce(summary: dict[str, Any], results: Path | None = None) -> None:
             numbers.append(f"with the exact rule {_shown(exact)}")
         best = best_baseline(test.get("baselines") or {}, higher)
         if best is not None:
-            numbers.append(f"best plain baseline: {best[0]} {_shown(best[1])}")
+            plain = plain_name(layout, best[0])
+            numbers.append(f"best of the task's plain baselines: {plain} {_shown(best[1])}")
     numbers.append(f"{summary['timing']['total']:.0f} s")
     lines = [f"{name} ({identity['source']} data, scale {identity['scale']}): {', '.join(numbers)}"]
     if results is not None:
@@ -69,7 +70,7 @@ def _upload(offline: Path, results: Path) -> str:
 
 
 def comparisons(summary: dict[str, Any], results: Path) -> list[str]:
-    """How far the headline number is from two-stage and from the best plain baseline, a line each.
+    """How far the headline number is from two-stage and from the best of the task's plain baselines, a line each.
 
     Two-stage is the run of the same command with ``grad=two_stage``: the same seed, data, model and
     decision rule as far as the command sets them, its own preset for the rest. Where it has not been
@@ -90,7 +91,8 @@ def comparisons(summary: dict[str, Any], results: Path) -> list[str]:
         found.append(f"two-stage, same seed: {told}")
     best = best_baseline(test.get("baselines") or {}, higher)
     if best is not None:
-        found.append(f"plain {best[0]}: {_against(test['task'], best[1], higher, layout)}")
+        told = _against(test["task"], best[1], higher, layout)
+        found.append(f"best of the task's plain baselines, {plain_name(layout, best[0])}: {told}")
     return found
 
 

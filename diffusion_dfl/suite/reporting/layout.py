@@ -64,6 +64,12 @@ _RULES = (
     "sample program on the same scenarios. "
 )
 
+# The plain baselines of tasks made of a data frame.
+_OF_FRAMES = {
+    "saa": "Sample average of the rows before the test",
+    "knn_saa": "Sample average of the nearest contexts",
+}
+
 #: Task -> layout, in the order of the paper.
 LAYOUTS: dict[str, Layout] = {
     "synthetic": Layout(
@@ -192,7 +198,8 @@ def layout_of(task: str) -> Layout:
     base = base_of(task)
     found = LAYOUTS.get(base) or BEYOND.get(base)
     if found is None:
-        return Layout(task, "task", "", (_EXACT, _LARGE, _CRPS, _COVERAGE), _RULES + _M_LARGE)
+        columns = (_EXACT, _LARGE, _CRPS, _COVERAGE)
+        return Layout(task, "task", "", columns, _RULES + _M_LARGE, _OF_FRAMES)
     if task == base:
         return found
     return replace(found, title=f"{found.title}, {task.removeprefix(base + '_')}")

@@ -16,7 +16,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import printable, read_object, read_text
 from diffusion_dfl.suite.config.arguments import TABLE_CELLS, normalise
 from diffusion_dfl.suite.config.identities import identity_of
-from diffusion_dfl.suite.invocation import start, verb
+from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.columns import aligned
 from diffusion_dfl.suite.runs.lease import in_use
@@ -95,11 +95,23 @@ def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
         for chosen in product(*(_values(word) for word in overrides)):
             seeds = [word for word in chosen if word.startswith("seed=")] or ["seed=0"]
             rest = tuple(word for word in chosen if not word.startswith("seed="))
-            seed = int(seeds[-1].removeprefix("seed="))
+            seed = _seed(seeds[-1])
             identity = identity_of(rest)
             path = identity.path.with_name(f"seed-{seed}")
             runs.setdefault(path, Planned(rest, seed, path, identity.config_hash))
     return list(runs.values())
+
+
+def _seed(word: str) -> int:
+    """Of ``seed=N``."""
+    value = word.removeprefix("seed=")
+    try:
+        number = int(value)
+    except ValueError:
+        raise UserError(f"{word} must be an integer, as in seed=0") from None
+    if number < 0:
+        raise UserError(f"{word} must be an integer >= 0")
+    return number
 
 
 def _values(word: str) -> list[str]:
@@ -185,9 +197,14 @@ def yours(results: Path) -> str:
     return "\n".join(lines)
 
 
-def overview(states: Mapping[Planned, State]) -> str:
+def overview(states: Mapping[Planned, State], every: str | None = None) -> str:
     """Finished of the planned runs, a row a method and a column a task; then every run that needs a
-    word, then what completes the plan."""
+    word, then what completes the plan.
+
+    Args:
+        states: of the plan.
+        every: command that lists what completes it, for where that is long; None lists it here.
+    """
     counts: dict[Path, dict[str, int]] = {}
     for run, found in states.items():
         cell = counts.setdefault(run.cell, dict.fromkeys(STATES, 0))
@@ -216,9 +233,10 @@ def overview(states: Mapping[Planned, State]) -> str:
     commands = list(completing(states))
     if commands:
         lines += ["", "What completes it (a running one is left to its process):"]
-        lines += commands[:_MOST]
-    if len(commands) > _MOST:
-        lines.append(f"and {len(commands) - _MOST} commands more: `{verb('status')} --missing`")
+        shown = len(commands) if every is None else _MOST
+        lines += commands[:shown]
+        if len(commands) > shown:
+            lines.append(f"and {len(commands) - shown} commands more: `{every}`")
     return "\n".join(lines)
 
 

@@ -81,10 +81,20 @@ def run(config: DictConfig, worker: int = 0) -> dict[str, Any]:
                 return _attempt(config, this, directory)
 
 
-def _prepared(*parts: Any) -> tuple[Execution, list[logging.LogRecord]]:
+def _prepared(config: DictConfig, *parts: Any) -> tuple[Execution, list[logging.LogRecord]]:
     """The run, refused if it cannot be trained, and what was logged of that."""
-    with records_kept() as said:
-        return Execution(*parts), said
+    try:
+        with records_kept() as said:
+            return Execution(config, *parts), said
+    except OSError as error:
+        if error.errno not in _MENDS:
+            raise
+        # Nothing is written here; the output is not to blame.
+        file = error.filename if isinstance(error.filename, str) else f"data={config.data.source}"
+        raise UserError(
+            f"{file}: the data cannot be read ({error.strerror}); make them readable or choose others with "
+            "data=NAME"
+        ) from error
 
 
 def _tell_of_mirrors(config: DictConfig, directory: RunDirectory) -> None:

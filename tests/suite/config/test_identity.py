@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion_dfl.data.portfolio import DAYS
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.compose import (
     Identity,
     deciding_values,
@@ -321,3 +322,10 @@ def test_days_that_are_not_named_are_the_papers_but_for_a_file() -> None:
     file = [*portfolio, "data=csv", "data.file=none.csv"]
     whole, cut = (identify(composed([*file, *words])) for words in ([], named))
     assert whole.path != cut.path
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that Linux has")
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    told = r"^data.file=/proc/self/mem: it cannot be read \(Input/output error\)"
+    with pytest.raises(UserError, match=told):
+        identify(composed([*CELL, "data=csv", "data.file=/proc/self/mem"]))

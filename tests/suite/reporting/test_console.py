@@ -29,7 +29,7 @@ def test_a_portfolio_says_its_return_its_direction_and_the_best_baseline(
     announce(record("portfolio", 0.0493, higher_is_better=True, baselines=baselines))
     line = capsys.readouterr().out
     assert "test return 0.0493 % a day (higher is better)" in line
-    assert "best plain baseline: equal_weight 0.0512" in line
+    assert "best of the task's plain baselines: Equal weight 0.0512" in line
     assert "validation cost 0.00021 (start 1435)" in line
 
 
@@ -49,7 +49,17 @@ def test_the_other_tasks_say_a_cost(task: str, capsys: pytest.CaptureFixture[str
     announce(record(task, 3.1, task_exact=3.4, baselines={"a": 5.0, "b": 4.0}))
     line = capsys.readouterr().out
     assert line.startswith(f"{task} diffusion-score seed 3 (real data, scale laptop): ")
-    assert "test cost 3.100, with the exact rule 3.400, best plain baseline: b 4.000, 60 s" in line
+    assert (
+        "test cost 3.100, with the exact rule 3.400, best of the task's plain baselines: B 4.000, 60 s"
+    ) in line
+
+
+def test_a_task_of_ones_own_has_titles_for_the_baselines_of_a_data_frame(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    announce(record("shop", 3.1, baselines={"saa": 5.0, "knn_saa": 4.0}))
+    told = "best of the task's plain baselines: Sample average of the nearest contexts 4.000"
+    assert told in capsys.readouterr().out
 
 
 def test_an_exact_rule_that_is_the_rule_is_not_said_twice(
@@ -103,7 +113,8 @@ def test_a_run_is_held_against_two_stage_and_the_plain_baseline_and_says_where_i
     assert first.startswith("power diffusion-score seed 3 (")
     assert rest == [
         "  two-stage, same seed: 3.300, this run is 0.200 better",
-        "  plain ols_offsets: 3.050, this run is 0.050 worse",
+        "  best of the task's plain baselines, Least squares and an offset an hour: 3.050, this run is "
+        "0.050 worse",
         f"  files: {tmp_path}/runs/laptop/power/diffusion-score/seed-3",
     ]
 
@@ -129,7 +140,7 @@ def test_where_more_is_better_a_higher_number_is_better(
 ) -> None:
     found = record("portfolio", 0.05, higher_is_better=True, baselines={"equal_weight": 0.04})
     announce(found, tmp_path)
-    assert "equal_weight: 0.0400 % a day, this run is 0.0100 better" in capsys.readouterr().out
+    assert "Equal weight: 0.0400 % a day, this run is 0.0100 better" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -147,7 +158,9 @@ def test_small_numbers_are_compared_by_their_own_size(
     value: float, other: float, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     announce(record("power", value, baselines={"ols_offsets": other}), tmp_path)
-    assert f"plain ols_offsets: {told}" in capsys.readouterr().out
+    assert (
+        f"plain baselines, Least squares and an offset an hour: {told}" in capsys.readouterr().out
+    )
 
 
 def test_a_two_stage_run_of_other_settings_or_unfinished_is_not_taken(

@@ -73,7 +73,7 @@ def test_only_runs_of_one_configuration_are_averaged() -> None:
     text = render_own([table])
     assert "| Gaussian score function | 2.000 ± 1.000 | 2 |" in text
     assert "| Gaussian score function | 9.000 | 1 |" in text
-    assert "| _Saa_ | 5.000 ± 0.000 | 3 |" in text
+    assert "| _Sample average of the rows before the test_ | 5.000 ± 0.000 | 3 |" in text
     assert (table.count, table.best) == (3, ("2.000", "Gaussian score function"))
 
 

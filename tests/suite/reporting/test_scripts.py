@@ -264,14 +264,34 @@ def test_status_and_missing_tell_what_is_left_of_a_plan(script: Script, tmp_path
     assert whole.out == "" and "nothing is missing" in whole.err
 
 
+def test_the_command_for_all_that_is_left_is_of_the_same_plan(
+    script: Script, tmp_path: Path
+) -> None:
+    words = ["task=inventory", "scale=smoke", "decision.num_scenarios=5,6", "seed=0"]
+    told = script("status.py", tmp_path, "--own", *words)
+    listing = f"python scripts/status.py --missing --results {tmp_path} --own {' '.join(words)}"
+    assert told.out.endswith(f" commands more: `{listing}`\n")
+
+
 def test_a_plan_of_no_such_task_is_one_clear_line(script: Script, tmp_path: Path) -> None:
     told = script("status.py", tmp_path, "task=pwoer")
     assert told.code == 2 and "did you mean power" in told.err
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_ends_the_table_without_a_word() -> None:
-    command = [sys.executable, "-u", "scripts/make_tables.py", "--published"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        "make_tables.py --published",
+        "make_ablations.py --published",
+        "make_search_table.py",
+        "check_records.py",
+        "search.py task=power model=gaussian --show",
+        "status.py task=power",
+    ],
+)
+def test_a_reader_that_goes_away_ends_a_script_without_a_word(words: str) -> None:
+    command = [sys.executable, "-u", *f"scripts/{words}".split()]
     table = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -52,6 +52,12 @@ def test_nonsense_is_refused() -> None:
         plan(["task=glob(*)", "model=gaussian", "grad=score"])
 
 
+@pytest.mark.parametrize("word", ["seed=a", "seed=1.5", "seed=-1", "seed=0,null"])
+def test_a_seed_that_no_run_takes_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=r"^seed=(a|1\.5|-1|null) must be an integer"):
+        plan([*WORDS[:-1], word])
+
+
 def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None:
     runs = plan([*WORDS[:-1], "seed=0-8"])
     current = runs[0].config_hash
@@ -85,6 +91,15 @@ def test_every_state_is_told_and_what_completes_the_plan(tmp_path: Path) -> None
         f"{start} seed=8",
         f"{start} force=true seed=7",
     ]
+
+
+def test_a_long_list_of_commands_is_whole_or_names_the_command_that_has_it(tmp_path: Path) -> None:
+    runs = [Planned((f"model.width={n}",), 0, Path(f"a/b/c-{n}/seed-0"), "h") for n in range(12)]
+    states = {run: state(tmp_path, run) for run in runs}
+    commands = list(completing(states))
+    assert overview(states).endswith("\n".join(commands))
+    told = overview(states, "status --missing task=power").splitlines()
+    assert told[-2:] == [commands[9], "and 2 commands more: `status --missing task=power`"]
 
 
 @pytest.mark.parametrize("name", ["status.json", "summary.json"])

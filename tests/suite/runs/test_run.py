@@ -575,3 +575,17 @@ def test_a_disk_that_does_not_sync_is_one_line_whenever_it_fails(
     assert "\n" not in str(refusal.value)
     monkeypatch.undo()
     assert _run(tmp_path)["test"]["task"] is not None
+
+
+@pytest.mark.parametrize("file", [None, "/far/load.txt"])
+def test_data_that_cannot_be_read_are_not_blamed_on_the_output(
+    file: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(config: DictConfig) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), file)
+
+    monkeypatch.setattr("diffusion_dfl.suite.runs.execution.compiled", fails)
+    told = rf"^{file or 'data=simulated'}: the data cannot be read \(Input/output error\)"
+    with pytest.raises(UserError, match=told):
+        _run(tmp_path)
+    assert not list(tmp_path.iterdir())
