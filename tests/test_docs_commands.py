@@ -74,6 +74,8 @@ def small(command: Command, root: Path) -> list[str]:
         if not word.startswith(("device=", "data=", "data.file="))
     ]
     tiny = [*TINY, *TINY_TASKS.get(value(first, "task", "power"), ())]
+    if value(first, "model", "diffusion") == "bootstrap":
+        tiny.remove("model.width=16")  # Its base has the width of the model of that name.
     if value(first, "model", "diffusion") == "diffusion":
         tiny += TINY_DIFFUSION
     count = int(value(first, "decision.num_scenarios", "8"))

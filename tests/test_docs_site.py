@@ -142,8 +142,8 @@ def test_every_page_can_be_reached_from_the_first(site: dict[str, Page]) -> None
 
 
 def test_tables_and_figures_outside_of_docs_come_along(site: dict[str, Page]) -> None:
-    assert "results/tables/ablations.html" in site
-    assert "results/tables/ablations.html" in site["audit.html"].links
+    assert "results/tables/released.html" in site
+    assert "results/tables/released.html" in site["audit.html"].links
     assert any(image.endswith("figure1.png") for image in site["index.html"].loaded)
 
 
