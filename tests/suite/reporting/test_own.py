@@ -82,8 +82,8 @@ def test_runs_of_different_problems_stand_apart_with_their_own_baselines() -> No
     mixed["test.baselines.saa"] = [5.0, 2.0]
     first, second = own_tables(own_runs(mixed))
     assert [one.rows[-1][:2] for one in (first, second)] == [
-        ("_Saa_", "5.000"),
-        ("_Saa_", "2.000"),
+        ("_Sample average of the rows before the test_", "5.000"),
+        ("_Sample average of the rows before the test_", "2.000"),
     ]
     assert second.title == "shop (own data, scale laptop, task.shortage=5)"
     assert second.rows[0][0] == "Gaussian score function"
