@@ -64,8 +64,12 @@ class OwnTable:
 
     @property
     def title(self) -> str:
-        told = f"{self.source} data, scale {self.scale}"
-        return f"{layout_of(self.task).title} ({', '.join(filter(None, [told, self.problem]))})"
+        return f"{layout_of(self.task).title} ({told_of_problem(self.source, self.scale, self.problem)})"
+
+
+def told_of_problem(source: str, scale: str, problem: str) -> str:
+    """What a title says behind the task's."""
+    return ", ".join(filter(None, [f"{source} data, scale {scale}", problem]))
 
 
 def own_runs(

@@ -81,10 +81,14 @@ def figure11(results: Path) -> dict[str, Any]:
                 "samples": samples,
             }
         )
+    tested = task.dataset.contexts[test]
     commands = ["python train.py " + " ".join(words) for words in INVENTORY]
     return {
         "command": "; ".join(commands),
-        "near_a_mode": {name: _near_a_mode(task, one) for name, one in runs.items()},
+        "near_a_mode": {
+            name: round(near_a_mode(_samples(one, tested, 50)[..., 0], task.mixture.means), 4)
+            for name, one in runs.items()
+        },
         "grid": np.round(grid, 4).tolist(),
         "contexts": contexts,
     }
@@ -99,13 +103,12 @@ def _density(task: InventoryTask, row: int, grid: np.ndarray) -> np.ndarray:
     return kernel @ weights
 
 
-def _near_a_mode(task: InventoryTask, found: Fitted) -> float:
-    """Share of the demands drawn for all test rows that lie within .5 of a mode."""
-    drawn = _samples(found, task.dataset.contexts[task.dataset.test], 50)[..., :1]
-    return round(float((np.abs(drawn - task.mixture.means).min(-1) < 0.5).mean()), 4)
+def near_a_mode(demands: np.ndarray, modes: np.ndarray) -> float:
+    """Share of the demands, of any shape, that lie within .5 of one of the modes ``(K,)``."""
+    return float((np.abs(demands[..., None] - modes).min(-1) < 0.5).mean())
 
 
-def _samples(found: Fitted, contexts: np.ndarray, count: int = 2000) -> np.ndarray:
+def _samples(found: Fitted, contexts: np.ndarray, count: int = _SAMPLES) -> np.ndarray:
     """Scenarios ``(B, M, d_y)``."""
     generator = torch.Generator().manual_seed(0)
     assert isinstance(found.predictor, Predictor)

@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 from diffusion_dfl.suite.reporting.figures.axis import beyond, limits
 from diffusion_dfl.suite.reporting.figures.style import PALETTE, panels
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
-from diffusion_dfl.suite.reporting.own import CONFIGURATION, method_of, own_problems, own_runs
+from diffusion_dfl.suite.reporting.own import (
+    CONFIGURATION,
+    method_of,
+    own_problems,
+    own_runs,
+    told_of_problem,
+)
 from diffusion_dfl.suite.reporting.statistics import estimate
 
 if TYPE_CHECKING:
@@ -37,11 +43,10 @@ def yours(source: "FigureSource") -> Figure:
     heights = [0.9 + 0.28 * count for count in rows]
     figure, axes = panels(1, len(groups), 7.5, sum(heights) / len(heights), heights)
     for axis, runs in zip(axes.flat, groups, strict=True):
-        task, scale, data, problem = (
-            str(runs[name].iloc[0]) for name in ("task", "scale", "source", "problem")
+        task, *problem = (
+            str(runs[name].iloc[0]) for name in ("task", "source", "scale", "problem")
         )
-        told = ", ".join(filter(None, [f"{data} data, scale {scale}", problem]))
-        axis.set_title(f"{layout_of(task).title}: {told}", fontsize=10)
+        axis.set_title(f"{layout_of(task).title}: {told_of_problem(*problem)}", fontsize=10)
         _panel(axis, task, runs)
     return figure
 
