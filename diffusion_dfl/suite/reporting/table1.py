@@ -7,18 +7,18 @@ What is rendered (:mod:`diffusion_dfl.suite.reporting.markdown`) or written as C
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from diffusion_dfl.suite.reporting.collect import Collection, LeftOut
-from diffusion_dfl.suite.reporting.days import costs_by_day, interval
+from diffusion_dfl.suite.reporting.differences import cell_runs, differences, values_by_seed
 from diffusion_dfl.suite.reporting.layout import HEADLINE, base_of, layout_of, plain_name
-from diffusion_dfl.suite.reporting.paper import DECISION_FOCUSED, ROWS, TABLE_1
+from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
 from diffusion_dfl.suite.reporting.published import published
-from diffusion_dfl.suite.reporting.selection import Chosen, Selection, choose, of_table
-from diffusion_dfl.suite.reporting.statistics import Estimate, estimate, paired
+from diffusion_dfl.suite.reporting.selection import Selection, choose, of_table
+from diffusion_dfl.suite.reporting.statistics import Estimate, estimate
 
 RMSE = "test.rmse_scenario"
 
@@ -27,15 +27,6 @@ _TOLD = ("test.", "timing.", "resources.", "validation.task")
 # Lists of numbers stay out of the table, but for the ends of an interval; so do baselines, which
 # have rows of their own.
 _LEFT_OUT = re.compile(r"test\.baselines\.|(?<!interval_95)\.\d+$")
-
-
-# Rows held against one of the same model: block, of which grads, against which.
-_WITHIN = (
-    ("against_own", ("reparam", "score", "score_path"), "two_stage"),
-    ("against_reparam", ("score", "score_path"), "reparam"),
-)
-# Differences between methods, which have a cost a day each.
-_OF_METHODS = ("against_two_stage", "against_own", "against_reparam", "against_twin")
 
 
 @dataclass(frozen=True)
@@ -145,7 +136,7 @@ def build(
         *_plain("baseline", baselines),
         *_plain("bound", _bounds(chosen.runs, wanted.task)),
         *_plain("published", _published(chosen.runs, wanted.task)),
-        *_differences(chosen, baselines, higher, collection),
+        *differences(chosen, baselines, higher, collection),
     ]
     columns = ["block", "section", "name", "model", "grad", "against", "metric"]
     columns += ["paper_mean", "paper_error", "mean", "error", "low", "high", "count"]
@@ -153,7 +144,7 @@ def build(
     seeds = _seeds(chosen.runs)
     missing = {}
     for _, name, model, grad in ROWS:
-        own = _seeds(_of_cell(chosen.runs, model, grad))
+        own = _seeds(cell_runs(chosen.runs, model, grad))
         if own and len(own) < len(seeds):
             missing[name] = sorted(set(seeds) - set(own))
     return Table(
@@ -225,7 +216,7 @@ def _methods(runs: pd.DataFrame, wanted: Selection) -> list[dict[str, Any]]:
     printed = TABLE_1.get(base_of(wanted.task), {}) if wanted.compare else {}
     rows = []
     for section, name, model, grad in ROWS:
-        found = _of_cell(runs, model, grad)
+        found = cell_runs(runs, model, grad)
         paper = dict(zip((RMSE, HEADLINE), printed.get((model, grad), ()), strict=False))
         for metric in metrics:
             estimated = estimate(found[metric].tolist() if metric in found else [])
@@ -284,7 +275,7 @@ def _baselines(runs: pd.DataFrame, task: str) -> tuple[dict[str, pd.Series], lis
 def _models(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
     """Title -> value a seed of the models in closed form that a task's table shows."""
     found = {
-        title: _by_seed(_of_cell(runs, model, "two_stage"))
+        title: values_by_seed(cell_runs(runs, model, "two_stage"))
         for model, title in layout_of(task).models.items()
     }
     return {title: by_seed for title, by_seed in found.items() if len(by_seed)}
@@ -304,98 +295,6 @@ def _bounds(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
         for metric, title in layout_of(task).bounds.items()
         if metric in runs and runs[metric].notna().any()
     }
-
-
-def _differences(
-    chosen: Chosen,
-    baselines: Mapping[str, pd.Series],
-    higher: bool,
-    collection: Collection | None,
-) -> list[dict[str, Any]]:
-    """Paired differences of every method to what it should beat, of one age of presets as it is."""
-
-    @cache
-    def by_day(twin: bool, model: str, grad: str) -> pd.DataFrame:
-        runs = _of_cell(chosen.twins if twin else chosen.runs, model, grad)
-        return pd.DataFrame() if collection is None else costs_by_day(collection, runs)
-
-    cells = {name: (model, grad) for _, name, model, grad in ROWS}
-    titles = {cell: name for name, cell in cells.items()}
-    values = {
-        name: _by_seed(_of_cell(chosen.runs, model, grad))
-        for _, name, model, grad in ROWS
-        if len(_of_cell(chosen.runs, model, grad))
-    }
-    plain = {
-        name: values[name]
-        for section, name, _, _ in ROWS
-        if section != DECISION_FOCUSED and name in values
-    }
-    rows = []
-    for section, name, model, grad in ROWS:
-        if name not in values:
-            continue
-        ours = values[name]
-        alike = {
-            other
-            for other in values
-            if (cells[other] in chosen.displaced) == ((model, grad) in chosen.displaced)
-        }
-        rivals = {other: values[other] for other in plain if other in alike}
-        estimates: list[tuple[str, str, Estimate]] = []
-        for block, candidates in (
-            ("against_two_stage", rivals if section == DECISION_FOCUSED else {}),
-            ("against_baseline", baselines),
-        ):
-            other = _best(candidates, ours, higher)
-            if other is not None:
-                estimates.append((block, other, paired(ours, candidates[other])))
-        for block, grads, with_grad in _WITHIN:
-            other = titles.get((model, with_grad), "")
-            if grad in grads and other in alike:
-                difference = paired(ours, values[other])
-                estimates += [(block, other, difference)] if difference.count else []
-        twin = _by_seed(_of_cell(chosen.twins, model, grad))
-        shared = ours.index.intersection(twin.index)
-        if len(shared):
-            estimates += [
-                ("against_twin", "twin", paired(ours, twin)),
-                ("with_twin", "", estimate(ours[shared].tolist())),
-                ("twin", "", estimate(twin[shared].tolist())),
-            ]
-        for block, against, estimated in estimates:
-            head = {"block": block, "section": section, "name": name, "model": model}
-            head |= {"grad": grad, "against": against, "metric": HEADLINE}
-            ends = {}
-            if block in _OF_METHODS:
-                theirs = (
-                    by_day(True, model, grad)
-                    if against == "twin"
-                    else by_day(False, *cells[against])
-                )
-                days = interval(by_day(False, model, grad), theirs)
-                ends = dict(zip(("days_low", "days_high"), days, strict=True))
-            rows.append({**head, **asdict(estimated), **ends})
-    return rows
-
-
-def _best(candidates: Mapping[str, pd.Series], ours: pd.Series, higher: bool) -> str | None:
-    """The candidate that is best on the seeds of ``ours``, among those that have most of them."""
-    shared = {name: theirs[theirs.index.isin(ours.index)] for name, theirs in candidates.items()}
-    most = max((len(theirs) for theirs in shared.values()), default=0)
-    if most == 0:
-        return None
-    means = {name: float(theirs.mean()) for name, theirs in shared.items() if len(theirs) == most}
-    choose_best = max if higher else min
-    return choose_best(means, key=means.__getitem__)
-
-
-def _of_cell(runs: pd.DataFrame, model: str, grad: str) -> pd.DataFrame:
-    return runs if runs.empty else runs[(runs["model"] == model) & (runs["grad"] == grad)]
-
-
-def _by_seed(runs: pd.DataFrame) -> pd.Series:
-    return runs.set_index("seed")[HEADLINE] if len(runs) else pd.Series(dtype=float)
 
 
 def _seeds(runs: pd.DataFrame) -> tuple[int, ...]:
