@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         ResidualBootstrap,
         Sampling,
         Scaling,
-        gaussian_base,
+        residual_base,
     )
     from diffusion_dfl.programs import (
         Hinge,
@@ -119,7 +119,7 @@ _HOMES = {
         "ResidualBootstrap",
         "Sampling",
         "Scaling",
-        "gaussian_base",
+        "residual_base",
     ),
     "diffusion_dfl.programs": (
         "Hinge",
@@ -215,8 +215,8 @@ __all__ = [
     "conditional_value_at_risk",
     "decision_cost",
     "evaluate",
-    "gaussian_base",
     "project",
+    "residual_base",
     "score_weights",
     "solve",
     "task_from_frame",

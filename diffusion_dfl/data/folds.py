@@ -68,6 +68,36 @@ def block_folds(
     return folds
 
 
+def ahead_folds(
+    data: Dataset, rows: NDArray[np.int64], number: int, key: str = "folds"
+) -> list[Fold]:
+    """Cut the last third of some rows into consecutive folds, each with all rows before it as its rest.
+
+    What a series becomes is asked of its past alone, where blocks at random would have days after the
+    held ones to learn from (Hyndman and Athanasopoulos, 2021, "Forecasting", section 5.10).
+
+    Args:
+        data: whose rows they are; its gap lies between rest and fold.
+        rows: sorted rows, in the order of time.
+        number: of folds, at least 1.
+        key: what the number is called where it cannot be had.
+
+    Raises:
+        DataError: fewer rows than folds, or no row to fit on.
+    """
+    first = len(rows) - len(rows) // 3
+    last = len(rows) - first
+    if not 1 <= number <= last or rows[first] - rows[0] <= data.gap_rows:
+        raise DataError(
+            f"{key}={number}: the last third of {len(rows)} rows is cut into folds, each after a gap of "
+            f"{data.gap_rows} rows; set it to a number from 1 to {last}, or bring more rows"
+        )
+    return [
+        Fold(held, rows[rows < held[0] - data.gap_rows])
+        for held in np.array_split(rows[first:], number)
+    ]
+
+
 def fold_of_rows(rows: NDArray[np.int64], folds: list[Fold]) -> NDArray[np.int64]:
     """The number of the fold each of ``rows`` is held by, ``(N,)``."""
     found = np.full(len(rows), -1, dtype=np.int64)

@@ -13,7 +13,7 @@ from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.diffusion import DiffusionPredictor, ElboSurrogate, Sampling
 from diffusion_dfl.predictors.flow import FlowPredictor
 from diffusion_dfl.predictors.forest import ForestWeights
-from diffusion_dfl.predictors.gaussian import GaussianPredictor, gaussian_base
+from diffusion_dfl.predictors.gaussian import GaussianPredictor, residual_base
 from diffusion_dfl.predictors.linear import LinearPredictor
 from diffusion_dfl.predictors.policy import PolicyNetwork
 from diffusion_dfl.predictors.residual import BaseModels, ResidualBase
@@ -38,5 +38,5 @@ __all__ = [
     "Sampling",
     "Scaling",
     "Standardiser",
-    "gaussian_base",
+    "residual_base",
 ]

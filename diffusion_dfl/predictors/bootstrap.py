@@ -19,12 +19,9 @@ from diffusion_dfl.predictors.base import (
     LogDensity,
     Predictor,
 )
-from diffusion_dfl.predictors.deterministic import DeterministicPredictor
-from diffusion_dfl.predictors.gaussian import GaussianPredictor
-from diffusion_dfl.predictors.linear import LinearPredictor
-from diffusion_dfl.predictors.residual import BaseModels, ResidualBase
+from diffusion_dfl.predictors.gaussian import residual_base
+from diffusion_dfl.predictors.residual import BaseModels
 
-BaseKind = Literal["linear", "deterministic", "gaussian"]
 Law = Literal["empirical", "normal"]
 
 
@@ -34,10 +31,8 @@ class ResidualBootstrap(Predictor):
     Args:
         context_size: d_x.
         outcome_size: d_y.
-        base: linear (ridge), deterministic (squared errors), gaussian. The first two have the
-            outcome's own standard deviation as scale.
         law: of the residuals: empirical (whole vectors), normal (independent).
-        base_models: how many they are, and the networks unless linear.
+        base_models: what the base is made of.
 
     Raises:
         ValueError: an unknown name or a value out of range.
@@ -53,22 +48,13 @@ class ResidualBootstrap(Predictor):
         self,
         context_size: int,
         outcome_size: int,
-        base: BaseKind = "gaussian",
         law: Law = "empirical",
         base_models: BaseModels = BaseModels(),
     ) -> None:
-        for name, value, known in (("base", base, BaseKind), ("law", law, Law)):
-            if value not in get_args(known):
-                raise ValueError(
-                    f"{name}={value!r} is unknown; choose {', '.join(get_args(known))}"
-                )
-        sizes = context_size, outcome_size
-        if base == "linear":
-            stand = ResidualBase(LinearPredictor(*sizes) for _ in range(base_models.base_folds))
-        else:
-            kind = DeterministicPredictor if base == "deterministic" else GaussianPredictor
-            stand = base_models.base(kind, *sizes)
-        super().__init__(*sizes, stand)
+        if law not in get_args(Law):
+            raise ValueError(f"law={law!r} is unknown; choose {', '.join(get_args(Law))}")
+        base = residual_base(context_size, outcome_size, base_models)
+        super().__init__(context_size, outcome_size, base)
         self.law = law
         self.register_buffer("residuals", torch.zeros(1, outcome_size))
         self.register_buffer("shares", None)

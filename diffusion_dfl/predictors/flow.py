@@ -54,7 +54,7 @@ class FlowPredictor(Predictor):
         activation: of hidden layers: silu, relu, gelu.
         outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
             first).
-        base_models: the Gaussians of that base.
+        base_models: what that base is made of.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
 

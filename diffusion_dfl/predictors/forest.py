@@ -10,6 +10,8 @@ analytics"). One forest for all outcomes keeps their dependence.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,52 @@ from torch import Tensor
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.extras import installing
-from diffusion_dfl.predictors.base import FULL, Backpropagation
+from diffusion_dfl.predictors.base import FULL, Backpropagation, Scaling
 from diffusion_dfl.predictors.decision_maker import Decided, Rule
 from diffusion_dfl.predictors.trees import TreePredictor
 
 # Scenarios of a batch of solves: bounds its memory.
 _CHUNK = 65536
+_LEAST_SCALE = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class _Forest:
+    """A grown forest.
+
+    Attributes:
+        forest: scikit-learn's.
+        leaves: of every known row in every tree ``(N, T)``.
+        mass: of known rows ``(N,)``.
+        outcomes: of known rows less their mean ``(N, d_y)``.
+    """
+
+    forest: Any
+    leaves: np.ndarray
+    mass: np.ndarray
+    outcomes: np.ndarray
+
+    @cached_property
+    def first_nodes(self) -> np.ndarray:
+        """The number of every tree's first node among the nodes of all trees, ``(T,)``."""
+        counts = [tree.tree_.node_count for tree in self.forest.estimators_]
+        found: np.ndarray = np.cumsum([0, *counts[:-1]])
+        return found
+
+    @cached_property
+    def node_moments(self) -> np.ndarray:
+        """Means of the outcomes and of their squares over the known rows of all nodes, of leaves alone
+        finite: ``(nodes, 2 d_y)``."""
+        nodes = (self.leaves + self.first_nodes).ravel()
+        values = np.concatenate([self.outcomes, self.outcomes**2], axis=1)
+        mass = np.repeat(self.mass, self.leaves.shape[1])
+        sums = [
+            np.bincount(nodes, mass * np.repeat(column, self.leaves.shape[1]))
+            for column in values.T
+        ]
+        with np.errstate(invalid="ignore"):
+            found: np.ndarray = np.stack(sums, axis=1) / np.bincount(nodes, mass)[:, None]
+        return found
 
 
 class ForestWeights(TreePredictor):
@@ -86,28 +128,43 @@ class ForestWeights(TreePredictor):
 
         self._make = make
 
-    def _grow(self) -> tuple[Any, np.ndarray]:
-        """The forest, and the leaf of every known row in every tree ``(N, T)``."""
+    def _grow(self) -> "_Forest":
         rows, outcomes = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
         spread = outcomes.std(0)
         targets = outcomes / np.where(spread > 0, spread, 1.0)
         counts = None if self.known_weights is None else self.known_weights.cpu().numpy()
         # A column of one outcome is a vector to scikit-learn.
         forest = self._make().fit(rows, targets if targets.shape[1] > 1 else targets[:, 0], counts)
-        return forest, forest.apply(rows)
+        return _Forest(
+            forest,
+            forest.apply(rows),
+            np.ones(len(rows)) if counts is None else counts,
+            outcomes - outcomes.mean(0),
+        )
 
     def row_weights(self, context: Tensor) -> Tensor:
         """w(x) of contexts ``(B, d_x)`` over the known rows: ``(B, N)`` float64, rows with sum 1."""
-        forest, leaves = self._trees
-        found = forest.apply(context.double().cpu().numpy())
-        mass = np.ones(len(leaves))
-        if self.known_weights is not None:
-            mass = self.known_weights.cpu().numpy()
-        weights = np.zeros((len(found), len(leaves)))
-        for here, there in zip(found.T, leaves.T, strict=True):
-            same = (here[:, None] == there) * mass
+        grown: _Forest = self._trees
+        found = grown.forest.apply(context.double().cpu().numpy())
+        weights = np.zeros((len(found), len(grown.leaves)))
+        for here, there in zip(found.T, grown.leaves.T, strict=True):
+            same = (here[:, None] == there) * grown.mass
             weights += same / same.sum(1, keepdims=True)
         return torch.as_tensor(weights / weights.sum(1, keepdims=True)).to(self.known_outcomes)
+
+    def location_and_scale(self, context: Tensor) -> Scaling:
+        """Mean and standard deviation by the weights, ``(B, d_y)`` each, raw units.
+
+        The least standard deviation is a hundredth of the outcome's own: a leaf may hold one row.
+        """
+        grown: _Forest = self._trees
+        # A mean by the weights is the trees' mean of what their leaves hold.
+        leaves = grown.forest.apply(context.double().cpu().numpy()) + grown.first_nodes
+        found = grown.node_moments[leaves].mean(1)
+        mean, square = torch.as_tensor(found).to(self.outcomes.scale.device).chunk(2, dim=1)
+        own, centre = self.outcomes.scale, self.known_outcomes.mean(0)
+        scale = (square - mean.square()).clamp_min(0.0).sqrt().to(own)
+        return Scaling((mean + centre).to(own), torch.maximum(scale, _LEAST_SCALE * own))
 
     @torch.no_grad()
     def decide(

@@ -1,6 +1,7 @@
 """Gaussian prediction with diagonal covariance (appendix A.6; Table 2, column 2)."""
 
 import math
+from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -16,7 +17,15 @@ from diffusion_dfl.predictors.base import (
     Scaling,
     row_mean,
 )
-from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling, ResidualBase
+from diffusion_dfl.predictors.deterministic import DeterministicPredictor
+from diffusion_dfl.predictors.forest import ForestWeights
+from diffusion_dfl.predictors.linear import LinearPredictor
+from diffusion_dfl.predictors.residual import (
+    BaseKind,
+    BaseModels,
+    OutcomeScaling,
+    ResidualBase,
+)
 
 
 class GaussianPredictor(Predictor):
@@ -36,7 +45,7 @@ class GaussianPredictor(Predictor):
         activation: of hidden layers: silu, relu, gelu.
         outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
             first).
-        base_models: the Gaussians of that base.
+        base_models: what that base is made of.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
 
@@ -158,17 +167,24 @@ def _unbounded(low: float, high: float) -> float:
     return capped - math.log(-math.expm1(capped - high)) if capped < high else 0.0
 
 
-def gaussian_base(
+def residual_base(
     context_size: int, outcome_size: int, models: BaseModels = BaseModels()
 ) -> ResidualBase:
-    """A base of Gaussians for a residual predictor of outcomes ``(B, d_y)`` given ``(B, d_x)``."""
-    return models.base(GaussianPredictor, context_size, outcome_size)
+    """A base, not fitted yet, for a residual predictor of outcomes ``(B, d_y)`` given ``(B, d_x)``."""
+    kinds: dict[BaseKind, Callable[..., Predictor]] = {
+        "gaussian": models.networks(GaussianPredictor),
+        "deterministic": models.networks(DeterministicPredictor),
+        "linear": LinearPredictor,
+        "forest": ForestWeights,
+    }
+    make = kinds[models.base]
+    return ResidualBase(make(context_size, outcome_size) for _ in range(models.base_folds))
 
 
 def base_of(
     outcome_scaling: OutcomeScaling, context_size: int, outcome_size: int, models: BaseModels
 ) -> ResidualBase | None:
-    """:func:`gaussian_base` of ``residual``; None for ``global``.
+    """:func:`residual_base` of ``residual``; None for ``global``.
 
     Raises:
         ValueError: neither of them.
@@ -179,7 +195,7 @@ def base_of(
             f"{' or '.join(get_args(OutcomeScaling))}"
         )
     residual = outcome_scaling == "residual"
-    return gaussian_base(context_size, outcome_size, models) if residual else None
+    return residual_base(context_size, outcome_size, models) if residual else None
 
 
 def _log_density(value: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ with a scale that no residual was seen of.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from diffusion_dfl.predictors.backbone import ACTIVATIONS, ActivationName
 from diffusion_dfl.predictors.base import Predictor, Scaling
 
 OutcomeScaling = Literal["global", "residual"]
+BaseKind = Literal["gaussian", "deterministic", "linear", "forest"]
 
 
 class LocationScale(Protocol):
@@ -95,7 +97,7 @@ class ResidualBase(nn.Module):
 
 @dataclass(frozen=True)
 class BaseModels:
-    """How many models a base has, and the networks they are.
+    """What a base is made of: how many models, and which.
 
     Attributes:
         base_folds: K models of the base, each fitted without one fold of training blocks; 1 sees
@@ -104,9 +106,13 @@ class BaseModels:
         base_layers: hidden layers of each.
         base_dropout: share of their hidden units dropped in training.
         base_activation: of their hidden layers: silu, relu, gelu.
+        base: what each is: gaussian (a network's mean and standard deviation), deterministic (a
+            network trained on squared errors), linear (ridge), forest (mean and standard deviation by
+            the weights of a random forest). Scale of the second and third is the outcome's own
+            standard deviation; width, layers, dropout and activation are of networks.
 
     Raises:
-        ValueError: fewer than one fold, or an unknown activation.
+        ValueError: fewer than one fold, or an unknown name.
     """
 
     base_folds: int = 4
@@ -114,24 +120,24 @@ class BaseModels:
     base_layers: int = 2
     base_dropout: float = 0.1
     base_activation: ActivationName = "silu"
+    base: BaseKind = "gaussian"
 
     def __post_init__(self) -> None:
         if self.base_folds < 1:
             raise ValueError(f"base_folds={self.base_folds} must be an integer >= 1")
-        if self.base_activation not in ACTIVATIONS:
-            raise ValueError(
-                f"base_activation={self.base_activation!r} is unknown; choose {', '.join(ACTIVATIONS)}"
-            )
+        for name, value, known in (
+            ("base_activation", self.base_activation, tuple(ACTIVATIONS)),
+            ("base", self.base, get_args(BaseKind)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is unknown; choose {', '.join(known)}")
 
-    def base(self, kind: Callable[..., Predictor], *sizes: int) -> ResidualBase:
-        """A base of networks ``kind(*sizes, ...)``, untrained."""
-        return ResidualBase(
-            kind(
-                *sizes,
-                width=self.base_width,
-                layers=self.base_layers,
-                dropout=self.base_dropout,
-                activation=self.base_activation,
-            )
-            for _ in range(self.base_folds)
+    def networks(self, kind: Callable[..., Predictor]) -> Callable[..., Predictor]:
+        """Networks of a kind in their size: ``(context_size, outcome_size) -> network``."""
+        return partial(
+            kind,
+            width=self.base_width,
+            layers=self.base_layers,
+            dropout=self.base_dropout,
+            activation=self.base_activation,
         )

@@ -169,7 +169,14 @@ class Steps:
             seen = predictor if scaling is None else predictor.under(scaling)
             self._fit_rows(seen, self._trained("fit"))
             return Progress(done=True)
-        return self._run("fit", "fit", predictor, TwoStage(), self._fit_score)
+        held = self._counted("validation", "fit")
+        base = predictor.base
+        scaling = None if base is None else base(self.rows(held, "fit").context)
+
+        def score(candidate: Predictor) -> float:
+            return self._own_loss(candidate if scaling is None else candidate.under(scaling), held)
+
+        return self._run("fit", "fit", predictor, TwoStage(), score)
 
     def _fit_base(self, base: ResidualBase) -> None:
         """Every member on the rows it is to see; a fold's own loss tells when it has learned enough."""
@@ -289,10 +296,6 @@ class Steps:
 
         found = {name: judged(made).task for name, made in self.task.baselines().items()}
         return {name: value if math.isfinite(value) else None for name, value in found.items()}
-
-    def _fit_score(self, predictor: Predictor) -> float:
-        """The predictor's own loss on the validation rows."""
-        return self._own_loss(predictor, self._counted("validation", "fit"))
 
     def _own_loss(self, predictor: Predictor, index: NDArray[np.int64]) -> float:
         """The predictor's own loss on rows, with the same noise every time."""

@@ -109,7 +109,7 @@ def test_log_density_is_the_sum_of_normal_log_densities_of_the_steps(
         _gradient(predictor, found.value),
         gradient,
         rtol=1e-3,
-        atol=2e-4 * float(gradient.abs().max()),
+        atol=1e-3 * float(gradient.abs().max()),  # single precision, whose order is the machine's
     )
     assert float(found.outside) == 0.0
     # Paths come from these very densities: standardised errors are chi-square with d_y degrees.

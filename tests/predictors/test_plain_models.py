@@ -76,7 +76,7 @@ def test_a_ridge_of_weighted_rows_is_least_squares_of_rows_repeated_by_their_wei
 
 def test_a_bootstrap_draws_whole_residual_vectors_of_the_base() -> None:
     contexts, outcomes = data()
-    model = ResidualBootstrap(4, 2, base="linear", base_models=BaseModels(1))
+    model = ResidualBootstrap(4, 2, base_models=BaseModels(1, base="linear"))
     model.fit_scaling(contexts, outcomes)
     model.base.members[0].fit_rows(contexts, outcomes)
     model.fit_rows(contexts, outcomes)
@@ -100,7 +100,7 @@ def test_its_residuals_are_those_of_the_scaling_it_is_seen_under() -> None:
 def test_the_normal_law_has_the_residuals_moments_and_no_dependence() -> None:
     contexts, outcomes = data()
     model = ResidualBootstrap(
-        4, 2, base="deterministic", law="normal", base_models=BaseModels(1, base_width=4)
+        4, 2, law="normal", base_models=BaseModels(1, base_width=4, base="deterministic")
     )
     model.fit_scaling(contexts, outcomes)
     model.base.members[0].fit_scaling(contexts, outcomes)
@@ -115,7 +115,7 @@ def test_the_normal_law_has_the_residuals_moments_and_no_dependence() -> None:
 
 @pytest.mark.parametrize("law", ["empirical", "normal"])
 def test_residuals_are_drawn_by_the_weights_of_their_rows(law: str) -> None:
-    model = ResidualBootstrap(1, 1, base="linear", law=law, base_models=BaseModels(1))  # type: ignore[arg-type]
+    model = ResidualBootstrap(1, 1, law=law, base_models=BaseModels(1, base="linear"))  # type: ignore[arg-type]
     outcomes = torch.tensor([[-1.0], [0.0], [3.0]])
     weights = torch.tensor([1.5, 0.0, 0.5], dtype=torch.float64)
     scaling = Scaling(torch.zeros(3, 1), torch.ones(3, 1))
@@ -127,7 +127,7 @@ def test_residuals_are_drawn_by_the_weights_of_their_rows(law: str) -> None:
     assert float(drawn.std()) == pytest.approx(3**0.5, rel=0.02)
     if law == "empirical":
         assert set(drawn.flatten().tolist()) == {-1.0, 3.0}
-    again = ResidualBootstrap(1, 1, base="linear", law=law, base_models=BaseModels(1))  # type: ignore[arg-type]
+    again = ResidualBootstrap(1, 1, law=law, base_models=BaseModels(1, base="linear"))  # type: ignore[arg-type]
     _assert_restored(model, again, torch.zeros(2, 1))
 
 
@@ -150,11 +150,11 @@ def test_a_boosted_quantile_is_one_of_rows_by_their_weights() -> None:
 @pytest.mark.parametrize("base", ["linear", "deterministic", "gaussian"])
 def test_weights_come_back_from_a_file_with_as_many_rows_as_there_were(base: str) -> None:
     contexts, outcomes = data(40)
-    model = ResidualBootstrap(4, 2, base=base, base_models=BaseModels(2, base_width=4))  # type: ignore[arg-type]
+    model = ResidualBootstrap(4, 2, base_models=BaseModels(2, base_width=4, base=base))  # type: ignore[arg-type]
     model.fit_scaling(contexts, outcomes)
     model.fit_rows(contexts, outcomes)
     _assert_restored(
-        model, ResidualBootstrap(4, 2, base=base, base_models=BaseModels(2, base_width=4)), contexts
+        model, ResidualBootstrap(4, 2, base_models=BaseModels(2, base_width=4, base=base)), contexts
     )  # type: ignore[arg-type]
 
 
@@ -177,15 +177,43 @@ def test_a_forest_weighs_rows_by_the_leaves_they_share_with_a_context() -> None:
     model = ForestWeights(4, 2, trees=7, leaf_rows=4, feature_share=1.0)
     model.fit_rows(contexts, outcomes)
     fresh, _ = data(5)
-    forest, leaves = model._trees
+    grown = model._trees
     expected = np.zeros((5, 60))
-    for row, places in enumerate(forest.apply(fresh.double().numpy())):
+    for row, places in enumerate(grown.forest.apply(fresh.double().numpy())):
         for tree, leaf in enumerate(places):
-            inside = leaves[:, tree] == leaf
+            inside = grown.leaves[:, tree] == leaf
             expected[row, inside] += 1 / inside.sum() / 7
     weights = model.row_weights(fresh)
     np.testing.assert_allclose(weights, expected, atol=1e-14)
     np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_base_of_forests_has_mean_and_standard_deviation_by_the_weights(weighted: bool) -> None:
+    contexts, outcomes = data(60)
+    outcomes = outcomes + 1e4  # Far from zero, where squares have few digits left.
+    model = ForestWeights(4, 2, trees=7, leaf_rows=4)
+    model.fit_scaling(contexts, outcomes)
+    mass = torch.rand(60, generator=noise()) if weighted else None
+    model.fit_rows(contexts, outcomes, mass)
+    fresh, _ = data(5)
+    weights, known = model.row_weights(fresh), outcomes.double()
+    mean = weights @ known
+    deviation = (known - mean.unsqueeze(1)).square()
+    spread = (weights.unsqueeze(-1) * deviation).sum(1).sqrt()
+    location, scale = model.location_and_scale(fresh)
+    torch.testing.assert_close(location, mean.float(), rtol=0, atol=2e-3)
+    torch.testing.assert_close(scale, spread.float(), rtol=1e-4, atol=0)
+
+
+def test_a_leaf_of_one_row_leaves_a_base_of_forests_a_hundredth_of_the_spread() -> None:
+    contexts, outcomes = data(20)
+    model = ForestWeights(4, 2, trees=1, leaf_rows=1, feature_share=1.0)
+    model.fit_scaling(contexts, outcomes)
+    model.fit_rows(contexts, outcomes)
+    scale = model.location_and_scale(contexts).scale
+    assert (scale >= 0.0099 * model.outcomes.scale).all()
+    assert (scale < 0.02 * model.outcomes.scale).any()
 
 
 def test_a_forest_decides_with_the_weights_and_draws_whole_rows_by_them() -> None:
@@ -237,7 +265,7 @@ def _assert_restored(model, again, contexts: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: ResidualBootstrap(4, 2, base="forest"), "base='forest' is unknown"),
+        (lambda: BaseModels(base="tree"), "base='tree' is unknown"),
         (lambda: ResidualBootstrap(4, 2, law="student"), "law='student' is unknown"),
         (lambda: BaseModels(base_folds=0), "base_folds=0 must be an integer >= 1"),
         (lambda: BoostedQuantiles(4, 2, level=1.0), "level=1.0 must be in"),

@@ -17,7 +17,7 @@ from diffusion_dfl.predictors import (
     Predictor,
     ResidualBase,
     Scaling,
-    gaussian_base,
+    residual_base,
 )
 from tests.configs import by_keys
 
@@ -112,7 +112,7 @@ def test_a_base_of_one_member_has_no_folds() -> None:
 
 
 def test_members_start_from_weights_of_their_own() -> None:
-    base = gaussian_base(3, 2, BaseModels(2, 8, 1))
+    base = residual_base(3, 2, BaseModels(2, 8, 1))
     first, second = (member.network[0].weight for member in base.members)
     assert not torch.equal(first, second)
 

@@ -43,7 +43,7 @@ def _equal(one: ddfl.Fitted, other: ddfl.Fitted) -> bool:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fit validates best after its second epoch, the training after its first."""
     fit, train = iter([5.0, 3.0, 1.0, 2.0]), iter([5.0, 1.0, 2.0, 3.0, 7.5])
-    monkeypatch.setattr(Steps, "_fit_score", lambda *_: next(fit))
+    monkeypatch.setattr(Steps, "_own_loss", lambda *_: next(fit))
     monkeypatch.setattr(Steps, "_scores", lambda *_: [next(train)])
 
 
@@ -205,7 +205,7 @@ def test_a_fit_that_keeps_its_last_weights_is_refitted_alike_with_a_first_pass_a
 ) -> None:
     """Runs of two stages make none, those of decisions one, and both share the fit's files."""
     scores: Iterator[float] = iter(range(100))  # the first pass would choose its first epoch
-    monkeypatch.setattr(Steps, "_fit_score", lambda *_: float(next(scores)))
+    monkeypatch.setattr(Steps, "_own_loss", lambda *_: float(next(scores)))
     found = _train(SMALL, estimator, fit=LAST, refit=True)
     assert ("fit" in found.history) == estimator.decision_focused
     assert len(found.history["refit-fit"]) - 1 == LAST.epochs

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import diffusion_dfl as ddfl
 from diffusion_dfl.data.folds import block_folds, fold_of_rows
-from diffusion_dfl.predictors import BaseModels, Predictor, ResidualBase, gaussian_base
+from diffusion_dfl.predictors import BaseModels, Predictor, ResidualBase, residual_base
 from diffusion_dfl.predictors.base import FULL, Backpropagation, LogDensity
 from diffusion_dfl.training.loop import Stage
 from diffusion_dfl.training.streams import numpy_stream
@@ -39,7 +39,7 @@ class Own(Predictor):
     stage = ""
 
     def __init__(self, context_size: int, outcome_size: int, folds: int = FOLDS) -> None:
-        base = gaussian_base(context_size, outcome_size, BaseModels(folds, 8, 1))
+        base = residual_base(context_size, outcome_size, BaseModels(folds, 8, 1))
         super().__init__(context_size, outcome_size, base)
         self.network = torch.nn.Linear(context_size, outcome_size)
         self.drawn: list[Tensor] = []

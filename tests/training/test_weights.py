@@ -62,7 +62,7 @@ CASES = {
     "diffusion, score path": (DIFFUSION, ddfl.ScorePath(6)),
     "policy": (partial(ddfl.PolicyNetwork, width=8), ddfl.Policy()),
     "bootstrap": (
-        partial(ddfl.ResidualBootstrap, base="linear", base_models=ddfl.BaseModels(2)),
+        partial(ddfl.ResidualBootstrap, base_models=ddfl.BaseModels(2, base="linear")),
         None,
     ),
 }

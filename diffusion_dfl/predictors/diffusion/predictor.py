@@ -69,7 +69,7 @@ class DiffusionPredictor(Predictor):
         outcome_scaling: standardise outcomes by: global (training days), residual (a base fitted
             first).
         activation: of hidden layers: silu, relu, gelu.
-        base_models: the Gaussians of that base.
+        base_models: what that base is made of.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
         outcome_frequencies: F, waves sin(f y), cos(f y) beside every noisy outcome; for densities

@@ -43,6 +43,7 @@ _INCIDENTAL = (
 NEUTRAL = {
     "decision.solver": "auto",
     "decision.curvature": "convolved",
+    "model.base": "gaussian",
     "matmul_precision": "highest",
     **{f"{stage}.keep": "best" for stage in ("foundation", "fit", "train")},
 }
@@ -252,9 +253,7 @@ def identify(config: DictConfig, reference: Mapping[str, Any] | None = None) -> 
         seed=config.seed,
         source=config.data.source,
         differs=differs,
-        config_hash=digest(
-            {k: v for k, v in values.items() if k != "seed" and NEUTRAL.get(k) != v}, 16
-        ),
+        config_hash=digest({k: v for k, v in _hashed(values).items() if k != "seed"}, 16),
     )
 
 
@@ -283,10 +282,17 @@ def fit_values(config: DictConfig) -> dict[str, Any]:
         parts.append("foundation")
     return {
         key: value
+        for key, value in _hashed(values).items()
+        if key.split(".")[0] in parts and (key not in _NOT_FITTED or key.startswith(own_groups))
+    }
+
+
+def _hashed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Deciding values without the neutral ones; a bootstrap had its base from the first."""
+    return {
+        key: value
         for key, value in values.items()
-        if key.split(".")[0] in parts
-        and (key not in _NOT_FITTED or key.startswith(own_groups))
-        and NEUTRAL.get(key) != value
+        if NEUTRAL.get(key) != value or (key == "model.base" and "model.law" in values)
     }
 
 

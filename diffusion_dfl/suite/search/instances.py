@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_dfl.data.folds import block_folds
+from diffusion_dfl.data.folds import ahead_folds, block_folds
 from diffusion_dfl.suite.config.compose import digest
 from diffusion_dfl.suite.runs.compile import make_task
+from diffusion_dfl.suite.search.space import FoldKind
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.training.streams import numpy_stream
 
@@ -35,13 +36,21 @@ class Instance:
         return f"fold {self.fold} seed {self.seed}"
 
 
-def instances(config: DictConfig, num_folds: int = NUM_FOLDS) -> list[Instance]:
+def instances(
+    config: DictConfig, kind: FoldKind = "blocks", num_folds: int = NUM_FOLDS
+) -> list[Instance]:
     """Those of a search, in the order in which trials go through them: every fold once, then again.
 
-    The seed draws folds, initial weights and noise, and of a simulated task the data.
+    The seed draws blocks, initial weights and noise, and of a simulated task the data.
+
+    Args:
+        config: of the row.
+        kind: of folds: :func:`~diffusion_dfl.data.folds.block_folds` or
+            :func:`~diffusion_dfl.data.folds.ahead_folds`.
+        num_folds: how many.
 
     Raises:
-        DataError: fewer blocks than folds.
+        DataError: more folds than the days make.
     """
     found: dict[tuple[int, int], Instance] = {}
     for seed in SEEDS:
@@ -49,9 +58,11 @@ def instances(config: DictConfig, num_folds: int = NUM_FOLDS) -> list[Instance]:
         OmegaConf.update(seeded, "seed", seed)
         task = without_test(make_task(seeded))
         rows = np.arange(len(task.dataset.contexts))
-        folds = block_folds(
-            task.dataset, rows, num_folds, numpy_stream(seed, "folds"), "search folds"
-        )
+        if kind == "ahead":
+            folds = ahead_folds(task.dataset, rows, num_folds, "search folds")
+        else:
+            rng = numpy_stream(seed, "folds")
+            folds = block_folds(task.dataset, rows, num_folds, rng, "search folds")
         for number, fold in enumerate(folds):
             part = copy.copy(task)
             part.dataset = replace(task.dataset, train=fold.rest, validation=fold.held)

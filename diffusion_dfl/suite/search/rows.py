@@ -87,7 +87,7 @@ class Row:
 
     @cached_property
     def instances(self) -> list[Instance]:
-        return instances(self.config)
+        return instances(self.config, self.budget.folds)
 
     @cached_property
     def fitted(self) -> dict[str, Any]:

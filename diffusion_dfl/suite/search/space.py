@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import optuna
 import yaml
@@ -26,6 +26,7 @@ from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.places import CONFIG_DIRECTORY
 
 StageOfSearch = Literal["fit", "decision"]
+FoldKind = Literal["blocks", "ahead"]
 
 #: Where spaces and budgets are.
 FOLDER = CONFIG_DIRECTORY / "search"
@@ -35,15 +36,17 @@ _RANGE = {"low", "high", "log"}
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend, the same for every row of a task.
+    """What a search may spend and what its trials are judged on, the same for every row of a task.
 
     Attributes:
         trials: at most, failed and pruned ones among them.
         seconds: of processor time, of all trials together.
+        folds: the days held out: blocks at random, or ahead of all that is fitted on.
     """
 
     trials: int
     seconds: float
+    folds: FoldKind = "blocks"
 
 
 @dataclass(frozen=True)
@@ -171,4 +174,9 @@ def read_budget(task: str, path: Path = FOLDER / "budget.yaml") -> Budget:
     """The budget of every stage of every row of a task."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     found = values["tasks"].get(task, values["default"])
-    return Budget(int(found["trials"]), float(found["seconds"]))
+    folds = found.get("folds", "blocks")
+    if folds not in get_args(FoldKind):
+        raise UserError(
+            f"conf/search/{path.name}: {task}: folds={folds}: choose {' or '.join(get_args(FoldKind))}"
+        )
+    return Budget(int(found["trials"]), float(found["seconds"]), folds)

@@ -54,6 +54,21 @@ def test_a_simulated_task_has_new_data_a_seed_and_the_digest_tells_them() -> Non
     assert data_digest(every) == data_digest(instances(composed(words)))
 
 
+def test_folds_ahead_have_the_last_third_in_order_and_only_days_before_to_fit_on() -> None:
+    every = instances(composed(POWER), "ahead")
+    for seed in SEEDS:
+        folds = [one.task.dataset for one in every if one.seed == seed]
+        folds.sort(key=lambda data: data.validation[0])
+        count = len(folds[0].contexts)
+        held = np.concatenate([data.validation for data in folds])
+        np.testing.assert_array_equal(held, np.arange(count - count // 3, count))
+        for data in folds:
+            expected = np.arange(data.validation[0] - data.gap_rows)
+            np.testing.assert_array_equal(data.train, expected)
+    with pytest.raises(DataError, match=r"search folds=9999: the last third of \d+ rows"):
+        instances(composed(POWER), "ahead", 9999)
+
+
 def test_more_folds_than_blocks_are_refused() -> None:
     config = composed([*POWER, "data.num_days=120"])
     with pytest.raises(DataError, match=r"search folds=99: .* rows make \d+ blocks of 14 rows"):
