@@ -61,7 +61,7 @@ def tell(
 def write_table(row: Row, study: Study) -> Path:
     """``results/search/<row>.csv``: a line a trial, the best first, and the winner's twin."""
     path = row.root / f"{row.name}.csv"
-    knobs = list(study.space.knobs)
+    knobs, digits = list(study.space.knobs), _decimals(study)
     header = ["trial", "state", "mean", "choice", "instances", "seconds", *knobs, "costs", "reason"]
     with replacing(path) as partial, partial.open("w", newline="") as handle:
         writer = csv.writer(handle)
@@ -70,8 +70,8 @@ def write_table(row: Row, study: Study) -> Path:
             writer.writerow(_line(study, trial, knobs))
         twin = _twin(study)
         if twin is not None:
-            costs = json.dumps([{twin[0]: round(float(cost), 5)} for cost in twin[1]])
-            told = [f"{twin[1].mean():.5f}", twin[0], len(twin[1]), ""]
+            costs = json.dumps([{twin[0]: round(float(cost), digits + 1)} for cost in twin[1]])
+            told = [f"{twin[1].mean():.{digits + 1}f}", twin[0], len(twin[1]), ""]
             writer.writerow(["twin", "complete", *told, *[""] * len(knobs), costs, ""])
     return path
 
@@ -89,13 +89,13 @@ def _line(study: Study, trial: FrozenTrial, knobs: list[str]) -> list[Any]:
     if trial.params.keys() >= study.space.knobs.keys():
         values = study.space.values(trial.params)
     costs = [
-        {name: round(cost, 5) for name, cost in one.items()}
+        {name: round(cost, _decimals(study) + 1) for name, cost in one.items()}
         for one in trial.user_attrs.get("costs", [])
     ]
     return [
         trial.number,
         trial.state.name.lower(),
-        f"{mean:.5f}",
+        f"{mean:.{_decimals(study) + 1}f}",
         trial.user_attrs.get("chosen", ""),
         len(told),
         f"{trial.user_attrs.get('seconds', 0.0):.0f}",
@@ -103,6 +103,13 @@ def _line(study: Study, trial: FrozenTrial, knobs: list[str]) -> list[Any]:
         json.dumps(costs),
         trial.user_attrs.get("reason", ""),
     ]
+
+
+def _decimals(study: Study) -> int:
+    """Decimals that costs of the study's size are told with: four, more where the best is below .1."""
+    done = study.finished()
+    size = abs(float(done[0].value or 0.0)) if done else 1.0
+    return 4 if size == 0 else max(4, 2 - math.floor(math.log10(size)))
 
 
 def _shown(value: Any) -> Any:
@@ -134,21 +141,23 @@ def describe(row: Row, study: Study, budget: Budget) -> list[str]:
         f"instances, {states[TrialState.PRUNED]} were stopped early, {states[TrialState.FAIL]} failed; "
         f"{study.spent:.0f} of {budget.seconds:.0f} s of processor, {len(every)} of {budget.trials} trials"
     ]
+    digits = _decimals(study)
     if done:
         best = done[0]
         lines.append(
-            f"  best: trial {best.number}, {best.value:.4f} with "
+            f"  best: trial {best.number}, {best.value:.{digits}f} with "
             + ", ".join(f"{k}={_shown(v)}" for k, v in study.space.values(best.params).items())
             + f"; {_choice_name(row)}={best.user_attrs['chosen']}"
         )
     if len(done) > 1:
-        lines.append("  runner-up: " + _distance(done[0], done[1]))
+        lines.append("  runner-up: " + _distance(done[0], done[1], digits))
     twin = _twin(study)
     if twin is not None:
         gap = chosen_costs(done[0]) - twin[1]
         lines.append(
-            f"  twin with decision weight 0: {twin[1].mean():.4f} at its best c={twin[0]}; the row less "
-            f"its twin, paired: {gap.mean():+.4f} +- {gap.std(ddof=1) / math.sqrt(len(gap)):.4f}"
+            f"  twin with decision weight 0: {twin[1].mean():.{digits}f} at its best c={twin[0]}; the row less "
+            f"its twin, paired: {gap.mean():+.{digits}f} +- "
+            f"{gap.std(ddof=1) / math.sqrt(len(gap)):.{digits}f}"
         )
     return lines
 
@@ -157,12 +166,14 @@ def _choice_name(row: Row) -> str:
     return "decision.bandwidth_scale" if row.stage == "fit" else "train.epochs"
 
 
-def _distance(best: FrozenTrial, other: FrozenTrial) -> str:
+def _distance(best: FrozenTrial, other: FrozenTrial, digits: int) -> str:
     """How far the second is from the first, paired over instances."""
     gap = chosen_costs(other) - chosen_costs(best)
-    told = f"trial {other.number}, {other.value:.4f}, paired distance {gap.mean():.4f}"
+    told = (
+        f"trial {other.number}, {other.value:.{digits}f}, paired distance {gap.mean():.{digits}f}"
+    )
     if len(gap) >= _FEWEST:
-        told += f" +- {gap.std(ddof=1) / math.sqrt(len(gap)):.4f}"
+        told += f" +- {gap.std(ddof=1) / math.sqrt(len(gap)):.{digits}f}"
     return told
 
 

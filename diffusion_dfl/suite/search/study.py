@@ -152,7 +152,7 @@ class Study:
                     raise RunFailed(f"{instance.name}: the cost is {mean}")
                 trial.report(mean, number)
                 logger.info(
-                    "trial %d, %d of %d instances: %.4f",
+                    "trial %d, %d of %d instances: %.5g",
                     trial.number,
                     number + 1,
                     len(instances),
