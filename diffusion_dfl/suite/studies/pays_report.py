@@ -1,0 +1,112 @@
+"""Tables and figure of :mod:`.pays`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from diffusion_dfl.suite.reporting.figures.style import band, legend, panels
+from diffusion_dfl.suite.reporting.markdown import table_head, table_line
+from diffusion_dfl.suite.reporting.statistics import Estimate, estimate, paired
+from diffusion_dfl.suite.studies.pays import AXES, GRADS, MODELS, Axis, path_of, read
+
+_TITLES = {"gaussian": "Gaussian", "diffusion": "diffusion"}
+
+
+def everything(folder: Path) -> pd.DataFrame:
+    """Lines of all models."""
+    found = [read(path_of(folder, model)) for model in MODELS]
+    return pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True)
+
+
+def at(lines: pd.DataFrame, name: str, axis: Axis, value: float) -> pd.DataFrame:
+    """Lines of a setting; those of the task as it is stand for its own value."""
+    name, value = ("", 0.0) if value == axis.own else (name, value)
+    return lines[(lines["axis"] == name) & (lines["value"] == value)]
+
+
+def regrets(lines: pd.DataFrame, model: str, grad: str, twin: bool = False) -> pd.Series:
+    """Regret of a row, by seed."""
+    twins = lines["twin"].astype(str) == str(twin)
+    found = lines[(lines["model"] == model) & (lines["grad"] == grad) & twins]
+    return found.set_index("seed")["regret"]
+
+
+def gain(lines: pd.DataFrame, model: str, grad: str) -> Estimate:
+    """What a row saves on its twin, paired over seeds, in hundredths of the two-stage regret.
+
+    The interval is that of the differences; the mean that they are divided by is taken as known.
+    """
+    saved = regrets(lines, model, grad, twin=True) - regrets(lines, model, grad)
+    whole = regrets(lines, model, "two_stage").mean()
+    return estimate((100.0 * saved / whole).tolist())
+
+
+def render(lines: pd.DataFrame) -> str:
+    """Markdown: a table an axis, a line a value and model."""
+    parts = []
+    for name, axis in AXES.items():
+        parts += [f"## By {axis.title}", ""]
+        heads = ["Value", "Model", "saa", "Two-stage regret"]
+        for grad in GRADS:
+            heads += [f"{grad}: regret", "less its twin", "less two-stage", "saved, %"]
+        parts += table_head([*heads, "Seeds"])
+        for value in axis.values:
+            here = at(lines, name, axis, value)
+            for model in MODELS:
+                base = regrets(here, model, "two_stage")
+                if len(base):
+                    parts.append(_line(value, axis, here, model, base))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _line(value: float, axis: Axis, here: pd.DataFrame, model: str, base: pd.Series) -> str:
+    shown = f"{value:g}" + (" (as it is)" if value == axis.own else "")
+    plain = estimate(regrets(here, model, "saa").tolist())
+    cells = [shown, _TITLES[model], f"{plain.mean:.2f}", _number(estimate(base.tolist()))]
+    for grad in GRADS:
+        own = regrets(here, model, grad)
+        twin = regrets(here, model, grad, twin=True)
+        part = gain(here, model, grad)
+        cells += [
+            _number(estimate(own.tolist())),
+            _between(paired(own, twin)),
+            _between(paired(own, base)),
+            f"**{part.mean:.0f}**" if part.side() > 0 else f"{part.mean:.0f}",
+        ]
+    return table_line([*cells, str(len(base))])
+
+
+def _number(found: Estimate) -> str:
+    return f"{found.mean:.3f} ± {found.error:.3f}"
+
+
+def _between(found: Estimate) -> str:
+    if np.isnan(found.low):
+        return f"{found.mean:+.3f}"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def figure(lines: pd.DataFrame, models: Sequence[str] = MODELS) -> Figure:
+    """Share of the two-stage regret that a row saves on its twin, a panel an axis."""
+    drawing, axes = panels(len(AXES), width=3.0)
+    for panel, (name, axis) in zip(axes.flat, AXES.items(), strict=True):
+        every = axis.values
+        for index, (model, grad) in enumerate((m, g) for m in models for g in GRADS):
+            found = [gain(at(lines, name, axis, value), model, grad) for value in every]
+            known = [(x, one) for x, one in zip(every, found, strict=True) if one.count]
+            if not known:
+                continue
+            mean = np.array([one.mean for _, one in known])
+            error = np.array([one.error for _, one in known])
+            band(panel, [x for x, _ in known], mean, error, index, f"{_TITLES[model]}, {grad}")
+        panel.axhline(0.0, color="0.4", lw=0.8)
+        if name != "noise":
+            panel.set_xscale("log")
+        panel.set(title=axis.title, xlabel=name)
+    axes[0, 0].set_ylabel("saved by the decision loss, % of regret")
+    legend(axes[0, 0])
+    return drawing
