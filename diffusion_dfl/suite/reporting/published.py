@@ -7,7 +7,7 @@ features end with the target day and so know the demand (:mod:`diffusion_dfl.dat
 them is no yardstick for decisions made the day before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: The levels of the study.
@@ -73,3 +73,9 @@ def published(task: str, config: Mapping[str, Any]) -> dict[str, float]:
         if features == "special":
             found[f"Published, all features†: {MODELS[model]}"] = costs[place]
     return found
+
+
+def published_of(task: str, configs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """:func:`published` of runs whose configurations have the same; nothing of others."""
+    found = [published(task, config) for config in configs]
+    return found[0] if found and all(one == found[0] for one in found) else {}

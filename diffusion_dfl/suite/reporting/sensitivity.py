@@ -10,6 +10,7 @@ import pandas as pd
 from diffusion_dfl.suite.reporting.layout import HEADLINE, layout_of, plain_name
 from diffusion_dfl.suite.reporting.markdown import spread, table_head, table_line
 from diffusion_dfl.suite.reporting.paper import ROWS
+from diffusion_dfl.suite.reporting.published import NOTE, published_of
 from diffusion_dfl.suite.reporting.roles import RUN, SOURCE, STALE
 from diffusion_dfl.suite.reporting.selection import Selection, kinds, of_table
 from diffusion_dfl.suite.reporting.statistics import Estimate, estimate
@@ -25,8 +26,8 @@ def sensitivity(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
         runs: :func:`~diffusion_dfl.suite.reporting.frame.frame` of everything there is.
         wanted: the table; its rows are the setting ``as configured``.
 
-    ``kind`` is ``method``, ``baseline`` or ``bound``. A run belongs to a setting if it changes nothing
-    but keys of the task, in the preset of its row.
+    ``kind`` is ``method``, ``baseline``, ``bound`` or ``published`` (:mod:`.published`). A run belongs to
+    a setting if it changes nothing but keys of the task, in the preset of its row.
     """
     rows: list[dict[str, Any]] = []
     found = of_table(runs, wanted)
@@ -60,39 +61,46 @@ def sensitivity(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
             if metric in here and here[metric].notna().any():
                 values = here.dropna(subset=[metric]).groupby("seed")[metric].mean().tolist()
                 rows.append(_row(setting, title, "bound", estimate(values)))
+        for title, cost in published_of(wanted.task, here.get("config", ())).items():
+            rows.append(_row(setting, title, "published", estimate([cost])))
     return pd.DataFrame(rows)
 
 
 def render(numbers: pd.DataFrame, wanted: Selection, higher_is_better: bool) -> str:
-    """Markdown: a row a setting, a column a method, baseline or bound; the best method bold."""
+    """Markdown: a row a method, baseline, bound or published number, a column a setting; the best method
+    of a setting bold."""
     layout = layout_of(wanted.task)
     named = numbers.drop_duplicates("name")
     kinds = dict(zip(named["name"].astype(str), named["kind"].astype(str), strict=True))
     order = [name for _, name, _, _ in ROWS if name in kinds]
-    order += [name for kind in ("baseline", "bound") for name in kinds if kinds[name] == kind]
-    titles = [name if kinds[name] == "method" else f"_{name}_" for name in order]
+    order += [name for name in kinds if kinds[name] != "method"]
+    settings = numbers["setting"].unique().tolist()
+    cells = {(row["setting"], row["name"]): row for row in numbers.to_dict("records")}
+    ranked = numbers[numbers["kind"] == "method"].sort_values("mean", ascending=higher_is_better)
+    best = dict(zip(ranked["setting"], ranked["name"], strict=True))  # The last one of a setting.
     lines = [
         f"## {layout.title}: sensitivity to its parameters "
         f"({wanted.source} data, scale {wanted.scale})",
         "",
-        *table_head(["Setting", *titles, "Seeds"]),
+        *table_head(["Method", *settings]),
     ]
-    for setting, rows in numbers.groupby("setting", sort=False):
-        found = {row["name"]: row for row in rows.to_dict("records")}
-        methods = {name: row["mean"] for name, row in found.items() if row["kind"] == "method"}
-        best = (max if higher_is_better else min)(methods, key=methods.__getitem__)
-        cells = []
-        for name in order:
-            row = found.get(name)
+    for name in order:
+        texts = []
+        for setting in settings:
+            row = cells.get((setting, name))
             text = "–" if row is None else spread(_estimate(row), 3)
-            cells.append(f"**{text}**" if name == best else text)
-        counts = sorted({int(row["count"]) for row in found.values()})
-        lines.append(table_line([str(setting), *cells, "/".join(map(str, counts))]))
+            texts.append(f"**{text}**" if best.get(setting) == name else text)
+        title = name if kinds[name] == "method" else f"_{name}_"
+        lines.append(table_line([title, *texts]))
+    counts = sorted({int(row["count"]) for row in cells.values() if row["kind"] == "method"})
     lines += [
         "",
-        f"Mean ± standard error over seeds of the {layout.quantity}{layout.unit}; the best method is "
-        "bold. Presets are those of the task as configured: nothing was tuned for a setting.",
+        f"Mean ± standard error over {' or '.join(map(str, counts))} seeds of the {layout.quantity}"
+        f"{layout.unit}; the best method is bold. Presets are those of the task as configured: nothing was "
+        "tuned for a setting.",
     ]
+    if (numbers["kind"] == "published").any():
+        lines += ["", NOTE]
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ from diffusion_dfl.suite.reporting.collect import Collection, LeftOut
 from diffusion_dfl.suite.reporting.differences import cell_runs, differences, values_by_seed
 from diffusion_dfl.suite.reporting.layout import HEADLINE, base_of, layout_of, plain_name
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
-from diffusion_dfl.suite.reporting.published import published
+from diffusion_dfl.suite.reporting.published import published_of
 from diffusion_dfl.suite.reporting.selection import Selection, choose, of_table
 from diffusion_dfl.suite.reporting.statistics import Estimate, estimate
 
@@ -282,11 +282,8 @@ def _models(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
 
 
 def _published(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
-    """Title -> other people's number for the configuration that all runs share."""
-    found = [published(task, config) for config in runs["config"]] if len(runs) else []
-    if not found or any(one != found[0] for one in found):
-        return {}
-    return {title: pd.Series([cost]) for title, cost in found[0].items()}
+    found = published_of(task, runs["config"] if len(runs) else ())
+    return {title: pd.Series([cost]) for title, cost in found.items()}
 
 
 def _bounds(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:

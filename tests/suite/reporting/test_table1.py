@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from diffusion_dfl.suite.reporting import sensitivity
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.layout import LAYOUTS, layout_of
@@ -122,6 +123,28 @@ def test_the_restaurants_table_has_published_costs_of_its_level_and_models_in_cl
     assert "Those with † have lag features that contain the demand of the target day" in text
     runs["config"] = [studied, {**studied, "task.storage": 100.0}]
     assert "Published" not in render(build(runs, wanted("restaurant", compare=False)))
+
+
+def test_published_costs_stand_beside_every_service_level_they_are_of(tmp_path: Path) -> None:
+    levels = (0.9, 0.6, 0.75)
+    records = [
+        summary(
+            "gaussian", "two_stage", 0, 10.0 * level, task="restaurant", config_hash=f"h{level}",
+            differs={} if level == 0.9 else {"task.service_level": level},
+        )
+        for level in levels
+    ]  # fmt: skip
+    runs = frame_of(tmp_path, records).sort_values("test.task", ascending=False)
+    runs["config"] = [
+        {"task.service_level": level, "task.storage": None} for level in sorted(levels)[::-1]
+    ]
+    runs["preset"] = "one"
+    text = sensitivity.render(
+        sensitivity.sensitivity(runs, wanted("restaurant")), wanted("restaurant"), False
+    )
+    assert row(text, "Method")[1:] == ["as configured", "service_level=0.6", "service_level=0.75"]
+    assert row(text, "_Published, sample average_")[1:] == ["14.457", "–", "24.073"]
+    assert "the demand of the target day" in text
 
 
 def test_runs_of_a_seed_that_disagree_on_a_baseline_are_told(tmp_path: Path) -> None:
