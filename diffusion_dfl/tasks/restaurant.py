@@ -6,7 +6,8 @@ left over for the service level s, so that the best order of an item is its s-qu
     f(y, z) = 1/7 sum_i 10 s (y_i - z_i)_+ + 10 (1 - s) (z_i - y_i)_+
     s.t.      0 <= z <= z_max,   sum_i z_i <= storage
 
-Without a storage limit the marginal laws are all that matters; with one, the joint law does.
+The expectation is a sum over the items too: with a storage limit or without, decisions depend on the
+marginal laws alone.
 """
 
 import math

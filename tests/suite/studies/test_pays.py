@@ -56,7 +56,7 @@ def test_noise_is_on_what_models_see_and_not_on_what_makes_the_demand() -> None:
     assert blur.std() == pytest.approx(1.5, rel=0.05)
 
 
-@pytest.mark.parametrize("model", pays.MODELS)
+@pytest.mark.parametrize("model", ["gaussian", pytest.param("diffusion", marks=pytest.mark.slow)])
 def test_a_unit_has_every_row_and_its_twin(model: str) -> None:
     lines = pays.measure(model, 0, SMALL, CPU)
     rows = [(line.grad, line.twin) for line in lines]
