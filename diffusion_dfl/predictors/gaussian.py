@@ -1,5 +1,6 @@
 """Gaussian prediction with diagonal covariance (appendix A.6; Table 2, column 2)."""
 
+import logging
 import math
 from collections.abc import Callable
 from typing import get_args
@@ -26,6 +27,8 @@ from diffusion_dfl.predictors.residual import (
     OutcomeScaling,
     ResidualBase,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class GaussianPredictor(Predictor):
@@ -195,6 +198,12 @@ def base_of(
             f"{' or '.join(get_args(OutcomeScaling))}"
         )
     residual = outcome_scaling == "residual"
+    if not residual and models.base != "gaussian":
+        logger.warning(
+            "base=%s changes nothing with outcome_scaling=global; with outcome_scaling=residual outcomes are "
+            "standardised by it",
+            models.base,
+        )
     return residual_base(context_size, outcome_size, models) if residual else None
 
 

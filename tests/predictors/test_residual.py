@@ -358,3 +358,12 @@ def test_a_copy_of_a_residual_predictor_has_a_base_of_its_own(make: Make) -> Non
         for parameter in other.base.parameters():
             parameter.add_(1.0)
     assert not torch.equal(other.base(_contexts()).location, predictor.base(_contexts()).location)
+
+
+def test_a_base_that_nothing_stands_on_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    GaussianPredictor(3, 2, base_models=BaseModels(base="forest"))
+    assert "base=forest changes nothing with outcome_scaling=global" in caplog.text
+    caplog.clear()
+    GaussianPredictor(3, 2, outcome_scaling="residual", base_models=BaseModels(base="forest"))
+    GaussianPredictor(3, 2)
+    assert not caplog.text
