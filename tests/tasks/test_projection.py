@@ -16,7 +16,9 @@ from diffusion_dfl.programs import (
     PowerProgram,
     ProductAllocation,
     Program,
+    TorchProgram,
 )
+from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.projection import Projection, project
 
 TIGHT = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
@@ -140,6 +142,63 @@ def test_a_point_that_is_not_finite_is_nan_and_disturbs_no_other() -> None:
     found = project(program, points)
     assert found.isnan().all(1).tolist() == [False, True, True, False]
     torch.testing.assert_close(found[[0, 3]], clean[[0, 3]], rtol=0, atol=1e-12)
+
+
+#: Bounds that are there, there in part, or missing; a row of any signs, with a zero in it.
+BOXES = {
+    "both": (-1.0, 2.0),
+    "lower": (0.0, None),
+    "none": (None, None),
+    "in part": (
+        torch.tensor([-1.0, -torch.inf, 0.0, -torch.inf, 0.5]),
+        torch.tensor([1.0, 2.0, torch.inf, torch.inf, 0.5]),
+    ),
+}
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+@pytest.mark.parametrize("box", BOXES)
+def test_bounds_and_one_row_have_the_projection_of_the_interior_point_solver(
+    box: str, scale: float, equal: bool
+) -> None:
+    lower, upper = BOXES[box]
+    row = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
+    rows = (
+        {"equality_matrix": row[None], "equality_value": torch.tensor([0.7])}
+        if equal
+        else {"matrix": row[None], "limit": torch.tensor([0.7])}
+    )
+    program = TorchProgram(
+        5, 5, smooth=lambda y, z: (y - z).square().sum(), lower=lower, upper=upper, **rows
+    )
+    points = _points(program, 5, scale, rows=60)
+    exact = solve(Projection(program), points.unsqueeze(1), solver="interior_point")
+    assert bool(exact.solved.all())
+    torch.testing.assert_close(
+        project(program, points), exact.decision, rtol=1e-7, atol=1e-7 * max(scale, 1.0)
+    )
+
+
+def test_a_row_that_no_decision_meets_is_nan_and_one_that_holds_anyway_changes_nothing() -> None:
+    points = torch.tensor([[0.5, 0.5], [3.0, -1.0]], dtype=torch.float64)
+    box = {"smooth": lambda y, z: (y - z).square().sum(), "lower": 0.0, "upper": 1.0}
+    ones = torch.ones(1, 2)
+    for limit, expected in (
+        (-1.0, [[torch.nan] * 2] * 2),
+        (0.0, [[0.0, 0.0]] * 2),
+        (torch.inf, [[0.5, 0.5], [1.0, 0.0]]),
+        (9.0, [[0.5, 0.5], [1.0, 0.0]]),
+    ):
+        program = TorchProgram(2, 2, matrix=ones, limit=torch.tensor([limit]), **box)
+        found = project(program, points)
+        torch.testing.assert_close(found, torch.tensor(expected).double(), equal_nan=True)
+    for value, expected in ((3.0, [[torch.nan] * 2] * 2), (2.0, [[1.0, 1.0]] * 2)):
+        program = TorchProgram(
+            2, 2, equality_matrix=ones, equality_value=torch.tensor([value]), **box
+        )
+        found = project(program, points)
+        torch.testing.assert_close(found, torch.tensor(expected).double(), equal_nan=True)
 
 
 def test_float32_decisions_are_projected_in_float64() -> None:
