@@ -9,6 +9,7 @@ the weights of Meinshausen (2006, "Quantile regression forests"), whose decision
 analytics"). One forest for all outcomes keeps their dependence.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,9 @@ from diffusion_dfl.predictors.trees import TreePredictor
 # Scenarios of a batch of solves: bounds its memory.
 _CHUNK = 65536
 _LEAST_SCALE = 1e-2
+# Forests of a process by what they were grown from: predictors that share a fit, one that is loaded again.
+_KEPT: "dict[bytes, _Forest]" = {}
+_MOST_KEPT = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +134,22 @@ class ForestWeights(TreePredictor):
 
     def _grow(self) -> "_Forest":
         rows, outcomes = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
+        counts = None if self.known_weights is None else self.known_weights.cpu().numpy()
+        made = hashlib.sha256(repr(self._make().get_params()).encode())
+        for values in (rows, outcomes, np.zeros(0) if counts is None else counts):
+            made.update(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes())
+        key = made.digest()
+        if key not in _KEPT:
+            if len(_KEPT) == _MOST_KEPT:
+                del _KEPT[next(iter(_KEPT))]
+            _KEPT[key] = self._grown_anew(rows, outcomes, counts)
+        return _KEPT[key]
+
+    def _grown_anew(
+        self, rows: np.ndarray, outcomes: np.ndarray, counts: np.ndarray | None
+    ) -> "_Forest":
         spread = outcomes.std(0)
         targets = outcomes / np.where(spread > 0, spread, 1.0)
-        counts = None if self.known_weights is None else self.known_weights.cpu().numpy()
         # A column of one outcome is a vector to scikit-learn.
         forest = self._make().fit(rows, targets if targets.shape[1] > 1 else targets[:, 0], counts)
         return _Forest(
