@@ -87,10 +87,15 @@ def ahead_folds(
     """
     first = len(rows) - len(rows) // 3
     last = len(rows) - first
-    if not 1 <= number <= last or rows[first] - rows[0] <= data.gap_rows:
+    if last and rows[first] - rows[0] <= data.gap_rows:
         raise DataError(
-            f"{key}={number}: the last third of {len(rows)} rows is cut into folds, each after a gap of "
-            f"{data.gap_rows} rows; set it to a number from 1 to {last}, or bring more rows"
+            f"{key}={number}: the first of the folds begins at row {first} of {len(rows)}, and the gap of "
+            f"{data.gap_rows} rows before it leaves none to fit on; bring more rows"
+        )
+    if not 1 <= number <= last:
+        raise DataError(
+            f"{key}={number}: the last third of {len(rows)} rows is cut into folds; "
+            + (f"set it to a number from 1 to {last}" if last else "bring more rows")
         )
     return [
         Fold(held, rows[rows < held[0] - data.gap_rows])

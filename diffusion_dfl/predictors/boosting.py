@@ -4,6 +4,7 @@ Of a newsvendor with shortage cost b and surplus cost h the best decision is the
 the level b / (b + h); so a forecast of this quantile, taken for the only scenario, leads to it.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,19 +59,17 @@ class BoostedQuantiles(TreePredictor):
                 f"boosted quantiles need the package scikit-learn: {installing('boosting')}"
             ) from error
 
-        def make() -> Any:
-            return HistGradientBoostingRegressor(
-                loss="quantile",
-                quantile=level,
-                max_iter=rounds,
-                learning_rate=learning_rate,
-                max_leaf_nodes=leaves,
-                min_samples_leaf=leaf_rows,
-                early_stopping=False,
-                random_state=0,
-            )
-
-        self._make = make
+        self._make = partial(
+            HistGradientBoostingRegressor,
+            loss="quantile",
+            quantile=level,
+            max_iter=rounds,
+            learning_rate=learning_rate,
+            max_leaf_nodes=leaves,
+            min_samples_leaf=leaf_rows,
+            early_stopping=False,
+            random_state=0,
+        )
 
     def _grow(self) -> list[Any]:
         rows, targets = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()

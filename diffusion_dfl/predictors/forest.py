@@ -12,7 +12,7 @@ analytics"). One forest for all outcomes keeps their dependence.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ _CHUNK = 65536
 _LEAST_SCALE = 1e-2
 # Forests of a process by what they were grown from: predictors that share a fit, one that is loaded again.
 _KEPT: "dict[bytes, _Forest]" = {}
-_MOST_KEPT = 32
+_MOST_NODES = 2_000_000  # about half a gigabyte
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,24 @@ class _Forest:
     leaves: np.ndarray
     mass: np.ndarray
     outcomes: np.ndarray
+
+    def __deepcopy__(self, memo: Any) -> "_Forest":
+        return self  # Nothing of it is ever changed.
+
+    def places(self, context: Tensor) -> np.ndarray:
+        """The leaf of every context in every tree, ``(B, T)``; of one that is not finite any."""
+        values = context.double().cpu().numpy()
+        if not len(values):
+            return self.leaves[:0]
+        largest = float(np.finfo(np.float32).max)  # In which scikit-learn compares.
+        clean = np.nan_to_num(values, nan=0.0, posinf=largest, neginf=-largest)
+        found: np.ndarray = self.forest.apply(clean.clip(-largest, largest))
+        return found
+
+    @cached_property
+    def nodes(self) -> int:
+        """How many there are in all trees."""
+        return int(sum(tree.tree_.node_count for tree in self.forest.estimators_))
 
     @cached_property
     def first_nodes(self) -> np.ndarray:
@@ -120,17 +138,15 @@ class ForestWeights(TreePredictor):
                 f"a random forest needs the package scikit-learn: {installing('forest')}"
             ) from error
 
-        def make() -> Any:
-            return RandomForestRegressor(
-                n_estimators=trees,
-                max_depth=depth or None,
-                min_samples_split=split_rows,
-                min_samples_leaf=leaf_rows,
-                max_features=feature_share,
-                random_state=0,
-            )
-
-        self._make = make
+        self._make = partial(
+            RandomForestRegressor,
+            n_estimators=trees,
+            max_depth=depth or None,
+            min_samples_split=split_rows,
+            min_samples_leaf=leaf_rows,
+            max_features=feature_share,
+            random_state=0,
+        )
 
     def _grow(self) -> "_Forest":
         rows, outcomes = self.known_contexts.cpu().numpy(), self.known_outcomes.cpu().numpy()
@@ -140,9 +156,11 @@ class ForestWeights(TreePredictor):
             made.update(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes())
         key = made.digest()
         if key not in _KEPT:
-            if len(_KEPT) == _MOST_KEPT:
-                del _KEPT[next(iter(_KEPT))]
-            _KEPT[key] = self._grown_anew(rows, outcomes, counts)
+            grown = self._grown_anew(rows, outcomes, counts)
+            while _KEPT and grown.nodes + sum(one.nodes for one in _KEPT.values()) > _MOST_NODES:
+                _KEPT.pop(next(iter(_KEPT)), None)
+            _KEPT[key] = grown
+            return grown
         return _KEPT[key]
 
     def _grown_anew(
@@ -155,14 +173,14 @@ class ForestWeights(TreePredictor):
         return _Forest(
             forest,
             forest.apply(rows),
-            np.ones(len(rows)) if counts is None else counts,
+            np.ones(len(rows)) if counts is None else counts.copy(),
             outcomes - outcomes.mean(0),
         )
 
     def row_weights(self, context: Tensor) -> Tensor:
         """w(x) of contexts ``(B, d_x)`` over the known rows: ``(B, N)`` float64, rows with sum 1."""
         grown: _Forest = self._trees
-        found = grown.forest.apply(context.double().cpu().numpy())
+        found = grown.places(context)
         weights = np.zeros((len(found), len(grown.leaves)))
         for here, there in zip(found.T, grown.leaves.T, strict=True):
             same = (here[:, None] == there) * grown.mass
@@ -176,12 +194,13 @@ class ForestWeights(TreePredictor):
         """
         grown: _Forest = self._trees
         # A mean by the weights is the trees' mean of what their leaves hold.
-        leaves = grown.forest.apply(context.double().cpu().numpy()) + grown.first_nodes
-        found = grown.node_moments[leaves].mean(1)
+        found = grown.node_moments[grown.places(context) + grown.first_nodes].mean(1)
         mean, square = torch.as_tensor(found).to(self.outcomes.scale.device).chunk(2, dim=1)
         own, centre = self.outcomes.scale, self.known_outcomes.mean(0)
         scale = (square - mean.square()).clamp_min(0.0).sqrt().to(own)
-        return Scaling((mean + centre).to(own), torch.maximum(scale, _LEAST_SCALE * own))
+        known = context.isfinite().all(1, keepdim=True)
+        location = torch.where(known, (mean + centre).to(own), torch.nan)
+        return Scaling(location, torch.maximum(scale, _LEAST_SCALE * own))
 
     @torch.no_grad()
     def decide(

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import get_args
 
 import torch
@@ -178,7 +179,10 @@ def residual_base(
         "gaussian": models.networks(GaussianPredictor),
         "deterministic": models.networks(DeterministicPredictor),
         "linear": LinearPredictor,
-        "forest": ForestWeights,
+        # All features at every split, as regression wants it: a split on few of them is for weights.
+        "forest": partial(
+            ForestWeights, trees=100, leaf_rows=models.base_leaf_rows, feature_share=1.0
+        ),
     }
     make = kinds[models.base]
     return ResidualBase(make(context_size, outcome_size) for _ in range(models.base_folds))

@@ -110,9 +110,10 @@ class BaseModels:
             network trained on squared errors), linear (ridge), forest (mean and standard deviation by
             the weights of a random forest). Scale of the second and third is the outcome's own
             standard deviation; width, layers, dropout and activation are of networks.
+        base_leaf_rows: rows of a leaf of a forest's trees, at least.
 
     Raises:
-        ValueError: fewer than one fold, or an unknown name.
+        ValueError: fewer than one fold or row of a leaf, or an unknown name.
     """
 
     base_folds: int = 4
@@ -121,10 +122,15 @@ class BaseModels:
     base_dropout: float = 0.1
     base_activation: ActivationName = "silu"
     base: BaseKind = "gaussian"
+    base_leaf_rows: int = 5
 
     def __post_init__(self) -> None:
-        if self.base_folds < 1:
-            raise ValueError(f"base_folds={self.base_folds} must be an integer >= 1")
+        for name, count in (
+            ("base_folds", self.base_folds),
+            ("base_leaf_rows", self.base_leaf_rows),
+        ):
+            if count < 1:
+                raise ValueError(f"{name}={count} must be an integer >= 1")
         for name, value, known in (
             ("base_activation", self.base_activation, tuple(ACTIVATIONS)),
             ("base", self.base, get_args(BaseKind)),

@@ -10,8 +10,8 @@ from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.solvers import solve
 
-# Of a row's terms, in which an empty feasible set is told from one that is met.
-_ROUNDING = 1e-9
+# Of a row's terms: closer than this it is met, and what is not goes to the solver for a verdict.
+_ROUNDING = 1e-12
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -66,26 +66,35 @@ def project(program: Program, decision: Tensor, context: Tensor | None = None) -
     """
     points = decision.double()
     constraints = program.constraints(points, context)
-    counts = constraints.counts
-    if counts.smooth == 0 and counts.affine + constraints.equality_value.shape[1] <= 1:
-        return _onto_box_and_row(points, constraints)
-    solution = solve(
-        Projection(program), points.unsqueeze(1), context=context, solver="interior_point"
-    )
-    return solution.decision
+    counts, equalities = constraints.counts, constraints.equality_value.shape[1]
+    found = torch.full_like(points, torch.nan)
+    left = torch.arange(len(points), device=points.device)
+    if counts.smooth == 0 and counts.affine + equalities <= 1:
+        found, sure = _onto_box_and_row(points, constraints)
+        left = torch.nonzero(~sure).squeeze(1)
+    if len(left):
+        solution = solve(
+            Projection(program),
+            points[left].unsqueeze(1),
+            context=None if context is None else context[left],
+            solver="interior_point",
+        )
+        found[left] = solution.decision
+    return found
 
 
-def _onto_box_and_row(points: Tensor, constraints: Constraints) -> Tensor:
-    """The nearest points of bounds and at most one row, ``a'z <= b`` or ``a'z = b``, exactly.
+def _onto_box_and_row(points: Tensor, constraints: Constraints) -> tuple[Tensor, Tensor]:
+    """The nearest points of bounds and at most one row, ``a'z <= b`` or ``a'z = b``, and which are sure.
 
     Of a multiplier t of the row they are ``z(t) = min(max(y - t a, lower), upper)``, and ``a'z(t)`` falls
-    in t, linear between the values where a coordinate meets a bound (Held, Wolfe and Crowder, 1974).
+    in t, linear between the values where a coordinate meets a bound (Held, Wolfe and Crowder, 1974). Not
+    sure is what rounding leaves open, an empty set among it.
     """
     infinite = torch.full_like(points, torch.inf)
     lower = -infinite if constraints.lower is None else constraints.lower.expand_as(points)
     upper = infinite if constraints.upper is None else constraints.upper.expand_as(points)
-    known = constraints.stated & ~constraints.impossible
-    known = known & points.isfinite().all(1) & (lower <= upper).all(1)
+    sure = constraints.stated & ~constraints.impossible
+    sure = sure & points.isfinite().all(1) & (lower <= upper).all(1)
     found = points.clamp(lower, upper)
     equal = constraints.equality_value.shape[1] == 1
     rows, sides = constraints.matrix, constraints.limit
@@ -93,42 +102,41 @@ def _onto_box_and_row(points: Tensor, constraints: Constraints) -> Tensor:
         rows, sides = constraints.equality_matrix, constraints.equality_value
     if rows.shape[1]:
         row, side = rows[:, 0].expand_as(points), sides[:, 0].expand(len(points))
-        moved = _onto_row(points, row, side, lower, upper)
-        over = (row * found).sum(1) > side
-        found = torch.where((over | equal).unsqueeze(1), moved, found)
-        miss = (row * found).sum(1) - side
+        on = ((row * found).sum(1) > side) | equal
+        found = torch.where(on.unsqueeze(1), _onto_row(points, row, side, lower, upper), found)
+        miss = ((row * found).sum(1) - side).abs()
         size = side.abs() + (row * found).abs().sum(1)
-        known = known & ((miss.abs() if equal else miss) <= _ROUNDING * (1.0 + size))
-    return torch.where(known.unsqueeze(1), found, torch.nan)
+        sure = sure & (~on | (miss <= _ROUNDING * size))
+    return found, sure
 
 
 def _onto_row(points: Tensor, row: Tensor, side: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """``z(t)`` with ``a'z(t) = b``, or as near as the bounds let it; all ``(B, n)`` but ``side (B,)``."""
+
+    def at(multiplier: Tensor) -> Tensor:
+        return (points - multiplier * row).clamp(lower, upper)
+
     ends = torch.stack([(points - lower) / row, (points - upper) / row])
     ends = torch.where(row == 0, torch.inf, ends)
     first, last = ends.amin(0), ends.amax(0)  # Between them a coordinate is free.
-    square = row.square()
-    edges, order = torch.cat([first, last], dim=1).sort(dim=1)
-    turns = torch.cat([-square, square], dim=1).gather(1, order)
-    slopes = torch.where(edges.isinf() & (edges > 0), 0.0, turns).cumsum(1)
-    # Edges at -inf have turned already; those at inf never do.
-    finite = edges.isfinite()
-    start = torch.where(finite, edges, torch.inf).amin(1, keepdim=True)
-    stop = torch.where(finite, edges, -torch.inf).amax(1, keepdim=True)
-    start, stop = (torch.where(one.isfinite(), one, 0.0) for one in (start, stop))
-    at = edges.clamp(start, stop)
-    steps = slopes[:, :-1] * (at[:, 1:] - at[:, :-1])
-    begin = (row * (points - start * row).clamp(lower, upper)).sum(1, keepdim=True)
-    values = torch.cat([begin, begin + steps.cumsum(1)], dim=1)
-    # How many of the edges, which are at values that fall, are not below the row's.
-    passed = (values >= side.unsqueeze(1)).sum(1, keepdim=True)
-    count = edges.shape[1]
-    left = torch.where(passed > 0, at.gather(1, (passed - 1).clamp_min(0)), start - 1.0)
-    right = torch.where(passed < count, at.gather(1, passed.clamp_max(count - 1)), stop + 1.0)
-    middle = 0.5 * (left + right)
-    free = (first < middle) & (middle < last)
-    held = (points - middle * row).clamp(lower, upper)
-    slope = torch.where(free, square, 0.0).sum(1, keepdim=True)
-    rest = (row * torch.where(free, points, held)).sum(1, keepdim=True) - side.unsqueeze(1)
-    multiplier = torch.where(slope > 0, rest / slope.clamp_min(_TINY), middle)
-    return (points - multiplier * row).clamp(lower, upper)
+    edges = torch.cat([first, last], dim=1).sort(dim=1).values
+    # How many edges are met before the row is, by halving.
+    low = edges.new_zeros(len(edges), 1, dtype=torch.int64)
+    high = torch.full_like(low, edges.shape[1])
+    for _ in range(edges.shape[1].bit_length()):
+        middle = (low + high) // 2
+        edge = edges.gather(1, middle.clamp_max(edges.shape[1] - 1))
+        value = (row * at(torch.where(edge.isinf(), 0.0, edge))).sum(1, keepdim=True)
+        before = (edge == -torch.inf) | (edge.isfinite() & (value >= side.unsqueeze(1)))
+        low = torch.where((low < high) & before, middle + 1, low)
+        high = torch.where((low <= high) & ~before & (middle < high), middle, high)
+    beyond = edges.new_full((len(edges), 1), torch.inf)
+    padded = torch.cat([-beyond, edges, beyond], dim=1)
+    left, right = padded.gather(1, low), padded.gather(1, low + 1)
+    inside = torch.where(left.isinf(), right - right.abs() - 1.0, left + left.abs() + 1.0)
+    inside = torch.where(left.isinf() & right.isinf(), 0.0, inside)
+    inside = torch.where(left.isfinite() & right.isfinite(), 0.5 * (left + right), inside)
+    free = (first < inside) & (inside < last)
+    slope = torch.where(free, row.square(), 0.0).sum(1, keepdim=True)
+    rest = (row * torch.where(free, points, at(inside))).sum(1, keepdim=True) - side.unsqueeze(1)
+    return at(torch.where(slope > 0, rest / slope.clamp_min(_TINY), inside))

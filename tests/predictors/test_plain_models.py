@@ -1,5 +1,6 @@
 """Models in closed form: ridge, residual bootstraps, boosted quantiles, forest weights."""
 
+import copy
 import io
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffusion_dfl.predictors import (
     ForestWeights,
     LinearPredictor,
     ResidualBootstrap,
+    forest,
 )
 from diffusion_dfl.predictors.base import Scaling
 from diffusion_dfl.programs import Newsvendor
@@ -204,6 +206,47 @@ def test_a_base_of_forests_has_mean_and_standard_deviation_by_the_weights(weight
     location, scale = model.location_and_scale(fresh)
     torch.testing.assert_close(location, mean.float(), rtol=0, atol=2e-3)
     torch.testing.assert_close(scale, spread.float(), rtol=1e-4, atol=0)
+
+
+def test_a_grown_forest_is_no_callers_memory_and_is_kept_in_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contexts, outcomes = (values.double() for values in data(40))
+    ones = torch.ones(40).double()
+    mass = ones.clone()
+    first, second = ForestWeights(4, 2, trees=3), ForestWeights(4, 2, trees=3)
+    first.fit_rows(contexts, outcomes, mass)
+    before = first.row_weights(contexts)
+    mass[:20] = 100.0
+    second.fit_rows(contexts, outcomes, ones)
+    np.testing.assert_array_equal(second.row_weights(contexts), before)
+    assert second._trees is first._trees  # grown once
+    assert copy.deepcopy(second)._trees is first._trees
+    monkeypatch.setattr(forest, "_MOST_NODES", 500)
+    for trees in range(1, 40):
+        other = ForestWeights(4, 2, trees=trees)
+        other.fit_rows(contexts[:5], outcomes[:5])
+        other.row_weights(contexts[:1])
+    assert sum(one.nodes for one in forest._KEPT.values()) <= 500
+
+
+def test_a_base_of_forests_takes_no_rows_and_rows_that_are_not_finite() -> None:
+    contexts, outcomes = data(40)
+    model = ForestWeights(4, 2, trees=3)
+    model.fit_scaling(contexts, outcomes)
+    model.fit_rows(contexts, outcomes)
+    assert model.location_and_scale(contexts[:0]).location.shape == (0, 2)
+    odd = contexts[:3].clone()
+    odd[0, 0], odd[1, 1] = torch.nan, torch.inf
+    location = model.location_and_scale(odd).location
+    assert location.isnan().all(1).tolist() == [True, True, False]
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    again = torch.load(buffer, weights_only=False)
+    torch.testing.assert_close(
+        again.location_and_scale(contexts), model.location_and_scale(contexts)
+    )
 
 
 def test_a_leaf_of_one_row_leaves_a_base_of_forests_a_hundredth_of_the_spread() -> None:

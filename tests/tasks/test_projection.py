@@ -1,6 +1,7 @@
 """The nearest feasible decision, against closed forms and cvxpy; as a projection must behave."""
 
 from collections.abc import Callable
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -199,6 +200,60 @@ def test_a_row_that_no_decision_meets_is_nan_and_one_that_holds_anyway_changes_n
         )
         found = project(program, points)
         torch.testing.assert_close(found, torch.tensor(expected).double(), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("parts", "point", "expected"),
+    [
+        # Bounds that are apart by rounding.
+        ({"lower": [0.1 + 0.2, 0.0], "upper": [0.3, 1.0]}, [0.5, 0.5], [0.3, 0.5]),
+        # Coefficients of very different sizes.
+        (
+            {
+                "matrix": [[1e8, 1.0, 2.0]],
+                "limit": [-150.0],
+                "lower": [0.0, -100.0, -100.0],
+                "upper": [1.0, 100.0, 100.0],
+            },
+            [3.0, 50.0, -1.0],
+            [0.0, 10.4, -80.2],
+        ),
+        # Multipliers beyond the digits of a one beside them.
+        ({"matrix": [[-1e-8]], "limit": [-0.25], "upper": [2e8]}, [0.0], [2.5e7]),
+        # No such decision, at a small scale.
+        (
+            {
+                "equality_matrix": [[1.0, 1.0]],
+                "equality_value": [3e-9],
+                "lower": 0.0,
+                "upper": 1e-9,
+            },
+            [0.5, 0.5],
+            [np.nan, np.nan],
+        ),
+        (
+            {"matrix": [[1e-10, 1e-10]], "limit": [-5e-10], "lower": 0.0, "upper": 1.0},
+            [0.5, 0.5],
+            [np.nan, np.nan],
+        ),
+    ],
+)
+def test_what_rounding_leaves_open_is_the_solvers_to_say(
+    parts: dict[str, Any], point: list[float], expected: list[float]
+) -> None:
+    size = len(point)
+    parts = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in parts.items()}
+    program = TorchProgram(size, size, smooth=lambda y, z: (y - z).square().sum(), **parts)
+    found = project(program, torch.tensor([point], dtype=torch.float64))
+    torch.testing.assert_close(
+        found, torch.tensor([expected], dtype=torch.float64), rtol=1e-6, atol=0, equal_nan=True
+    )
+
+
+def test_far_points_of_a_simplex_have_their_corner() -> None:
+    points = torch.tensor([[1e15, 0.0, 0.0], [1e16, 0.0, 0.0]], dtype=torch.float64)
+    found = project(MeanVariancePortfolio(3, 10.0), points)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0.0, 0.0]] * 2).double())
 
 
 def test_float32_decisions_are_projected_in_float64() -> None:

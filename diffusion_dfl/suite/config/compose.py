@@ -44,6 +44,7 @@ NEUTRAL = {
     "decision.solver": "auto",
     "decision.curvature": "convolved",
     "model.base": "gaussian",
+    "model.base_leaf_rows": 5,
     "matmul_precision": "highest",
     **{f"{stage}.keep": "best" for stage in ("foundation", "fit", "train")},
 }
@@ -288,11 +289,13 @@ def fit_values(config: DictConfig) -> dict[str, Any]:
 
 
 def _hashed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Deciding values without the neutral ones; a bootstrap had its base from the first."""
+    """Deciding values without the neutral ones; a bootstrap had its base from the first, and a key of a
+    user's own model is none of ours."""
+    own_base = "model.law" in values or f"model.{own.CODE}" in values
     return {
         key: value
         for key, value in values.items()
-        if NEUTRAL.get(key) != value or (key == "model.base" and "model.law" in values)
+        if NEUTRAL.get(key) != value or (key == "model.base" and own_base)
     }
 
 

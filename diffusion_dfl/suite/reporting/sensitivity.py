@@ -76,7 +76,8 @@ def render(numbers: pd.DataFrame, wanted: Selection, higher_is_better: bool) -> 
     order += [name for name in kinds if kinds[name] != "method"]
     settings = numbers["setting"].unique().tolist()
     cells = {(row["setting"], row["name"]): row for row in numbers.to_dict("records")}
-    ranked = numbers[numbers["kind"] == "method"].sort_values("mean", ascending=higher_is_better)
+    methods = numbers[(numbers["kind"] == "method") & numbers["mean"].notna()]
+    ranked = methods.sort_values("mean", ascending=higher_is_better)
     best = dict(zip(ranked["setting"], ranked["name"], strict=True))  # The last one of a setting.
     lines = [
         f"## {layout.title}: sensitivity to its parameters "
@@ -92,12 +93,15 @@ def render(numbers: pd.DataFrame, wanted: Selection, higher_is_better: bool) -> 
             texts.append(f"**{text}**" if best.get(setting) == name else text)
         title = name if kinds[name] == "method" else f"_{name}_"
         lines.append(table_line([title, *texts]))
-    counts = sorted({int(row["count"]) for row in cells.values() if row["kind"] == "method"})
+    seeds = []
+    for setting in settings:
+        counts = methods.loc[methods["setting"] == setting, "count"].unique()
+        seeds.append("/".join(str(int(count)) for count in sorted(counts)) or "0")
+    lines.append(table_line(["Seeds", *seeds]))
     lines += [
         "",
-        f"Mean ± standard error over {' or '.join(map(str, counts))} seeds of the {layout.quantity}"
-        f"{layout.unit}; the best method is bold. Presets are those of the task as configured: nothing was "
-        "tuned for a setting.",
+        f"Mean ± standard error over seeds of the {layout.quantity}{layout.unit}; the best method is bold. "
+        "Presets are those of the task as configured: nothing was tuned for a setting.",
     ]
     if (numbers["kind"] == "published").any():
         lines += ["", NOTE]

@@ -175,7 +175,8 @@ class RunDirectory:
         mine = deciding_values(without_places(config))
         try:
             named = {str(config[group]["_target_"]) for group in GROUPS}
-            theirs = NEUTRAL | deciding_values(stored_config(stored, None, named))
+            joined = {key: value for key, value in NEUTRAL.items() if key in mine}
+            theirs = joined | deciding_values(stored_config(stored, None, named))
         except UserError as error:
             raise UserError(
                 f"{error}; move it away or add force=true, which keeps the old run aside and starts over"
