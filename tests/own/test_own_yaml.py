@@ -205,6 +205,21 @@ def test_another_version_of_the_code_is_neither_skipped_nor_mixed_in(
     assert made(folder, *words, "force=true")["test"] == summary["test"]
 
 
+def test_a_key_of_an_own_model_that_is_named_as_one_of_ours_counts(
+    write: Callable[..., Path],
+) -> None:
+    """That `base` joined our models late, with a value that keeps what was, is nothing to this one."""
+    words = ["task=shop", "model=net", "grad=two_stage"]
+    paths = []
+    for node in ({}, {"base": "gaussian"}):
+        folder = write(
+            task={**TASK}, model={"name": "net", "_target_": "own_shop.Net", "width": 8, **node}
+        )
+        with searching(folder):
+            paths.append(fit_path(compose_config(words)))
+    assert paths[0] != paths[1]
+
+
 def test_every_key_of_an_own_task_counts_in_the_name_of_its_fit(write: Callable[..., Path]) -> None:
     # `capacity` of our own task is the program's and does not; of this one nothing is known.
     folder = write(task={**TASK, "capacity": 1.0})

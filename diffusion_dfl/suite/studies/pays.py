@@ -32,6 +32,8 @@ from diffusion_dfl.training.streams import torch_stream
 #: Those that have a density and whose fit on this task was searched.
 MODELS = ("gaussian", "diffusion")
 GRADS = ("reparam", "score")
+# Of a unit: the sample average, the fit, and every row with its twin.
+_LINES = 2 + 2 * len(GRADS)
 #: Twenty, without those that are kept untouched.
 SEEDS = (*range(10), *range(15, 25))
 
@@ -150,7 +152,8 @@ class Line:
 
 
 def config_of(model: str, grad: str, seed: int, setting: Setting) -> DictConfig:
-    """The searched preset with the setting's changes, and as many steps whatever the rows."""
+    """The searched preset with the setting's changes, and as many steps whatever the rows, one epoch at
+    least."""
     words = ["task=inventory", f"model={model}", f"grad={grad}", f"seed={seed}"]
     config = compose_config([*words, "fit.refit=false", f"task.num_test={_TEST_ROWS}"])
     changes = dict(setting.changes or {})
@@ -166,9 +169,9 @@ def config_of(model: str, grad: str, seed: int, setting: Setting) -> DictConfig:
     return trial_config(config, changes)
 
 
-def recipe(model: str, seed: int, setting: Setting) -> str:
-    """What tells a unit from one of other presets or another design."""
-    configs = [config_of(model, grad, seed, setting) for grad in ("two_stage", *GRADS)]
+def recipe(model: str, setting: Setting) -> str:
+    """What tells a unit from one of other presets or another design, of all seeds the same."""
+    configs = [config_of(model, grad, 0, setting) for grad in ("two_stage", *GRADS)]
     return digest([deciding_values(one) for one in configs] + [setting.noise], 12)
 
 
@@ -185,7 +188,7 @@ def task_of(config: DictConfig, noise: float) -> Task:
 def measure(model: str, seed: int, setting: Setting, device: torch.device) -> list[Line]:
     """A unit: the two-stage fit, and from it every decision-focused stage and its twin."""
     began, lines = time.process_time(), []
-    told = recipe(model, seed, setting)
+    told = recipe(model, setting)
 
     def line(grad: str, twin: bool, steps: Steps, predictor: DecisionMaker, epochs: int) -> None:
         cost, regret, scale = _judged(steps, predictor.eval())
@@ -287,15 +290,40 @@ def read(path: Path) -> pd.DataFrame:
     """Lines of a file; none of one that is not there.
 
     Raises:
-        UserError: another file.
+        UserError: another file, or a damaged one.
     """
     names = list(Line.__dataclass_fields__)
     if not path.exists():
         return pd.DataFrame(columns=names)
-    found = pd.read_csv(path, keep_default_na=False)
+    texts = ("recipe", "axis", "model", "grad")
+    empty = {name: [""] for name in names if name not in texts}
+    try:
+        found = pd.read_csv(
+            path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=empty
+        )
+    except ValueError as error:  # What cannot be parsed or decoded.
+        raise UserError(f"{path} is damaged ({error}); move it away") from error
     if list(found.columns) != names:
         raise UserError(f"{path}: it is no study of where training pays; move it away")
+    if not all(pd.api.types.is_numeric_dtype(found[name]) for name in empty if name != "twin"):
+        raise UserError(f"{path} is damaged (a number is none); move it away")
     return found
+
+
+def check(lines: pd.DataFrame, path: Path, model: str) -> None:
+    """Refuse units of other presets or another design.
+
+    Raises:
+        UserError: naming the file and the unit.
+    """
+    settings = {(setting.axis, setting.value): setting for setting in SETTINGS}
+    for (axis, value), part in lines.groupby(["axis", "value"]):
+        setting = settings.get((str(axis), float(str(value))))
+        if setting is None or set(part["recipe"]) != {recipe(model, setting)}:
+            raise UserError(
+                f"{path}: {axis or 'the task as it is'} {value:g} was made with another recipe (a "
+                "preset or the study has changed since); move the file away to begin again"
+            )
 
 
 def run(
@@ -310,6 +338,8 @@ def run(
     Raises:
         UserError: a file with units of other presets.
     """
+    for model in models:
+        check(read(path_of(folder, model)), path_of(folder, model), model)
     for model, seed, setting in units(models, seeds):
         path = path_of(folder, model)
         known = read(path)
@@ -318,16 +348,11 @@ def run(
             & (known["axis"] == setting.axis)
             & (known["value"] == setting.value)
         )
-        if same.any():
-            if set(known["recipe"][same]) != {recipe(model, seed, setting)}:
-                raise UserError(
-                    f"{path}: seed {seed} of {setting.axis or 'the task as it is'} was made with another "
-                    "recipe (a preset or the study has changed since); move the file away to begin again"
-                )
+        if same.sum() == _LINES:
             continue
         lines = measure(model, seed, setting, device)
-        joined = [known] if len(known) else []
-        made = pd.concat([*joined, pd.DataFrame([asdict(line) for line in lines])])
+        kept = [known[~same]] if len(known) else []
+        made = pd.concat([*kept, pd.DataFrame([asdict(line) for line in lines])])
         with replacing(path) as partial:
             made.to_csv(partial, index=False, float_format="%.6g")
         heard(

@@ -10,14 +10,22 @@ from matplotlib.figure import Figure
 from diffusion_dfl.suite.reporting.figures.style import band, legend, panels
 from diffusion_dfl.suite.reporting.markdown import table_head, table_line
 from diffusion_dfl.suite.reporting.statistics import Estimate, estimate, paired
-from diffusion_dfl.suite.studies.pays import AXES, GRADS, MODELS, Axis, path_of, read
+from diffusion_dfl.suite.studies.pays import AXES, GRADS, MODELS, Axis, check, path_of, read
 
 _TITLES = {"gaussian": "Gaussian", "diffusion": "diffusion"}
 
 
 def everything(folder: Path) -> pd.DataFrame:
-    """Lines of all models."""
-    found = [read(path_of(folder, model)) for model in MODELS]
+    """Lines of all models.
+
+    Raises:
+        UserError: a file that is damaged or of another recipe.
+    """
+    found = []
+    for model in MODELS:
+        path = path_of(folder, model)
+        found.append(read(path))
+        check(found[-1], path, model)
     return pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True)
 
 

@@ -49,6 +49,15 @@ def test_a_directory_is_claimed_by_a_configuration_and_claimed_again(
     assert (held.path / "config.yaml").read_text() == first
 
 
+@pytest.mark.parametrize("model", ["deterministic", "forest", "boosting", "policy", "bootstrap"])
+def test_a_run_of_every_model_is_claimed_again(held: RunDirectory, model: str) -> None:
+    """Keys that joined later are none of a model that does not have them."""
+    grad = "policy" if model == "policy" else "two_stage"
+    config = composed(["data=simulated", f"model={model}", f"grad={grad}"])
+    held.claim(config, force=False)
+    held.claim(config, force=False)
+
+
 def test_places_may_change_between_claims(held: RunDirectory) -> None:
     held.claim(_config(data__root="/a", device="cpu", output__root="/x"), force=False)
     held.claim(_config(data__root="/b", device="cuda", output__root="/y"), force=False)

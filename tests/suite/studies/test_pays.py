@@ -1,5 +1,6 @@
 """The study of where decision-focused training pays: its units, its files, its numbers."""
 
+import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,14 +89,46 @@ def test_a_study_goes_on_where_it_was_stopped_and_refuses_another_recipe(
     assert len(heard) == 1 and heard[0].startswith("gaussian seed 1 rows 50: regret saa")
     assert pays.path_of(tmp_path, "gaussian").read_text().startswith(first)
     monkeypatch.setattr(pays, "_FIT_STEPS", 8)
-    with pytest.raises(UserError, match=r"seed 0 of rows was made with another recipe .* move"):
+    with pytest.raises(UserError, match=r"rows 50 was made with another recipe .* move"):
         pays.run(tmp_path, ["gaussian"], [0], CPU)
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    pays.path_of(tmp_path, "gaussian").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="no study of where training pays"):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a,b\n1,2\n", "no study of where training pays"),
+        (b"", "is damaged"),
+        (b"\xff\xfe\x00", "is damaged"),
+        (b"a,b\n1,2,3,4\n1\n1,2,3,4,5\n", "is damaged|no study"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    pays.path_of(tmp_path, "gaussian").write_bytes(content)
+    with pytest.raises(UserError, match=told):
         pays_report.everything(tmp_path)
+
+
+def test_a_file_that_was_cut_off_is_told_or_made_whole(tmp_path: Path) -> None:
+    path = pays.path_of(tmp_path, "gaussian")
+    pays.run(tmp_path, ["gaussian"], [0], CPU)
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    pays.run(tmp_path, ["gaussian"], [0], CPU)
+    numbers = [pd.read_csv(path)["regret"], pd.read_csv(io.StringIO(whole))["regret"]]
+    pd.testing.assert_series_equal(*numbers)
+    path.write_text(whole[:-25].rpartition(",")[0] + ",x\n")
+    with pytest.raises(UserError, match="damaged"):
+        pays.read(path)
+
+
+def test_a_recipe_of_digits_and_a_regret_that_is_none_are_read_as_they_are(tmp_path: Path) -> None:
+    lines = _lines(saved=0.4)
+    lines["recipe"], lines.loc[0, "regret"] = "012345678901", np.nan
+    path = pays.path_of(tmp_path, "gaussian")
+    lines.to_csv(path, index=False)
+    found = pays.read(path)
+    assert set(found["recipe"]) == {"012345678901"}
+    assert np.isnan(found["regret"][0]) and found["regret"][1:].notna().all()
 
 
 def _lines(saved: float) -> pd.DataFrame:
