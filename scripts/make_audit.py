@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffusion_dfl.files import write_json, write_text
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.pipes import piped
 from diffusion_dfl.suite.reporting.audit import TEMPLATE, audit_tables, numbers, render
 
 
@@ -44,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

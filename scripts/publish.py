@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
+from diffusion_dfl.suite.pipes import piped
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.own import TRIED_OUT
 from diffusion_dfl.suite.reporting.publishing import Wanted, publish
@@ -70,4 +71,4 @@ def tell(names: Sequence[Any], what: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from diffusion_dfl.extras import installing
 from diffusion_dfl.suite.cli import fail
+from diffusion_dfl.suite.pipes import piped
 
 
 def main() -> int:
@@ -87,4 +88,4 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(piped(main))

@@ -105,6 +105,8 @@ def _into(readme: Path, results: Path) -> int:
         text = with_block(readme.read_text(encoding="utf-8"), summary(tables))
     except REFUSALS as error:
         return fail(explain(error))
+    except FileNotFoundError:
+        return fail(f"--readme {readme}: there is no such file; name the README that has the table")
     readme.write_text(text, encoding="utf-8")
     print(f"written to {readme}")
     return 0

@@ -143,6 +143,13 @@ def published(results: Path) -> set[str]:
     return set(Archive(results / "published").entries)
 
 
+def test_a_readme_that_is_not_there_is_named(script: Script, tmp_path: Path) -> None:
+    done = script("make_tables.py", tmp_path, "--readme", str(tmp_path / "missing.md"))
+    assert done.code != 0
+    assert "missing.md: there is no such file" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_publishing_takes_records_of_default_sources_and_twins_and_names_what_does_not_belong(
     script: Script, tmp_path: Path
 ) -> None:
@@ -287,6 +294,7 @@ def test_a_plan_of_no_such_task_is_one_clear_line(script: Script, tmp_path: Path
         "make_tables.py --published",
         "make_ablations.py --published",
         "make_search_table.py",
+        "make_figures.py --list",
         "check_records.py",
         "search.py task=power model=gaussian --show",
         "status.py task=power",
