@@ -23,7 +23,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.places import REPOSITORY
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.frame import frame
-from diffusion_dfl.suite.reporting.layout import LAYOUTS
+from diffusion_dfl.suite.reporting.layout import BEYOND, LAYOUTS
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
 from diffusion_dfl.suite.reporting.selection import selection
 from diffusion_dfl.suite.reporting.table1 import RMSE, Table, build
@@ -60,7 +60,8 @@ def audit_tables(results: Path) -> dict[str, Table]:
     """
     collection = collect(results, own=False)
     runs = frame(collection)
-    wanted: dict[str, tuple[str, tuple[str, ...]]] = {task: (task, ()) for task in LAYOUTS}
+    tasks = (*LAYOUTS, *BEYOND)
+    wanted: dict[str, tuple[str, tuple[str, ...]]] = {task: (task, ()) for task in tasks}
     wanted.update(RELEASED)
     return {
         prefix: build(runs, selection(runs, task, "laptop", None, overrides), collection=collection)
