@@ -181,6 +181,8 @@ def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
         if printed is not None:
             yield f"{key}.paper", printed[1].mean
             yield f"{key}.paper.rmse", printed[0].mean
+    for name, one in table.estimates("published").items():
+        yield f"{prefix}.published.{name.partition(', ')[2].replace(':', '')}", one.mean
     for name, one in table.estimates("baseline").items():
         yield f"{prefix}.baseline.{name}", one.mean
         yield f"{prefix}.baseline.{name}.error", one.error
