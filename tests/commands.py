@@ -158,6 +158,8 @@ SMALL: dict[str, Small] = {
         instead="python scripts/publish.py --task power --retire"
     ),
     "python scripts/publish.py --task inventory --variants": Small(),
+    "python scripts/publish.py --task restaurant --variants": Small(),
+    "python scripts/make_sensitivity.py --task restaurant": Small(),
     # It says what runs it wants; there are none among the committed records.
     "python scripts/make_sensitivity.py --task inventory": Small(codes=(1,)),
     "python scripts/make_ablations.py --commands": Small(),
