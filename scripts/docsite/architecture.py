@@ -17,7 +17,7 @@ SUITE = "suite."
 ACROSS = {
     "train.py": 0.25, "scripts": 0.6,
     "suite.commands": 0.25, "suite.reporting": 0.25, "suite.search": 0.65, "suite.runs": 0.45,
-    "suite.loggers": 0.12, "suite.config": 0.9,
+    "suite.loggers": 0.12, "suite.config": 0.9, "suite.studies": 0.65,
     "training": 0.45, "estimators": 0.24, "tasks": 0.72, "layers": 0.45, "solvers": 0.45,
     "programs": 0.45, "predictors": 0.1, "data": 0.92, "cones": 0.91,
 }  # fmt: skip
