@@ -15,7 +15,7 @@ from diffusion_dfl.suite.reporting.checking import outdated
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.figures import FIGURES, FigureSource
 from diffusion_dfl.suite.reporting.frame import frame
-from diffusion_dfl.suite.reporting.layout import LAYOUTS
+from diffusion_dfl.suite.reporting.layout import BEYOND, LAYOUTS
 from diffusion_dfl.suite.reporting.markdown import render as markdown
 from diffusion_dfl.suite.reporting.status import plan, state
 from diffusion_dfl.suite.reporting.table1 import build
@@ -69,7 +69,7 @@ def test_no_configuration_is_composed_to_read_a_committed_number(composing_fails
     runs = frame(found)
     text = "\n".join(
         markdown(build(runs, selection.selection(runs, task, "laptop"), collection=found))
-        for task in LAYOUTS
+        for task in (*LAYOUTS, *BEYOND)
         if (runs["task"] == task).any()
     )
     assert text == (RESULTS / "tables" / "table1.md").read_text(encoding="utf-8")
