@@ -3,7 +3,7 @@
     python scripts/make_study.py pays                  what is not made yet, and the tables of all there is
     python scripts/make_study.py pays --show           the tables alone
 
-Where decision-focused training pays (docs/pays.md). It goes on where it was stopped; two models can be
+Where decision-focused training pays (docs/reproduce.md). It goes on where it was stopped; two models can be
 made at once, by two calls with --models.
 """
 

@@ -178,14 +178,16 @@ class ForestWeights(TreePredictor):
         )
 
     def row_weights(self, context: Tensor) -> Tensor:
-        """w(x) of contexts ``(B, d_x)`` over the known rows: ``(B, N)`` float64, rows with sum 1."""
+        """w(x) of contexts ``(B, d_x)`` over the known rows: ``(B, N)`` float64, rows with sum 1, NaN of a
+        context that is not finite."""
         grown: _Forest = self._trees
-        found = grown.places(context)
-        weights = np.zeros((len(found), len(grown.leaves)))
-        for here, there in zip(found.T, grown.leaves.T, strict=True):
+        places = grown.places(context)
+        weights = np.zeros((len(places), len(grown.leaves)))
+        for here, there in zip(places.T, grown.leaves.T, strict=True):
             same = (here[:, None] == there) * grown.mass
             weights += same / same.sum(1, keepdims=True)
-        return torch.as_tensor(weights / weights.sum(1, keepdims=True)).to(self.known_outcomes)
+        found = torch.as_tensor(weights / weights.sum(1, keepdims=True)).to(self.known_outcomes)
+        return torch.where(context.isfinite().all(1, keepdim=True), found, torch.nan)
 
     def location_and_scale(self, context: Tensor) -> Scaling:
         """Mean and standard deviation by the weights, ``(B, d_y)`` each, raw units.
@@ -234,5 +236,8 @@ class ForestWeights(TreePredictor):
         """Known outcomes drawn by their weights, ``(B, M, d_y)``."""
         self.check_backpropagation(backpropagation)
         weights = self.row_weights(context)
-        chosen = torch.multinomial(weights, num_scenarios, True, generator=generator)
-        return self.known_outcomes[chosen].to(self.outcomes.mean)
+        known = weights.isfinite().all(1)
+        shares = torch.where(known.unsqueeze(1), weights, 1.0)
+        chosen = torch.multinomial(shares, num_scenarios, True, generator=generator)
+        drawn = self.known_outcomes[chosen].to(self.outcomes.mean)
+        return torch.where(known.view(-1, 1, 1), drawn, torch.nan)

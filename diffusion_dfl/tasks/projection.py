@@ -129,7 +129,7 @@ def _onto_row(points: Tensor, row: Tensor, side: Tensor, lower: Tensor, upper: T
         value = (row * at(torch.where(edge.isinf(), 0.0, edge))).sum(1, keepdim=True)
         before = (edge == -torch.inf) | (edge.isfinite() & (value >= side.unsqueeze(1)))
         low = torch.where((low < high) & before, middle + 1, low)
-        high = torch.where((low <= high) & ~before & (middle < high), middle, high)
+        high = torch.where(~before & (middle < high), middle, high)
     beyond = edges.new_full((len(edges), 1), torch.inf)
     padded = torch.cat([-beyond, edges, beyond], dim=1)
     left, right = padded.gather(1, low), padded.gather(1, low + 1)

@@ -170,8 +170,9 @@ class Steps:
             self._fit_rows(seen, self._trained("fit"))
             return Progress(done=True)
         held = self._counted("validation", "fit")
-        base = predictor.base
-        scaling = None if base is None else base(self.rows(held, "fit").context)
+        scaling = None
+        if predictor.base is not None and self.epochs is None:  # A second pass is not scored.
+            scaling = predictor.base(self.rows(held, "fit").context)
 
         def score(candidate: Predictor) -> float:
             return self._own_loss(candidate if scaling is None else candidate.under(scaling), held)

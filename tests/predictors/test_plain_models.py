@@ -240,6 +240,11 @@ def test_a_base_of_forests_takes_no_rows_and_rows_that_are_not_finite() -> None:
     odd[0, 0], odd[1, 1] = torch.nan, torch.inf
     location = model.location_and_scale(odd).location
     assert location.isnan().all(1).tolist() == [True, True, False]
+    program = Newsvendor(c0=0, q0=0, cb=3, rb=0, ch=1, rh=0, z_max=100, num_decisions=2)
+    rule = LayerRule(DecisionLayer(program, curvature="saa"), 5)
+    (made,), drawn = model.decide([rule], odd, odd.double(), noise())
+    assert made.decision.isnan().all(1).tolist() == [True, True, False]
+    assert drawn.isnan().all(2).all(1).tolist() == [True, True, False]
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
