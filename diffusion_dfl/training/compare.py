@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.tasks import Task
@@ -131,5 +131,5 @@ def _gain(difference: NDArray[np.float64], block: int) -> tuple[float, float, fl
     reach = math.nan
     if count > 1:
         error = blocks.mean(1).std(ddof=1) / math.sqrt(count)
-        reach = float(student.ppf(0.975, count - 1) * error)
+        reach = float(stdtrit(count - 1, 0.975) * error)
     return mean, mean - reach, mean + reach, int(blocks.size)

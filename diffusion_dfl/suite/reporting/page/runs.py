@@ -9,9 +9,7 @@ from functools import cache
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.reporting.collect import Collection, LeftOut, Record
@@ -32,6 +30,9 @@ STANDINGS: Mapping[str, str] = {
 }
 
 _TITLES: Mapping[Cell, str] = {(model, grad): title for _, title, model, grad in ROWS}
+# Those of C are ten times faster, and not everywhere.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _SEED = re.compile(r"^seed: .*\n", re.MULTILINE)
 _PLACE = re.compile(r"([^/]+)/([^/]+)/([a-z]+)-([a-z_]+?)(?:-[0-9a-f]+)?/seed-(\d+)")
 
@@ -195,9 +196,11 @@ def _config(text: str) -> str:
     if not text.strip():
         return ""
     try:
-        values = cleaned(OmegaConf.to_container(OmegaConf.create(text)))
-        return OmegaConf.to_yaml(OmegaConf.create(values))
-    except (YAMLError, OmegaConfBaseException, ValueError, TypeError):
+        values = yaml.load(text, _LOADER)
+        if not isinstance(values, Mapping):
+            raise ValueError(text)
+        return yaml.dump(cleaned(values), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+    except (yaml.YAMLError, ValueError, TypeError):
         return "config.yaml is damaged: it is no YAML"
 
 
