@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     "words",
     [
-        ["--seeds=1", "--kills=20"],
-        ["--seeds=1", "--kills=10", "--hosts"],
+        ["--seeds=1", "--kills=8"],
+        ["--seeds=1", "--kills=5", "--hosts"],
         ["--seeds=1", "--kills=1", "--launchers", "basic"],
     ],
 )

@@ -25,11 +25,22 @@ SWEEP = (
     "model=gaussian",
     "grad=two_stage,reparam",
     "scale=smoke",
+    "task.num_train=64",
+    "task.num_validation=16",
+    "task.num_test=16",
+    "decision.num_scenarios=8",
+    "evaluation.num_large=16",
     "fit.epochs=2",
     "train.epochs=1",
     "-m",
 )
 DASK = ("hydra/launcher=dask", "hydra.launcher.workers=2")
+
+
+def alone(*words: str, results: Path) -> None:
+    """A sweep without a launcher, one run after the other."""
+    done = forked(REPOSITORY / "train.py", *words, f"output.root={results}")
+    assert done.returncode == 0, done.stderr
 
 
 def call(*words: str, results: Path) -> "subprocess.CompletedProcess[str]":
@@ -83,18 +94,17 @@ def records(results: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_every_launcher_gives_the_same_records(tmp_path: Path) -> None:
     launchers = {
-        "basic": (),
         "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
         "submitit_local": ("hydra/launcher=submitit_local",),
         "dask": DASK,
     }
-    found = {}
+    alone(*SWEEP, "seed=0,1", results=tmp_path / "alone")
+    wanted = records(tmp_path / "alone")
+    assert len(wanted) == 4
     for name, words in launchers.items():
         done = call(*words, *SWEEP, "seed=0,1", results=tmp_path / name)
         assert done.returncode == 0, done.stderr
-        found[name] = records(tmp_path / name)
-    assert len(found["basic"]) == 4
-    assert all(one == found["basic"] for one in found.values())
+        assert records(tmp_path / name) == wanted
 
 
 @pytest.mark.slow
@@ -103,9 +113,8 @@ def test_a_worker_that_is_killed_in_a_run_costs_no_number_and_no_line(
 ) -> None:
     # The only one, and dask gives it up before it is back, as on a machine with too much to do.
     monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "0.01s")
-    words = [*SWEEP, "train.epochs=12", "seed=0,1"]
-    whole = call(*words, results=tmp_path / "basic")
-    assert whole.returncode == 0, whole.stderr
+    words = [*SWEEP, "train.epochs=40", "seed=0,1"]
+    alone(*words, results=tmp_path / "alone")
     root = tmp_path / "dask"
     with begun(DASK[0], "hydra.launcher.workers=1", *words, results=root) as sweep:
         run = wait_for(
@@ -116,7 +125,7 @@ def test_a_worker_that_is_killed_in_a_run_costs_no_number_and_no_line(
         _, said = sweep.communicate(timeout=400)
     assert sweep.returncode == 0, said
     assert "its worker was lost; it goes on elsewhere" in said
-    assert records(root) == records(tmp_path / "basic")
+    assert records(root) == records(tmp_path / "alone")
     for path in root.rglob("metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert len({(line["stage"], line["epoch"]) for line in lines}) == len(lines) > 0
@@ -124,14 +133,13 @@ def test_a_worker_that_is_killed_in_a_run_costs_no_number_and_no_line(
 
 @pytest.mark.slow
 def test_what_a_lost_host_held_is_taken_over_when_its_minute_is_up(tmp_path: Path) -> None:
-    words = [*DASK, *SWEEP[:2], *SWEEP[3:], "grad=two_stage", "seed=0,1"]
-    first = call(*words, results=tmp_path)
-    assert first.returncode == 0, first.stderr
+    words = [*SWEEP[:2], *SWEEP[3:], "grad=two_stage", "seed=0,1"]
+    alone(*words, results=tmp_path)
     run = next(tmp_path.rglob("gaussian-two_stage*/seed-1"))
     (run / "status.json").unlink()
     (run / ".owner").write_text('{"host": "another", "pid": 1, "token": "its"}')
     os.utime(run / ".owner", (time.time() - 52,) * 2)
-    again = call(*words, results=tmp_path)
+    again = call(*DASK, *words, results=tmp_path)
     assert again.returncode == 0 and "2 of 2 runs are finished" in again.stdout, again.stderr
 
 
@@ -159,8 +167,7 @@ def test_a_run_whose_worker_is_lost_every_time_is_given_up(tmp_path: Path) -> No
 def test_a_failing_run_tells_its_reason_and_the_others_go_on(launcher: str, tmp_path: Path) -> None:
     root = tmp_path / "runs" / "smoke" / "inventory"
     words = [word for word in SWEEP if not word.startswith("grad")]
-    first = call(*words, "grad=two_stage", "seed=0", results=tmp_path)
-    assert first.returncode == 0, first.stderr
+    alone(*words, "grad=two_stage", "seed=0", results=tmp_path)
     cell = next(path for path in root.iterdir() if path.name != "_fits")
     # Seed 1 finds a directory where its record should go.
     (cell / "seed-1" / "summary.json").mkdir(parents=True)
