@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffusion_dfl.errors import RunFailed, UserError
     from diffusion_dfl.estimators import (
         Batch,
+        CostWeighted,
         Estimator,
         Loss,
         Mixture,
@@ -91,6 +92,7 @@ _HOMES = {
     "diffusion_dfl.errors": ("RunFailed", "UserError"),
     "diffusion_dfl.estimators": (
         "Batch",
+        "CostWeighted",
         "Estimator",
         "Loss",
         "Mixture",
@@ -158,6 +160,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "BaseModels",
     "Batch",
+    "CostWeighted",
     "DataError",
     "Dataset",
     "DecisionLayer",

@@ -7,7 +7,7 @@ bare call, and refuses model and grad pairs that make no sense before any run of
 
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def _grads(told: Mapping[str, Any]) -> tuple[str, ...]:
         return ("policy",)
     grads = [
         ("two_stage", True),
+        ("cost_weighted", told["pathwise"] and not told["has_density"] and not told["closed_form"]),
         ("reparam", told["pathwise"] and not told["closed_form"]),
         ("score", told["has_density"]),
         ("score_path", told["has_path"]),
@@ -41,25 +42,21 @@ def _grads(told: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name, suits in grads if suits)
 
 
-def _cells(closed_form: Collection[bool]) -> dict[str, tuple[str, ...]]:
-    """Model -> its grads, of models that are fitted by steps or in closed form; the plain ones first."""
+def _cells() -> dict[str, tuple[str, ...]]:
+    """Model -> its grads; the plain models first, those in closed form last."""
     found = {}
     for path in (CONFIG_DIRECTORY / "model").glob("*.yaml"):
         target = target_of(path.read_text(encoding="utf-8"))
         if target is not None:
             told = attributes(target)
-            if told["closed_form"] in closed_form:
-                grads = _grads(told)
-                place = (told["closed_form"], told["decides"], len(grads), path.stem)
-                found[place] = grads
+            grads = _grads(told)
+            place = (told["closed_form"], told["decides"], len(grads), path.stem)
+            found[place] = grads
     return {place[-1]: found[place] for place in sorted(found)}
 
 
 #: The grads that make sense for a model, by what its class says of itself.
-CELLS = _cells((False, True))
-
-#: The rows of every task's table; the other models are baselines for tasks they suit.
-TABLE_CELLS = _cells((False,))
+CELLS = _cells()
 
 _GRADS = {name for grads in CELLS.values() for name in grads}
 
@@ -280,6 +277,8 @@ def _reason(model: str, grad: str) -> str:
         return "a policy maps contexts to decisions and predicts no outcome"
     if grad == "policy":
         return "grad=policy trains a policy network, not a predictor"
+    if grad == "cost_weighted":
+        return "it is a baseline of point predictions"
     if grad == "score_path":
         return "only a diffusion samples along a path of steps"
     if "reparam" not in CELLS[model]:

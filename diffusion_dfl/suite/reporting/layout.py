@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from diffusion_dfl.suite.reporting.paper import Cell
+
 
 @dataclass(frozen=True)
 class Column:
@@ -36,7 +38,7 @@ class Layout:
         note: what the columns mean.
         baselines: titles of its plain baselines.
         bounds: metric -> title of a number that no decision made beforehand can beat.
-        models: model -> title of a model in closed form whose runs stand among the plain baselines.
+        models: cell -> title of one that is no row, whose runs stand among the plain baselines.
     """
 
     title: str
@@ -46,7 +48,7 @@ class Layout:
     note: str
     baselines: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, str] = field(default_factory=dict)
-    models: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[Cell, str] = field(default_factory=dict)
 
 
 HEADLINE = "test.task"
@@ -111,7 +113,11 @@ LAYOUTS: dict[str, Layout] = {
             "saa": "Sample average of the training loads",
             "knn_saa": "Sample average of the nearest contexts",
         },
-        models={"boosting": "Boosted quantiles", "bootstrap": "Residuals drawn again"},
+        models={
+            ("boosting", "two_stage"): "Boosted quantiles",
+            ("bootstrap", "two_stage"): "Residuals drawn again",
+            ("deterministic", "cost_weighted"): "Cost-weighted squared error",
+        },
     ),
     "portfolio": Layout(
         "Stock portfolio",
@@ -185,9 +191,9 @@ BEYOND: dict[str, Layout] = {
             "knn_saa": "Sample average of the nearest contexts",
         },
         models={
-            "forest": "Random-forest weights",
-            "boosting": "Boosted quantiles",
-            "bootstrap": "Residuals drawn again",
+            ("forest", "two_stage"): "Random-forest weights",
+            ("boosting", "two_stage"): "Boosted quantiles",
+            ("bootstrap", "two_stage"): "Residuals drawn again",
         },
     ),
 }

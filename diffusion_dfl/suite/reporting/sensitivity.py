@@ -49,8 +49,8 @@ def sensitivity(runs: pd.DataFrame, wanted: Selection) -> pd.DataFrame:
             cell = here[(here["model"] == model) & (here["grad"] == grad)]
             if len(cell):
                 rows.append(_row(setting, name, "method", estimate(cell[HEADLINE].tolist())))
-        for model, title in layout.models.items():
-            cell = here[here["model"] == model]
+        for (model, grad), title in layout.models.items():
+            cell = here[(here["model"] == model) & (here["grad"] == grad)]
             if len(cell):
                 rows.append(_row(setting, title, "baseline", estimate(cell[HEADLINE].tolist())))
         for column in here.columns:

@@ -14,11 +14,12 @@ from hydra.core.override_parser.types import Glob
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import printable, read_object, read_text
-from diffusion_dfl.suite.config.arguments import TABLE_CELLS, normalise
+from diffusion_dfl.suite.config.arguments import normalise
 from diffusion_dfl.suite.config.identities import identity_of
 from diffusion_dfl.suite.invocation import start
 from diffusion_dfl.suite.reporting import run_files
 from diffusion_dfl.suite.reporting.columns import aligned
+from diffusion_dfl.suite.reporting.paper import ROWS
 from diffusion_dfl.suite.runs.lease import in_use
 
 #: States of a run, in the order they are told.
@@ -74,8 +75,8 @@ def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
 
     Args:
         words: overrides as typed, ``task=power,portfolio seed=0-9``.
-        every_pair: whether words without any ``model`` and ``grad`` mean every pair that makes sense,
-            not the default one.
+        every_pair: whether words without any ``model`` and ``grad`` mean every row of a task's table, not
+            the default pair.
 
     Raises:
         UserError, HydraException: words no sweep would take.
@@ -84,11 +85,7 @@ def plan(words: Sequence[str], every_pair: bool = True) -> list[Planned]:
     if not every_pair or keys & {"model", "grad"}:
         cells = [tuple(words)]
     else:
-        cells = [
-            (*words, f"model={model}", f"grad={grad}")
-            for model, grads in TABLE_CELLS.items()
-            for grad in grads
-        ]
+        cells = [(*words, f"model={model}", f"grad={grad}") for _, _, model, grad in ROWS]
     runs: dict[Path, Planned] = {}
     for cell in cells:
         overrides = [word for word in normalise([*cell, "-m"]) if word != "-m"]

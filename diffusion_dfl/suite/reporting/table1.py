@@ -273,10 +273,10 @@ def _baselines(runs: pd.DataFrame, task: str) -> tuple[dict[str, pd.Series], lis
 
 
 def _models(runs: pd.DataFrame, task: str) -> dict[str, pd.Series]:
-    """Title -> value a seed of the models in closed form that a task's table shows."""
+    """Title -> value a seed of the models that a task's table shows among its baselines."""
     found = {
-        title: values_by_seed(cell_runs(runs, model, "two_stage"))
-        for model, title in layout_of(task).models.items()
+        title: values_by_seed(cell_runs(runs, *cell))
+        for cell, title in layout_of(task).models.items()
     }
     return {title: by_seed for title, by_seed in found.items() if len(by_seed)}
 

@@ -129,6 +129,7 @@ VALID = {(model, grad) for model, grads in CELLS.items() for grad in grads}
 def test_the_valid_cells_are_those_of_table_1_the_path_score_the_flow_and_plain_models() -> None:
     assert {
         ("deterministic", "two_stage"),
+        ("deterministic", "cost_weighted"),
         ("deterministic", "reparam"),
         ("gaussian", "two_stage"),
         ("gaussian", "reparam"),
