@@ -23,6 +23,7 @@ from diffusion_dfl.predictors.base import (
     row_mean,
 )
 from diffusion_dfl.predictors.gaussian import base_of
+from diffusion_dfl.predictors.noise import scenario_noise
 from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling
 
 # Smallest slope of an affine map and of a spline's knots, its inverse being the largest: a standard
@@ -57,6 +58,8 @@ class FlowPredictor(Predictor):
         base_models: what that base is made of.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
+        antithetic_scenarios: scenarios in pairs made of noise of opposite signs, so that their mean has
+            hardly any of it.
 
     Raises:
         UserError: zuko is not installed.
@@ -77,9 +80,11 @@ class FlowPredictor(Predictor):
         outcome_scaling: OutcomeScaling = "global",
         base_models: BaseModels = BaseModels(),
         context_rank: int = 0,
+        antithetic_scenarios: bool = False,
     ) -> None:
         base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
+        self.antithetic_scenarios = antithetic_scenarios
         for name, value, least in (
             ("context_size", context_size, 1),
             ("width", width, 1),
@@ -157,14 +162,9 @@ class FlowPredictor(Predictor):
     ) -> Tensor:
         """Noise through the inverse transformation, ``(B, M, d_y)``; one pass, like a density."""
         self.check_backpropagation(backpropagation)
-        noise = torch.randn(
-            len(context),
-            num_scenarios,
-            self.outcome_size,
-            generator=generator,
-            device=self.outcomes.mean.device,
-            dtype=self.outcomes.mean.dtype,
-        )
+        mean, shape = self.outcomes.mean, (len(context), num_scenarios, self.outcome_size)
+        antithetic = self.antithetic_scenarios
+        noise = scenario_noise(shape, generator, mean.device, mean.dtype, antithetic)
         size = len(context) if differentiable else max(_ROWS // num_scenarios, 1)
         with torch.set_grad_enabled(differentiable):
             parts = [

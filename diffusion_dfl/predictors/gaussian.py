@@ -22,6 +22,7 @@ from diffusion_dfl.predictors.base import (
 from diffusion_dfl.predictors.deterministic import DeterministicPredictor
 from diffusion_dfl.predictors.forest import ForestWeights
 from diffusion_dfl.predictors.linear import LinearPredictor
+from diffusion_dfl.predictors.noise import scenario_noise
 from diffusion_dfl.predictors.residual import (
     BaseKind,
     BaseModels,
@@ -52,6 +53,8 @@ class GaussianPredictor(Predictor):
         base_models: what that base is made of.
         context_rank: numbers the network knows a context by, a learned linear map; 0 for its
             features.
+        antithetic_scenarios: scenarios in pairs made of noise of opposite signs, so that their mean has
+            hardly any of it.
 
     Raises:
         ValueError: an unknown name or a value out of range; the message names both.
@@ -70,6 +73,7 @@ class GaussianPredictor(Predictor):
         outcome_scaling: OutcomeScaling = "global",
         base_models: BaseModels = BaseModels(),
         context_rank: int = 0,
+        antithetic_scenarios: bool = False,
     ) -> None:
         base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
@@ -86,6 +90,7 @@ class GaussianPredictor(Predictor):
             with torch.no_grad():
                 head.bias.copy_(head.bias.new_tensor(start))
         self.min_log_variance, self.max_log_variance = min_log_variance, max_log_variance
+        self.antithetic_scenarios = antithetic_scenarios
 
     def location_and_scale(self, context: Tensor) -> Scaling:
         """Mean and standard deviation in raw units, ``(B, d_y)`` each."""
@@ -123,8 +128,9 @@ class GaussianPredictor(Predictor):
         self.check_backpropagation(backpropagation)
         with torch.set_grad_enabled(differentiable):
             mean, log_variance = self.moments(context)
-            noise = torch.randn(
-                len(mean), num_scenarios, self.outcome_size, generator=generator, device=mean.device
+            shape = (len(mean), num_scenarios, self.outcome_size)
+            noise = scenario_noise(
+                shape, generator, mean.device, antithetic=self.antithetic_scenarios
             )
             values = mean.unsqueeze(1) + (0.5 * log_variance).exp().unsqueeze(1) * noise
             return self.raw(context, values)

@@ -28,9 +28,9 @@ PROGRAM = PowerProgram(shortage=5.0, excess=0.5, num_decisions=1)
 NEWSVENDOR = Newsvendor(c0=0.0, q0=0.0, cb=3.0, rb=0.0, ch=1.0, rh=0.0, z_max=100.0)
 
 
-def _predictor(mean: float, log_variance: float) -> GaussianPredictor:
+def _predictor(mean: float, log_variance: float, antithetic: bool = False) -> GaussianPredictor:
     """A Gaussian that ignores its context: N(2 + 3 mean, 9 exp(log_variance))."""
-    predictor = GaussianPredictor(1, 1, width=2, layers=1)
+    predictor = GaussianPredictor(1, 1, width=2, layers=1, antithetic_scenarios=antithetic)
     predictor.fit_scaling(torch.tensor([[0.0], [1.0]]), torch.tensor([[-1.0], [5.0]]))
     head = predictor.network[-1]
     with torch.no_grad():
@@ -69,10 +69,11 @@ def _closed_form(predictor: GaussianPredictor, scale: float, outcome: float) -> 
 @pytest.mark.parametrize("scale", [1.06, 3.0])
 @pytest.mark.parametrize("outcome", [1.0, 9.0])
 @pytest.mark.parametrize("kind", [Reparam, Score])
+@pytest.mark.parametrize("antithetic", [False, True], ids=["independent", "antithetic"])
 def test_gradient_is_that_of_the_problem_on_paper(
-    kind: type[Reparam] | type[Score], outcome: float, scale: float
+    antithetic: bool, kind: type[Reparam] | type[Score], outcome: float, scale: float
 ) -> None:
-    predictor = _predictor(0.4, -1.0)
+    predictor = _predictor(0.4, -1.0, antithetic)
     expected = torch.tensor(_closed_form(predictor, scale, outcome), dtype=torch.float64)
     layer = DecisionLayer(PROGRAM, scale)
     estimator: Estimator = kind(SCENARIOS, fit_weight=0.0)

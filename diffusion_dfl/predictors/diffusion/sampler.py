@@ -29,6 +29,7 @@ from diffusion_dfl.predictors.diffusion.schedule import (
     Spacing,
     sampling_timesteps,
 )
+from diffusion_dfl.predictors.noise import scenario_noise
 
 SamplerName = Literal["ddim", "ancestral", "dpm_solver"]
 SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ancestral", "dpm_solver")
@@ -58,6 +59,8 @@ class Sampling:
         variance: of ancestral: posterior, beta (keeps unit variance in few steps).
         clip: largest standardised outcome inside the sampler; 0 for none.
         final_noise: whether the last step adds noise too; false for dpm_solver and eta=0.
+        antithetic_scenarios: scenarios in pairs made of noise of opposite signs, so that their mean has
+            hardly any of it.
 
     Raises:
         ValueError: an unknown name or a value out of range; the message names both.
@@ -70,6 +73,7 @@ class Sampling:
     variance: Literal["posterior", "beta"] = "posterior"
     clip: float = 5.0
     final_noise: bool = False
+    antithetic_scenarios: bool = False
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -129,7 +133,7 @@ class Sampler:
 
         Differentiable if ``predict`` is and gradients are enabled.
         """
-        states = [torch.randn(shape, generator=generator, device=device)]
+        states = [self._noise(shape, generator, device)]
         for step in self._steps(predict, states[0], generator):
             states.append(step)
         return states
@@ -142,7 +146,7 @@ class Sampler:
         device: torch.device,
     ) -> Tensor:
         """Draw ``shape`` outcomes: the end of :meth:`walk`, its other states dropped."""
-        current = torch.randn(shape, generator=generator, device=device)
+        current = self._noise(shape, generator, device)
         for step in self._steps(predict, current, generator):
             current = step
         return current
@@ -157,12 +161,20 @@ class Sampler:
             if step.previous and previous is not None:
                 following.add_(previous, alpha=step.previous)
             if step.noise:
-                noise = torch.randn(
-                    current.shape, generator=generator, device=current.device, dtype=current.dtype
-                )
+                noise = self._noise(current.shape, generator, current.device, current.dtype)
                 following.add_(noise, alpha=step.noise)
             previous, current = clean, following
             yield current
+
+    def _noise(
+        self,
+        shape: tuple[int, ...],
+        generator: torch.Generator,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        antithetic = self.sampling.antithetic_scenarios
+        return scenario_noise(shape, generator, device, dtype, antithetic)
 
     def bound(self, clean: Tensor) -> Tensor:
         """``clean`` within +-clip."""

@@ -45,6 +45,7 @@ NEUTRAL = {
     "decision.curvature": "convolved",
     "model.base": "gaussian",
     "model.base_leaf_rows": 5,
+    "model.antithetic_scenarios": False,
     "matmul_precision": "highest",
     **{f"{stage}.keep": "best" for stage in ("foundation", "fit", "train")},
 }
