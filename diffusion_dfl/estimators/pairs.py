@@ -6,6 +6,7 @@ from typing import Any
 from diffusion_dfl.estimators.policy import Policy
 from diffusion_dfl.estimators.reparam import Reparam
 from diffusion_dfl.estimators.score import Score, ScorePath
+from diffusion_dfl.estimators.set_score import SetScore
 from diffusion_dfl.predictors import DecisionMaker, DiffusionPredictor, Predictor
 
 
@@ -46,6 +47,8 @@ def check_pair(predictor: DecisionMaker, estimator: Any) -> None:
         predictor.check_backpropagation(estimator.backpropagation)
     if isinstance(estimator, ScorePath) and isinstance(predictor, DiffusionPredictor):
         predictor.check_path_density()
+    if isinstance(estimator, SetScore) and isinstance(predictor, Predictor):
+        estimator.check_predictor(predictor)
     needs_density = getattr(estimator, "needs_density", isinstance(estimator, Score))
     if needs_density and not predictor.has_density:
         raise TypeError(f"{name} needs a log-density, and {kind} says has_density = False")

@@ -37,7 +37,8 @@ class SetScore(Mixed):
         balance: weights are of: gradient_norms (the two gradients' norms), none (the losses).
 
     Raises:
-        ValueError: weights or ``num_sets`` out of range.
+        ValueError: weights or ``num_sets`` out of range; at the first call, a predictor that draws
+            antithetic scenarios: the scores of the two of a pair cancel.
     """
 
     needs_density = True
@@ -57,6 +58,16 @@ class SetScore(Mixed):
         self.mixture = Mixture(decision_weight, fit_weight, balance)
         self.num_scenarios, self.num_sets = num_scenarios, num_sets
 
+    @staticmethod
+    def check_predictor(predictor: Predictor) -> None:
+        """Raise ValueError unless scenarios are independent: only then is a set's density their product."""
+        if predictor.antithetic_scenarios:
+            raise ValueError(
+                "antithetic_scenarios=true: the scores of a pair's two scenarios cancel, so that SetScore "
+                "would move no mean; make the predictor with antithetic_scenarios=false, or use Score or "
+                "Reparam"
+            )
+
     def _surrogate(
         self,
         predictor: Predictor,
@@ -65,6 +76,7 @@ class SetScore(Mixed):
         generator: torch.Generator,
         metrics: dict[str, Tensor],
     ) -> Tensor:
+        self.check_predictor(predictor)
         sets, context = self.num_sets, batch.decision_context
         scenarios = predictor.sample(context, sets * self.num_scenarios, generator)
         with torch.no_grad():

@@ -93,6 +93,7 @@ class Predictor(DecisionMaker):
         base: what gives outcomes their location and scale, fitted before everything else and then
             fixed, so that the predictor learns the law of what is left; None for the training days'
             mean and standard deviation.
+        antithetic_scenarios: whether scenarios are drawn in pairs and not independently.
 
     A predictor of the user's own is residual where it passes ``base`` on and turns outcomes into the
     network's units and back by :meth:`standardised` and :meth:`raw`; training gives it out-of-fold
@@ -108,6 +109,7 @@ class Predictor(DecisionMaker):
     pathwise = True
     has_density = True
     stochastic = True
+    antithetic_scenarios = False
 
     def __init__(
         self,

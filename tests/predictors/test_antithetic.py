@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import diffusion_dfl as ddfl
+from diffusion_dfl.estimators.pairs import check_pair
 from diffusion_dfl.predictors.noise import scenario_noise
 
 torch.set_num_threads(1)
@@ -87,6 +88,13 @@ def test_a_beginning_of_even_length_is_of_whole_pairs_whatever_follows(name: str
     middle = steps.unflatten(1, (-1, 2)).mean(2)
     # The middle of a pair lies near the mean, from wherever it was drawn.
     assert (middle - many.unsqueeze(1)).abs().mean() < 0.25 * spread
+
+
+def test_a_score_of_sets_refuses_pairs_whose_scores_cancel() -> None:
+    predictor = ddfl.GaussianPredictor(2, 2, **SMALL, antithetic_scenarios=True)
+    with pytest.raises(ValueError, match="antithetic_scenarios=true: the scores of a pair"):
+        check_pair(predictor, ddfl.SetScore(4))
+    check_pair(predictor, ddfl.Score(4))
 
 
 def test_paths_of_a_diffusion_are_in_pairs_too() -> None:

@@ -119,6 +119,7 @@ class DiffusionPredictor(Predictor):
         )
         self.prediction: Prediction = prediction
         self.num_sampling_steps = sampling.num_sampling_steps
+        self.antithetic_scenarios = sampling.antithetic_scenarios
         self.sampler = Sampler(self.schedule, sampling)
         self.elbo = Elbo(self.schedule, self.sampler, elbo)
         self.chunk_rows = chunk_rows
