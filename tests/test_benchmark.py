@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 
 from diffusion_dfl.programs import MeanVariancePortfolio
 from diffusion_dfl.solvers import solve
+from tests.processes import forked
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {
@@ -32,15 +31,8 @@ COLUMNS = {
 
 def run(folder: Path, *words: str) -> dict:  # type: ignore[type-arg]
     pytest.importorskip("matplotlib")
-    command = [
-        sys.executable,
-        "scripts/benchmark.py",
-        "solvers",
-        "--quick",
-        "--output",
-        str(folder),
-    ]
-    done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    small = ("solvers", "--quick", "--output", str(folder))
+    done = forked(ROOT / "scripts" / "benchmark.py", *small, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "solvers.json").read_text(encoding="utf-8"))
 
@@ -125,8 +117,7 @@ def test_exponent_is_the_slope_in_logarithms() -> None:
 def test_problems_of_users_are_solved_and_reported(tmp_path: Path) -> None:
     pytest.importorskip("cvxpylayers")
     words = ["users", "--batch", "4", "--scenarios", "10", "--rounds", "1", "--output"]
-    command = [sys.executable, "scripts/benchmark.py", *words, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked(ROOT / "scripts" / "benchmark.py", *words, str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "users.json").read_text())
     assert len(rows) == 7

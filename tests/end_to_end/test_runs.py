@@ -16,6 +16,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.suite.config.arguments import CELLS
 from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
+from tests.processes import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -136,31 +137,21 @@ def test_no_record_names_a_machine_path_or_a_user(tmp_path: Path) -> None:
             assert not re.search(r"/(root|home|Users)/", text)
 
 
-def _start(root: Path) -> subprocess.Popen[str]:
-    overrides = [
-        *SMALL,
-        "model=diffusion",
-        "grad=score",
-        "fit.epochs=6",
-        "train.epochs=6",
-        f"output.root={root}",
-    ]
-    return subprocess.Popen(
-        [sys.executable, "train.py", *overrides],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+CUT_OFF = [*SMALL, "model=diffusion", "grad=score", "fit.epochs=6", "train.epochs=6"]
 
 
 @pytest.mark.slow
 def test_run_killed_in_each_stage_and_repeated_gives_the_unbroken_record(tmp_path: Path) -> None:
-    whole = _start(tmp_path / "whole")
-    _, errors = whole.communicate(timeout=300)
-    assert whole.returncode == 0, errors
+    whole = forked(ROOT / "train.py", *CUT_OFF, f"output.root={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
     for stage, epoch in (("fit", 2), ("train", 2)):
-        victim = _start(tmp_path / "broken")
+        victim = subprocess.Popen(
+            [sys.executable, "train.py", *CUT_OFF, f"output.root={tmp_path / 'broken'}"],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         deadline = time.monotonic() + 200
         wanted = f'"stage": "{stage}", "epoch": {epoch}'
         while time.monotonic() < deadline and victim.poll() is None:
@@ -171,9 +162,8 @@ def test_run_killed_in_each_stage_and_repeated_gives_the_unbroken_record(tmp_pat
         os.kill(victim.pid, signal.SIGKILL)
         victim.communicate()
         assert victim.returncode == -signal.SIGKILL, "the run ended before it was killed"
-    repeated = _start(tmp_path / "broken")
-    _, errors = repeated.communicate(timeout=300)
-    assert repeated.returncode == 0, errors
+    repeated = forked(ROOT / "train.py", *CUT_OFF, f"output.root={tmp_path / 'broken'}")
+    assert repeated.returncode == 0, repeated.stderr
     records = []
     for name in ("whole", "broken"):
         (path,) = (tmp_path / name).glob("runs/smoke/power/diffusion-score-*/seed-0/summary.json")
