@@ -49,7 +49,8 @@ def tell(
     if calibration is not None and row.stage == "fit" and study.finished():
         for name, values in row.calibration(tried, study, calibration).items():
             mean, error = mean_and_error(values)
-            print(f"  {name}: {mean:.4f} +- {error:.4f} over instances", flush=True)
+            digits = _decimals(study) + 1 if name.startswith("cost") else 4
+            print(f"  {name}: {mean:.{digits}f} +- {error:.{digits}f} over instances", flush=True)
     if study.trials:
         write_table(row, study)
     spent = len(study.trials) >= budget.trials or study.spent >= budget.seconds

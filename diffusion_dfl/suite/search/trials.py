@@ -96,12 +96,14 @@ class Bench:
         return Outcome(self._costs(steps, predictor.eval()), {"train": float(epochs)})
 
     def forecasts(self, config: DictConfig, instance: Instance) -> dict[str, float]:
-        """How well a fit's scenarios are calibrated on the held-out rows."""
+        """How well a fit's scenarios are calibrated on the held-out rows, and what they cost by c."""
         steps, _ = self._steps(config, instance)
         predictor = self._fitted(steps)
         found = steps.evaluate(predictor, "validation", config.evaluation.num_large).metrics
         names = ("crps", "coverage_90", "plan_level")
-        return {name: float(found[name]) for name in names if found.get(name) is not None}
+        told = {name: float(found[name]) for name in names if found.get(name) is not None}
+        costs = self._costs(steps, predictor)
+        return told | {f"cost at c={c}": cost for c, cost in costs.items()}
 
     @staticmethod
     def _costs(steps: Steps, predictor: DecisionMaker) -> dict[str, float]:
