@@ -57,8 +57,8 @@ _PAUSE = 3
 _FIRST_POLISH, _NEXT_POLISH = 1e-7, 30.0
 # Share of the allowed residual that is aimed at before progress ends.
 _CLOSE = 0.1
-# An instance waits this many iterations for as many to be polished with it as this share's inverse.
-_WAIT, _COMPANY = 2, 2
+# An instance waits so many iterations until this share of all that are left can be polished with it.
+_WAIT, _COMPANY = 3, 0.8
 _NARROW_ROUNDS = 30
 # Residual of a coordinate beside its own terms, and beside the largest of all.
 _OWN, _OWN_ROUNDING = 1e-8, 1e-14
@@ -296,7 +296,7 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
         trying = ((distance <= threshold) | stuck | lost) & distance.isfinite() & ~known
         waiting = torch.where(trying, waiting + 1, 0)
         # Together is cheaper than one by one: the first wait for others, and get closer meanwhile.
-        alone = (trying.sum() * _COMPANY < len(rows)) & (waiting.amax() <= _WAIT) & ~lost.any()
+        alone = (trying.sum() < _COMPANY * len(rows)) & (waiting.amax() <= _WAIT) & ~lost.any()
         trying = torch.nonzero(trying & ~alone).flatten()
         if trying.numel():
             chosen = iterate.select(trying)
