@@ -189,6 +189,8 @@ NOT_RUN: dict[str, str] = {
     "python scripts/search.py task=power model=diffusion hydra/launcher=dask --workers 160": _SEARCH,
     "python scripts/search.py task=inventory model=gaussian grad=two_stage --trials 2 "
     "--root build/search --preset-folder build/presets": _SEARCH,
+    "python scripts/search.py task=portfolio model=gaussian grad=two_stage --show --calibration "
+    "model.antithetic_scenarios=false": _SEARCH,
     "make architecture": "tests/test_architecture.py",
     "make audit": "tests/suite/reporting/test_audit.py",
     "make wandb-sync": "tests/test_scripts.py",
