@@ -45,6 +45,10 @@ class Multipliers:
     def select(self, rows: Tensor) -> "Multipliers":
         return Multipliers(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
+    def copied(self) -> "Multipliers":
+        """The same in new tensors."""
+        return Multipliers(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
+
     def write(self, rows: Tensor, other: "Multipliers") -> None:
         """Put another one in the instances ``rows``, in place."""
         for f in fields(self):

@@ -232,6 +232,12 @@ class Problem:
         return hessian, self._without_bounds(bend, z)
 
     @property
+    def closed(self) -> bool:
+        """Whether no function of a user's is met at a decision: cost and rows are known in closed form."""
+        smooth = self.rows.constraints.smooth
+        return self.quadratic is not None and not self._mixed and smooth is None
+
+    @property
     def _smoothed(self) -> bool:
         """Whether a hinge of power 1 may have curvature: exact ones have none."""
         return self.hinges is None or self._mixed

@@ -1,7 +1,7 @@
 """Training rows are standardised by a base that did not see them, at their true contexts."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ class Own(Predictor):
     """A residual predictor as a user writes one: it passes its base on, and no more."""
 
     has_density = False
-    notes: list[Note]
+    notes: ClassVar[list[Note]] = []
     stage = ""
 
     def __init__(self, context_size: int, outcome_size: int, folds: int = FOLDS) -> None:
