@@ -241,7 +241,7 @@ def shell(text: str, checkout: Path) -> "subprocess.CompletedProcess[str]":
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(checkout),  # before the installed package, which is the checkout's
     }
-    called = re.fullmatch(r"python (scripts/\w+\.py)( [\w=,./ -]*)?", text)
+    called = re.fullmatch(r"python ((?:scripts/\w+|train)\.py)( [\w=,./ -]*)?", text)
     if called:
         words = shlex.split(called[2] or "")
         return forked(checkout / called[1], *words, folder=checkout, environment=environment)
