@@ -88,6 +88,12 @@ class FakeCuda(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.prim.device.default:
             return _CPP_DEVICE if args[0].fake_device == DEVICE else args[0].fake_device
+        if torch.is_inference_mode_enabled():
+            # Autograd takes operations apart into those that devices know; without it they come whole.
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
         leaves, spec = tree_flatten((args, kwargs or {}))
         leaves = [self._understood(leaf) for leaf in leaves]
         args, kwargs = tree_unflatten(leaves, spec)

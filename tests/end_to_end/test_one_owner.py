@@ -95,7 +95,9 @@ def _said(clone: Path, *words: str, code: int = 0) -> str:
 def test_a_predictor_of_two_files_has_help_schema_checks_and_runs(clone: Path) -> None:
     shown = _said(clone, "train.py", "--help")
     assert "Point prediction inside the range that was seen" in shown
-    assert "grad=two_stage,reparam" in shown.split("model=bounded")[-1].splitlines()[0]
+    assert (
+        "grad=two_stage,cost_weighted,reparam" in shown.split("model=bounded")[-1].splitlines()[0]
+    )
     words = [*SMALL, "model=bounded", "grad=reparam"]
     assert "reach: 3.0" in _said(clone, "train.py", *words, "--cfg", "job")
     refused = _said(clone, "train.py", *words, "model.reach=far", code=2)
