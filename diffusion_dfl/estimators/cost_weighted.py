@@ -1,6 +1,9 @@
 """The predictor's own loss, with rows weighted by what their decisions cost (Donti et al., 2017)."""
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from diffusion_dfl.estimators.base import Batch, Loss, fit_loss
 from diffusion_dfl.layers import DecisionLayer
@@ -13,7 +16,7 @@ class CostWeighted:
 
     ``w_i = 1 - share + share r_i / mean(r)``, ``r_i`` the cost of the decision made for row i by the
     predictor as it is, less that of the best one for its outcome. The baseline "cost-weighted RMSE" of
-    Donti, Amos and Kolter (Task-based end-to-end model learning, NeurIPS 2017, section 5.2) is a point
+    Donti, Amos and Kolter (Task-based end-to-end model learning, NeurIPS 2017) is a point
     prediction with ``share=1``, its costs taken as they are.
 
     Args:
@@ -45,13 +48,13 @@ class CostWeighted:
                 weights = 1 - self.share + self.share * regret / regret.mean().clamp_min(1e-300)
                 if batch.weights is not None:
                     weights = weights * batch.weights
-            batch = Batch(batch.context, batch.outcome, batch.pooled, batch.exact_context, weights)
+            batch = replace(batch, weights=weights)
         value = fit_loss(predictor, batch, generator)
         return Loss(value, metrics | {"fit_loss": value.detach()})
 
     def _regret(
         self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """``(B,)``, 0 where a program was not solved; and the mean cost."""
         scenarios = predictor.sample(batch.decision_context, self.num_scenarios, generator)
         made = layer(scenarios, context=batch.constraint_context).expand(len(batch), -1)
