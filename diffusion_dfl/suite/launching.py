@@ -245,12 +245,13 @@ class _Sweep:
         else:
             now = time.monotonic()
             self.short = now if self.short is None else self.short
-            if now - self.short > _START:
-                # One that could not start is there for dask, which asks for no other.
-                cluster.scale(len(there))
-                self.short = now
-            # dask gives a worker up that is killed and not back within its own time.
-            cluster.scale(self.wanted)
+            late = now - self.short > _START
+            # dask gives a worker up that is killed and not back within its own time, but one that could not
+            # start is there for it: it is let go now and asked for again at the next look, since of a
+            # removal and a demand at once dask sees neither.
+            cluster.scale(len(there) if late else self.wanted)
+            if late:
+                self.short = None
         found = [
             address
             for address, worker in there.items()

@@ -15,6 +15,7 @@ import pytest
 
 from diffusion_dfl.errors import UserError
 from diffusion_dfl.files import read_object
+from diffusion_dfl.suite import launching
 from diffusion_dfl.suite.launching import Settings
 from tests.commands import blocks
 from tests.processes import forked
@@ -129,6 +130,24 @@ def test_a_worker_that_is_killed_in_a_run_costs_no_number_and_no_line(
     for path in root.rglob("metrics.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert len({(line["stage"], line["epoch"]) for line in lines}) == len(lines) > 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_could_not_start_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+
+    settings = Settings(workers=1, address=None, cores_per_run=1, gpus_per_run=0, retries=0)
+    monkeypatch.setattr(launching, "_START", 0.5)
+    # Ended behind dask's back, which takes it for alive, as it does one that failed to start.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
+        launching._client(settings, 1) as (client, _),
+    ):
+        sweep = launching._Sweep(client, settings, b"", [], [["seed=0"]], 0)
+        cluster = client.cluster
+        cluster.sync(cluster.workers[0].close)
+        wait_for(lambda: not sweep._workers())
+        wait_for(sweep._workers, seconds=60)
 
 
 @pytest.mark.slow
