@@ -51,7 +51,9 @@ def test_a_simulated_task_has_new_data_a_seed_and_the_digest_tells_them() -> Non
     assert len(set(sums.values())) == len(SEEDS)
     again = instances(composed([*words, "task.deviation=0.3"]))
     assert data_digest(every) != data_digest(again)
-    assert data_digest(every) == data_digest(instances(composed(words)))
+    same = instances(composed(words))
+    same[0].task.dataset.contexts[0, 0] += 1e-13  # by another number of threads
+    assert data_digest(every) == data_digest(same)
 
 
 def test_folds_ahead_have_the_last_third_in_order_and_only_days_before_to_fit_on() -> None:
