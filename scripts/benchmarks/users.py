@@ -442,7 +442,7 @@ def _gradient_error(problem: Problem, towards: Tensor) -> float:
     """Of the convolved layer, in a random direction of the outcomes.
 
     Differences lose digits to rounding where steps are short, and cross kinks where they are long: each
-    instance has the step at which its differences to either side agree best.
+    instance has the step at which the slopes between all five points agree best.
     """
     layer = DecisionLayer(problem.program, bandwidth_scale=1.5, max_failure_share=1.0)
     outcomes = problem.outcomes.clone().requires_grad_()
@@ -461,8 +461,8 @@ def _gradient_error(problem: Problem, towards: Tensor) -> float:
     for step in _STEPS:
         ahead, behind, far, back = (value(k * step) for k in (1, -1, 2, -2))
         central = (8 * (ahead - behind) - (far - back)) / (12 * step)
-        left, right = (here - behind) / step, (ahead - here) / step
-        apart = (left - right).abs() / (1e-3 * (left.abs() + right.abs()) + 1e-4)
+        slopes = torch.stack([back, behind, here, ahead, far]).diff(dim=0) / step
+        apart = (slopes.amax(0) - slopes.amin(0)) / (2e-3 * slopes.abs().mean(0) + 1e-4)
         found.append(torch.stack([central, apart]))
     central, apart = torch.stack(found, dim=1)
     best = apart.argmin(0, keepdim=True)
