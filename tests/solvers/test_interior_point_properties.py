@@ -61,8 +61,8 @@ def test_adversarial_power_programs_are_solved(**case: Any) -> None:
 
 @pytest.mark.slow
 @given(**_ADVERSARIAL)
-@settings(max_examples=1000, deadline=None, derandomize=True)
-def test_a_thousand_adversarial_power_programs_are_solved(**case: Any) -> None:
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_hundreds_of_adversarial_power_programs_are_solved(**case: Any) -> None:
     _check_adversarial(**case)
 
 
@@ -106,6 +106,6 @@ def test_degenerate_quadratic_programs_satisfy_their_kkt_conditions(**case: Any)
 
 @pytest.mark.slow
 @given(**_QUADRATIC)
-@settings(max_examples=1000, deadline=None, derandomize=True)
-def test_a_thousand_degenerate_quadratic_programs_are_solved(**case: Any) -> None:
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_hundreds_of_degenerate_quadratic_programs_are_solved(**case: Any) -> None:
     _check_quadratic(**case)

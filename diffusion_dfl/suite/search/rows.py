@@ -176,7 +176,7 @@ class Row:
             return []
         best = study.finished()[0]
         config = trial_config(self.config, {**study.space.fixed, **study.space.values(best.params)})
-        if not config.grad.fit_weight:
+        if not config.grad.get("fit_weight"):
             return []
         epochs = int(best.user_attrs["chosen"])
         return [bench.twin(config, instance, epochs) for instance in self.instances]

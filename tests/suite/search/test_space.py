@@ -1,6 +1,8 @@
 """Spaces: what the files of conf/search say, and what is refused in them."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
@@ -30,6 +32,20 @@ def test_every_row_of_a_task_has_the_same_budget(tmp_path: Path) -> None:
         rows = [row for model in MODELS for row in rows_of(task, model, tmp_path)]
         assert len(rows) == sum(len(CELLS[model]) for model in MODELS)
         assert {row.budget for row in rows} == {read_budget(task)}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_rows_with_a_term_of_the_fit_have_a_twin_and_no_others(model: str, tmp_path: Path) -> None:
+    bench: Any = SimpleNamespace(twin=lambda config, instance, epochs: (instance, epochs))
+    for row in rows_of("inventory", model, tmp_path):
+        best = SimpleNamespace(params={}, user_attrs={"chosen": 3})
+        space = SimpleNamespace(fixed=row.space.fixed, values=dict)
+        study: Any = SimpleNamespace(finished=lambda best=best: [best], space=space)
+        settings = {**row.config.grad, **row.space.fixed}
+        fitted = row.stage == "decision" and settings.get(
+            "grad.fit_weight", row.config.grad.get("fit_weight")
+        )
+        assert bool(row.twin(bench, study)) == bool(fitted), row.name
 
 
 def test_what_is_otherwise_for_a_task_takes_the_place_of_the_rest() -> None:
