@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 from diffusion_dfl import __version__
+from diffusion_dfl.files import read_object, write_json
+from diffusion_dfl.suite import places
 from diffusion_dfl.suite.places import INSTALLED, PACKAGE, REPOSITORY
 from diffusion_dfl.training.checkpoint import Version
 
@@ -31,18 +34,32 @@ def source_hash() -> str:
 
 @cache
 def source_version() -> Version:
-    """Of the package that runs; what decides numbers is the library, without its docstrings."""
+    """Of the package that runs; what decides numbers is the library, without its docstrings.
+
+    Parsing it takes seconds, so what was found is remembered under the hash of the files.
+    """
+    place = places.cache() / "source.json"
+    key = f"{source_hash()} of Python {platform.python_version()}"
+    numbers = read_object(place).get(key)
+    if not isinstance(numbers, str):
+        numbers = _library_hash()
+        with suppress(OSError):  # A convenience: a folder that cannot be written stays as it is.
+            write_json(place, {key: numbers})
+    return Version(source_hash(), numbers)
+
+
+def _library_hash() -> str:
     state = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
-        place = path.relative_to(PACKAGE)
-        if place.parts[0] == "suite":
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] == "suite":
             continue
         tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 node.value.value = None
-        state.update(place.as_posix().encode() + b"\0" + ast.dump(tree).encode() + b"\0")
-    return Version(source_hash(), state.hexdigest()[:16])
+        state.update(name.as_posix().encode() + b"\0" + ast.dump(tree).encode() + b"\0")
+    return state.hexdigest()[:16]
 
 
 def describe_environment(device: torch.device, threads: int) -> dict[str, Any]:

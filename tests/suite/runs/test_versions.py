@@ -111,6 +111,7 @@ def test_what_decides_numbers_is_the_library_without_its_words(
     package = tmp_path / "diffusion_dfl"
     (package / "suite").mkdir(parents=True)
     monkeypatch.setattr(environment, "PACKAGE", package)
+    monkeypatch.setattr(environment.places, "cache", lambda: tmp_path / "cache")
 
     def version(text: str, suite: str = "") -> Version:
         (package / "loop.py").write_text(text)
@@ -123,6 +124,12 @@ def test_what_decides_numbers_is_the_library_without_its_words(
         words = version('def step():\n    """A step."""\n    return 1  # one\n')
         page = version('def step():\n    """One step."""\n    return 1\n', "x = 1\n")
         other = version('def step():\n    """One step."""\n    return 2\n')
+        (remembered,) = (tmp_path / "cache").iterdir()
+        for damage in ("", '["a"]', remembered.read_text()[:-5]):
+            remembered.write_text(damage)
+            assert environment.source_version.__wrapped__() == other
+        monkeypatch.setattr(environment, "_library_hash", None)
+        assert environment.source_version.__wrapped__() == other
     finally:
         environment.source_hash.cache_clear()
     assert first.numbers == words.numbers == page.numbers != other.numbers
