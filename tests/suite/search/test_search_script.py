@@ -13,8 +13,8 @@ import yaml
 from scripts import search
 
 SMALL = (
-    "data=simulated",
-    "data.num_days=260",
+    "task.num_train=120",
+    "task.num_validation=40",
     "decision.num_scenarios=10",
 )
 
@@ -55,17 +55,17 @@ def test_a_fit_then_its_row_end_in_tables_and_presets(
     root, presets = tmp_path / "search", tmp_path / "preset"
     presets.mkdir()
     place = ("--root", str(root), "--preset-folder", str(presets))
-    words = ("task=power", "model=gaussian", *SMALL)
+    words = ("task=inventory", "model=gaussian", *SMALL)
     for grad in ("two_stage", "reparam", "score"):
         assert called(monkeypatch, *words, f"grad={grad}", *place) == 0
-    with (root / "power-gaussian-score.csv").open() as handle:
+    with (root / "inventory-gaussian-score.csv").open() as handle:
         weights = {row["grad.decision_weight"] for row in csv.DictReader(handle)}
-    with (root / "power-gaussian-reparam.csv").open() as handle:
+    with (root / "inventory-gaussian-reparam.csv").open() as handle:
         assert next(csv.DictReader(handle))["grad.decision_weight"] in weights
     told = capsys.readouterr().out
-    assert "power-gaussian-fit: " in told
+    assert "inventory-gaussian-fit: " in told
     assert "2 of 2 trials" in told
-    with (root / "power-gaussian-reparam.csv").open() as handle:
+    with (root / "inventory-gaussian-reparam.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == 3
     assert rows[0]["state"] == "complete"
@@ -76,14 +76,14 @@ def test_a_fit_then_its_row_end_in_tables_and_presets(
     assert set(costs[0]) == {"0", "1", "2"}
     mean = sum(one[rows[0]["choice"]] for one in costs) / 8
     assert float(rows[0]["mean"]) == pytest.approx(mean, abs=1e-4)
-    shared = yaml.safe_load((presets / "power-gaussian.yaml").read_text())
+    shared = yaml.safe_load((presets / "inventory-gaussian.yaml").read_text())
     assert shared["fit"]["keep"] == "last"
     assert 0 <= shared["fit"]["epochs"] <= 3
     assert shared["model"]["width"] == 8
-    rule = yaml.safe_load((presets / "power-gaussian-two_stage.yaml").read_text())
-    assert rule["defaults"] == ["power-gaussian", "_self_"]
+    rule = yaml.safe_load((presets / "inventory-gaussian-two_stage.yaml").read_text())
+    assert rule["defaults"] == ["inventory-gaussian", "_self_"]
     assert rule["decision"]["bandwidth_scale"] in (0.25, 0.5, 1.0, 1.5, 2.0, 2.5)
-    row = yaml.safe_load((presets / "power-gaussian-reparam.yaml").read_text())
+    row = yaml.safe_load((presets / "inventory-gaussian-reparam.yaml").read_text())
     assert row["train"]["epochs"] == int(rows[0]["choice"])
     show = (*words, "grad=two_stage", *place, "--show", "--calibration")
     assert called(monkeypatch, *show, "decision.num_scenarios=20") == 0
@@ -96,7 +96,7 @@ def test_a_fit_then_its_row_end_in_tables_and_presets(
 
 @pytest.mark.slow
 def test_workers_of_a_launcher_share_a_stage(tmp_path: Path) -> None:
-    words = ("task=power", "model=gaussian", "grad=two_stage", *SMALL, "hydra/launcher=dask")
+    words = ("task=inventory", "model=gaussian", "grad=two_stage", *SMALL, "hydra/launcher=dask")
     words += ("--workers", "2", "--trials", "2", "--root", str(tmp_path))
     words += ("--preset-folder", str(tmp_path))
     done = subprocess.run(
@@ -107,12 +107,12 @@ def test_workers_of_a_launcher_share_a_stage(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "power-gaussian-fit.csv").open() as handle:
+    with (tmp_path / "inventory-gaussian-fit.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) >= 2
     workers = re.findall(r'"worker": ?"(\d+)-', next(tmp_path.rglob("*.journal")).read_text())
     assert {"0", "1"} <= set(workers)
-    assert (tmp_path / "power-gaussian-two_stage.yaml").exists()
+    assert (tmp_path / "inventory-gaussian-two_stage.yaml").exists()
 
 
 def test_a_row_whose_fit_was_not_searched_says_what_to_run(
@@ -121,26 +121,26 @@ def test_a_row_whose_fit_was_not_searched_says_what_to_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ("task=power", "model=gaussian", "grad=reparam", *SMALL)
+    words = ("task=inventory", "model=gaussian", "grad=reparam", *SMALL)
     assert called(monkeypatch, *words, "--root", str(tmp_path / "search")) != 0
-    assert "make search task=power model=gaussian" in capsys.readouterr().err
+    assert "make search task=inventory model=gaussian" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("task=power",), "expected task=NAME model=NAME"),
-        (("task=power", "model=gaussian", "what"), "expected task=NAME model=NAME"),
-        (("task=power", "model=gaussian", "--workers", "0"), "--workers 0: expected 1 or more"),
-        (("task=power", "model=gaussian", "--trials", "0"), "--trials 0: expected 1 or more"),
-        (("task=power", "model=gaussian", "--workers", "2"), "workers need a launcher; add"),
-        (("task=power", "model=gaussian", "hydra/launcher=dask"), "say how many workers"),
+        (("task=inventory",), "expected task=NAME model=NAME"),
+        (("task=inventory", "model=gaussian", "what"), "expected task=NAME model=NAME"),
+        (("task=inventory", "model=gaussian", "--workers", "0"), "--workers 0: expected 1 or more"),
+        (("task=inventory", "model=gaussian", "--trials", "0"), "--trials 0: expected 1 or more"),
+        (("task=inventory", "model=gaussian", "--workers", "2"), "workers need a launcher; add"),
+        (("task=inventory", "model=gaussian", "hydra/launcher=dask"), "say how many workers"),
         (
-            ("task=power", "model=gaussian", *SMALL, "hydra/launcher=dusk", "--workers", "2"),
+            ("task=inventory", "model=gaussian", *SMALL, "hydra/launcher=dusk", "--workers", "2"),
             "hydra/launcher",
         ),
-        (("task=power", "model=gaussan"), "model=gaussan: there is no such model to search"),
-        (("task=power", "model=gaussian", "grad=score_path"), "its grads are two_stage, reparam"),
+        (("task=inventory", "model=gaussan"), "model=gaussan: there is no such model to search"),
+        (("task=inventory", "model=gaussian", "grad=score_path"), "its grads are two_stage, reparam"),
     ],
 )
 def test_words_that_name_no_row_are_refused(
