@@ -140,7 +140,10 @@ def test_a_row_whose_fit_was_not_searched_says_what_to_run(
             "hydra/launcher",
         ),
         (("task=inventory", "model=gaussan"), "model=gaussan: there is no such model to search"),
-        (("task=inventory", "model=gaussian", "grad=score_path"), "its grads are two_stage, reparam"),
+        (
+            ("task=inventory", "model=gaussian", "grad=score_path"),
+            "its grads are two_stage, reparam",
+        ),
     ],
 )
 def test_words_that_name_no_row_are_refused(
