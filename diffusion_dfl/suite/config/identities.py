@@ -26,6 +26,7 @@ from diffusion_dfl.suite.config.compose import Identity, compose_config, decidin
 from diffusion_dfl.suite.config.own import refuse_hidden, refuse_missing
 
 _SOURCES = Path(__file__).resolve().parent
+_CELL = {"task", "model", "grad", "scale"}
 
 
 @cache
@@ -82,6 +83,8 @@ def _forget() -> None:
 
 def _composed(words: tuple[str, ...]) -> Identity:
     config = _config((*words, "seed=0"))
+    if {word.partition("=")[0] for word in words} <= _CELL:  # A preset, its own reference.
+        return identify(config, deciding_values(config))
     cell = (config.task.name, config.model.name, config.grad.name, config.scale)
     return identify(config, _preset(*cell))
 
