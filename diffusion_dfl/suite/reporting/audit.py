@@ -34,6 +34,7 @@ TEMPLATE = REPOSITORY / "docs" / "templates" / "audit.md"
 _METRICS = {
     "rmse": RMSE,
     "regret": "test.regret",
+    "objective": "test.mean_variance",
     "coverage": "test.coverage_90",
     "bytes": "resources.saved_for_backward_bytes",
 }
@@ -166,6 +167,7 @@ def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:
         for suffix, estimates in beside.items():
             if name in estimates:
                 yield f"{key}.{suffix}", estimates[name].mean
+                yield f"{key}.{suffix}.error", estimates[name].error
         for block, estimates in blocks.items():
             if name in estimates:
                 one = estimates[name]
