@@ -1,6 +1,7 @@
 """The decision layer as a module: scenarios in, decisions out, gradients by the adjoint."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -90,8 +91,8 @@ def check_knobs(
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
-    if not bandwidth_scale >= 0:
-        raise ValueError(f"bandwidth_scale={bandwidth_scale} must be a number >= 0")
+    if not 0 <= bandwidth_scale < math.inf:
+        raise ValueError(f"bandwidth_scale={bandwidth_scale} must be a finite number >= 0")
     if not 0 <= max_failure_share <= 1:
         raise ValueError(f"max_failure_share={max_failure_share} must be in [0, 1]")
     if solver == "cvxpylayers" and curvature == "paper":

@@ -4,6 +4,7 @@ Of a newsvendor with shortage cost b and surplus cost h the best decision is the
 the level b / (b + h); so a forecast of this quantile, taken for the only scenario, leads to it.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -49,9 +50,15 @@ class BoostedQuantiles(TreePredictor):
         super().__init__(context_size, outcome_size)
         if not 0 < level < 1:
             raise ValueError(f"level={level} must be in (0, 1): b / (b + h) of the cost")
-        for name, value, least in (("rounds", rounds, 1), ("leaves", leaves, 2)):
+        for name, value, least in (
+            ("rounds", rounds, 1),
+            ("leaves", leaves, 2),
+            ("leaf_rows", leaf_rows, 1),
+        ):
             if value < least:
                 raise ValueError(f"{name}={value} must be an integer >= {least}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate={learning_rate} must be a finite number > 0")
         try:
             from sklearn.ensemble import HistGradientBoostingRegressor
         except ImportError as error:

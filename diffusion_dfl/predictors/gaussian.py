@@ -75,6 +75,11 @@ class GaussianPredictor(Predictor):
         context_rank: int = 0,
         antithetic_scenarios: bool = False,
     ) -> None:
+        if not -math.inf < min_log_variance < max_log_variance < math.inf:
+            raise ValueError(
+                f"min_log_variance={min_log_variance} must be a finite number below "
+                f"max_log_variance={max_log_variance}"
+            )
         base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
         self.network = backbone(

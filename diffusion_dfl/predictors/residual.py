@@ -113,7 +113,7 @@ class BaseModels:
         base_leaf_rows: rows of a leaf of a forest's trees, at least.
 
     Raises:
-        ValueError: fewer than one fold or row of a leaf, or an unknown name.
+        ValueError: a value out of range, or an unknown name.
     """
 
     base_folds: int = 4
@@ -125,12 +125,16 @@ class BaseModels:
     base_leaf_rows: int = 5
 
     def __post_init__(self) -> None:
-        for name, count in (
-            ("base_folds", self.base_folds),
-            ("base_leaf_rows", self.base_leaf_rows),
+        for name, count, least in (
+            ("base_folds", self.base_folds, 1),
+            ("base_width", self.base_width, 1),
+            ("base_layers", self.base_layers, 0),
+            ("base_leaf_rows", self.base_leaf_rows, 1),
         ):
-            if count < 1:
-                raise ValueError(f"{name}={count} must be an integer >= 1")
+            if count < least:
+                raise ValueError(f"{name}={count} must be an integer >= {least}")
+        if not 0 <= self.base_dropout < 1:
+            raise ValueError(f"base_dropout={self.base_dropout} must be in [0, 1)")
         for name, value, known in (
             ("base_activation", self.base_activation, tuple(ACTIVATIONS)),
             ("base", self.base, get_args(BaseKind)),

@@ -17,6 +17,7 @@ one-sided ramp matrix and ``H = I``; both signs are needed for ``|.|``, and ``H 
 the curvature of the hinges: see docs/method.md.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,12 @@ class PowerProgram(Program):
     separable = True
 
     def __post_init__(self) -> None:
-        for name in ("shortage", "excess", "ramp"):
+        for name in ("shortage", "excess"):
             value = getattr(self, name)
-            if not value >= 0:
-                raise ValueError(f"{name}={value} must be a number >= 0")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} must be a finite number >= 0")
+        if not self.ramp >= 0:
+            raise ValueError(f"ramp={self.ramp} must be a number >= 0")
         if self.num_decisions < 1:
             raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
 

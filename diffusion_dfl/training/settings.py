@@ -1,5 +1,6 @@
 """The knobs of a stage of training."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,12 +48,13 @@ class TrainingSettings:
         for names, good, mend in (
             (("epochs", "patience"), lambda value: value >= 0, "an integer >= 0"),
             (("batch_size", "validate_every"), lambda value: value >= 1, "an integer >= 1"),
-            (("learning_rate",), lambda value: value > 0, "a number > 0"),
+            (("learning_rate",), lambda value: 0 < value < math.inf, "a finite number > 0"),
             (
-                ("weight_decay", "gradient_clip", "context_noise", "divergence_factor"),
-                lambda value: value >= 0,
-                "a number >= 0",
+                ("weight_decay", "context_noise"),
+                lambda value: 0 <= value < math.inf,
+                "a finite number >= 0",
             ),
+            (("gradient_clip", "divergence_factor"), lambda value: value >= 0, "a number >= 0"),
             (("ema_decay",), lambda value: 0 <= value < 1, "in [0, 1)"),
             (("decay",), lambda value: value in ("constant", "cosine"), "constant or cosine"),
             (("keep",), lambda value: value in ("best", "last"), "best or last"),

@@ -37,7 +37,7 @@ class Denoiser(nn.Module):
             before it is learned. 0 for y alone.
 
     Raises:
-        ValueError: no layer, an unknown activation, or frequencies below 0.
+        ValueError: no unit or layer, an unknown activation, or frequencies below 0.
     """
 
     def __init__(
@@ -52,8 +52,9 @@ class Denoiser(nn.Module):
         outcome_frequencies: int = 0,
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers={layers} must be at least 1")
+        for name, value in (("width", width), ("layers", layers)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be an integer >= 1")
         if outcome_frequencies < 0:
             raise ValueError(f"outcome_frequencies={outcome_frequencies} must be an integer >= 0")
         self.frequencies = range(1, outcome_frequencies + 1)

@@ -104,8 +104,12 @@ class DiffusionPredictor(Predictor):
         super().__init__(context_size, outcome_size, base, context_rank)
         if prediction not in ("epsilon", "x0", "v"):
             raise ValueError(f"prediction={prediction!r} is unknown; choose epsilon, x0 or v")
-        if chunk_rows < 1:
-            raise ValueError(f"chunk_rows={chunk_rows} must be at least 1")
+        for name, value in (
+            ("num_diffusion_steps", num_diffusion_steps),
+            ("chunk_rows", chunk_rows),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be an integer >= 1")
         self.schedule = NoiseSchedule(schedule, num_diffusion_steps)
         self.denoiser = Denoiser(
             self.encoded_size,
