@@ -8,6 +8,7 @@ from torch import Tensor
 from diffusion_dfl.estimators.base import Batch, Loss, fit_loss
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.sizes import check_sizes
 from diffusion_dfl.solvers import solve
 
 
@@ -35,6 +36,7 @@ class CostWeighted:
             raise ValueError(
                 f"decision_weight={decision_weight} is a share of the weights of rows here; expected 0 to 1"
             )
+        check_sizes(num_scenarios=num_scenarios)
         self.num_scenarios = num_scenarios
         self.share = decision_weight
 

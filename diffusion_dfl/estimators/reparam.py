@@ -7,6 +7,7 @@ from diffusion_dfl.estimators.base import Balance, Batch, Loss, Mixed, Mixture, 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Backpropagation, Predictor
 from diffusion_dfl.predictors.base import BackpropagationName
+from diffusion_dfl.sizes import check_sizes
 
 
 class Reparam(Mixed):
@@ -36,6 +37,7 @@ class Reparam(Mixed):
         balance: Balance = "gradient_norms",
     ) -> None:
         self.mixture = Mixture(decision_weight, fit_weight, balance)
+        check_sizes(num_scenarios=num_scenarios)
         self.num_scenarios = num_scenarios
         self.backpropagation = Backpropagation(backpropagation, last_steps)
 

@@ -12,6 +12,7 @@ from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DiffusionPredictor, LogDensity, Predictor
 from diffusion_dfl.predictors.diffusion import ScenarioPath
 from diffusion_dfl.programs.smoothing import bandwidth
+from diffusion_dfl.sizes import check_sizes
 
 
 def score_weights(
@@ -105,7 +106,9 @@ class Score(Mixed):
         for name, value in (("weight_clip", weight_clip), ("trust_region", trust_region)):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must be a number >= 0")
-        if num_gradient_scenarios < 0 or num_gradient_scenarios == 1:
+        check_sizes(num_scenarios=num_scenarios)
+        check_sizes(0, num_gradient_scenarios=num_gradient_scenarios)
+        if num_gradient_scenarios == 1:
             raise ValueError(
                 f"num_gradient_scenarios={num_gradient_scenarios} must be 0 (those of the decision) "
                 "or at least 2: the baseline of a scenario is the mean of the others"

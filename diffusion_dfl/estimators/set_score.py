@@ -19,6 +19,7 @@ from torch import Tensor
 from diffusion_dfl.estimators.base import Balance, Batch, Mixed, Mixture
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
+from diffusion_dfl.sizes import check_sizes
 
 
 class SetScore(Mixed):
@@ -51,6 +52,7 @@ class SetScore(Mixed):
         fit_weight: float = 1.0,
         balance: Balance = "gradient_norms",
     ) -> None:
+        check_sizes(num_scenarios=num_scenarios, num_sets=num_sets)
         if num_sets < 2:
             raise ValueError(
                 f"num_sets={num_sets} must be at least 2: the baseline of a set is the mean of the others"

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffusion_dfl.sizes import check_sizes
+
 ActivationName = Literal["silu", "relu", "gelu"]
 
 
@@ -91,9 +93,8 @@ def backbone(
     Raises:
         ValueError: no such activation, or a size or a dropout out of range.
     """
-    for key, value, least in (("width", width, 1), ("layers", layers, 0)):
-        if value < least:
-            raise ValueError(f"{key}={value} must be an integer >= {least}")
+    check_sizes(width=width)
+    check_sizes(0, layers=layers)
     modules: list[nn.Module] = []
     size = inputs
     for _ in range(layers):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.predictors.decision_maker import Decided, DecisionMaker, Rule
+from diffusion_dfl.sizes import check_sizes
 
 if TYPE_CHECKING:
     from diffusion_dfl.predictors.residual import ResidualBase
@@ -41,7 +42,8 @@ class Backpropagation:
             raise ValueError(
                 f"backpropagation={self.kind!r} is unknown; choose full, checkpoint or last"
             )
-        if self.steps < 0 or (self.kind == "last") != (self.steps > 0):
+        check_sizes(0, last_steps=self.steps)
+        if (self.kind == "last") != (self.steps > 0):
             raise ValueError(
                 f"last_steps={self.steps} with backpropagation={self.kind}: last_steps is the "
                 "number of steps of backpropagation=last, at least 1 there and 0 elsewhere"

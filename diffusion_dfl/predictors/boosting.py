@@ -16,6 +16,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.extras import installing
 from diffusion_dfl.predictors.base import FULL, Backpropagation
 from diffusion_dfl.predictors.trees import TreePredictor
+from diffusion_dfl.sizes import check_sizes
 
 
 class BoostedQuantiles(TreePredictor):
@@ -50,13 +51,8 @@ class BoostedQuantiles(TreePredictor):
         super().__init__(context_size, outcome_size)
         if not 0 < level < 1:
             raise ValueError(f"level={level} must be in (0, 1): b / (b + h) of the cost")
-        for name, value, least in (
-            ("rounds", rounds, 1),
-            ("leaves", leaves, 2),
-            ("leaf_rows", leaf_rows, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} must be an integer >= {least}")
+        check_sizes(rounds=rounds, leaf_rows=leaf_rows)
+        check_sizes(2, leaves=leaves)
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate={learning_rate} must be a finite number > 0")
         try:

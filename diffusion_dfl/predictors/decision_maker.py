@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from diffusion_dfl.sizes import check_sizes
+
 
 class Decided(NamedTuple):
     """Decisions for B contexts by one rule.
@@ -87,7 +89,7 @@ class DecisionMaker(nn.Module, ABC):
             of many features and few rows from telling the rows apart.
 
     Raises:
-        ValueError: a rank below 0.
+        ValueError: no outcome, or a size or a rank below 0.
     """
 
     pathwise = False
@@ -100,8 +102,8 @@ class DecisionMaker(nn.Module, ABC):
 
     def __init__(self, context_size: int, outcome_size: int, context_rank: int = 0) -> None:
         super().__init__()
-        if context_rank < 0:
-            raise ValueError(f"context_rank={context_rank} must be an integer >= 0")
+        check_sizes(outcome_size=outcome_size)
+        check_sizes(0, context_size=context_size, context_rank=context_rank)
         self.context_size, self.outcome_size = context_size, outcome_size
         self.contexts = Standardiser(context_size)
         self.outcomes = Standardiser(outcome_size)

@@ -25,6 +25,7 @@ from diffusion_dfl.predictors.base import (
 from diffusion_dfl.predictors.gaussian import base_of
 from diffusion_dfl.predictors.noise import scenario_noise
 from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling
+from diffusion_dfl.sizes import check_sizes
 
 # Smallest slope of an affine map and of a spline's knots, its inverse being the largest: a standard
 # deviation given the context stays within 0.01..100 of the outcome's own.
@@ -85,16 +86,10 @@ class FlowPredictor(Predictor):
         base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
         self.antithetic_scenarios = antithetic_scenarios
-        for name, value, least in (
-            ("context_size", context_size, 1),
-            ("width", width, 1),
-            ("layers", layers, 1),
-            ("couplings", couplings, 0),
-            ("coupling_width", coupling_width, 1),
-            ("bins", bins, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} must be an integer >= {least}")
+        check_sizes(context_size=context_size, width=width, layers=layers)
+        check_sizes(coupling_width=coupling_width)
+        check_sizes(0, couplings=couplings)
+        check_sizes(2, bins=bins)
         try:
             from zuko.flows.coupling import GeneralCouplingTransform
             from zuko.flows.gaussianization import ElementWiseTransform

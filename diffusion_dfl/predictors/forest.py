@@ -24,6 +24,7 @@ from diffusion_dfl.extras import installing
 from diffusion_dfl.predictors.base import FULL, Backpropagation, Scaling
 from diffusion_dfl.predictors.decision_maker import Decided, Rule
 from diffusion_dfl.predictors.trees import TreePredictor
+from diffusion_dfl.sizes import check_sizes
 
 # Scenarios of a batch of solves: bounds its memory.
 _CHUNK = 65536
@@ -121,14 +122,9 @@ class ForestWeights(TreePredictor):
         feature_share: float = 0.33,
     ) -> None:
         super().__init__(context_size, outcome_size)
-        for name, value, least in (
-            ("trees", trees, 1),
-            ("depth", depth, 0),
-            ("split_rows", split_rows, 2),
-            ("leaf_rows", leaf_rows, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} must be an integer >= {least}")
+        check_sizes(trees=trees, leaf_rows=leaf_rows)
+        check_sizes(0, depth=depth)
+        check_sizes(2, split_rows=split_rows)
         if not 0 < feature_share <= 1:
             raise ValueError(f"feature_share={feature_share} must be in (0, 1]")
         try:

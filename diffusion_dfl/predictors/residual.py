@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from diffusion_dfl.predictors.backbone import ACTIVATIONS, ActivationName
 from diffusion_dfl.predictors.base import Predictor, Scaling
+from diffusion_dfl.sizes import check_sizes
 
 OutcomeScaling = Literal["global", "residual"]
 BaseKind = Literal["gaussian", "deterministic", "linear", "forest"]
@@ -125,14 +126,12 @@ class BaseModels:
     base_leaf_rows: int = 5
 
     def __post_init__(self) -> None:
-        for name, count, least in (
-            ("base_folds", self.base_folds, 1),
-            ("base_width", self.base_width, 1),
-            ("base_layers", self.base_layers, 0),
-            ("base_leaf_rows", self.base_leaf_rows, 1),
-        ):
-            if count < least:
-                raise ValueError(f"{name}={count} must be an integer >= {least}")
+        check_sizes(
+            base_folds=self.base_folds,
+            base_width=self.base_width,
+            base_leaf_rows=self.base_leaf_rows,
+        )
+        check_sizes(0, base_layers=self.base_layers)
         if not 0 <= self.base_dropout < 1:
             raise ValueError(f"base_dropout={self.base_dropout} must be in [0, 1)")
         for name, value, known in (

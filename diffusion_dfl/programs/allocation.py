@@ -33,6 +33,7 @@ from torch import Tensor
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Program
+from diffusion_dfl.sizes import check_sizes
 
 if TYPE_CHECKING:
     import cvxpy
@@ -55,8 +56,7 @@ class ProductAllocation(Program):
     capacity: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.num_decisions < 1:
-            raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+        check_sizes(num_decisions=self.num_decisions)
         if not 0 < self.capacity < math.inf:
             raise ValueError(f"capacity={self.capacity} must be a positive number")
 

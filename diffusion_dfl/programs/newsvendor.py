@@ -26,6 +26,7 @@ from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Hinges, Program, shortfall_hinges
 from diffusion_dfl.programs.smoothing import HingePair, hinge, hinge_cube
+from diffusion_dfl.sizes import check_sizes
 
 if TYPE_CHECKING:
     import cvxpy
@@ -73,8 +74,7 @@ class Newsvendor(Program):
                 raise ValueError(f"{name}={value} must be a finite number >= 0")
         if not 0 < self.z_max < math.inf:
             raise ValueError(f"z_max={self.z_max} must be a finite number > 0")
-        if self.num_decisions < 1:
-            raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+        check_sizes(num_decisions=self.num_decisions)
         if self.limit is not None and not 0 < self.limit < math.inf:
             raise ValueError(f"limit={self.limit} must be a finite number > 0, or None for none")
 

@@ -1,6 +1,5 @@
 """What users pass as numbers: tensors, numpy arrays, lists and scalars alike."""
 
-from operator import index
 from reprlib import repr
 from typing import Any
 
@@ -50,26 +49,6 @@ def as_tensor(name: str, value: Numbers) -> Tensor:
             f"{name} is {kind} that holds no numbers{rows}: {repr(value)}; pass a tensor, a numpy "
             f"array, a list or a number{hint}"
         ) from None
-
-
-def as_size(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int; integers of numpy and torch count, floats do not.
-
-    Raises:
-        TypeError: something that is no integer, by the name of the argument.
-        ValueError: less than ``least``.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        size = index(value)
-    except TypeError as error:
-        raise TypeError(
-            f"{name}={value!r} is {type(value).__name__}; it must be an integer: int(...) makes one"
-        ) from error
-    if size < least:
-        raise ValueError(f"{name}={size} must be at least {least}")
-    return size
 
 
 def as_number(name: str, value: Any) -> float:

@@ -30,6 +30,7 @@ from torch import Tensor
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Program
+from diffusion_dfl.sizes import check_sizes
 
 if TYPE_CHECKING:
     import cvxpy
@@ -56,8 +57,7 @@ class MeanVariancePortfolio(Program):
             value = getattr(self, name)
             if not (value >= 0 and isfinite(value)):
                 raise ValueError(f"{name}={value} must be a finite number >= 0")
-        if self.num_decisions < 1:
-            raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+        check_sizes(num_decisions=self.num_decisions)
 
     @property
     def num_outcomes(self) -> int:  # type: ignore[override]

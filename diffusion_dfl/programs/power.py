@@ -28,6 +28,7 @@ from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.program import Hinges, Program, shortfall_hinges
 from diffusion_dfl.programs.smoothing import hinge, hinge_density, hinge_slope, normal_pdf
+from diffusion_dfl.sizes import check_sizes
 
 if TYPE_CHECKING:
     import cvxpy
@@ -61,8 +62,7 @@ class PowerProgram(Program):
                 raise ValueError(f"{name}={value} must be a finite number >= 0")
         if not self.ramp >= 0:
             raise ValueError(f"ramp={self.ramp} must be a number >= 0")
-        if self.num_decisions < 1:
-            raise ValueError(f"num_decisions={self.num_decisions} must be at least 1")
+        check_sizes(num_decisions=self.num_decisions)
 
     @property
     def num_outcomes(self) -> int:  # type: ignore[override]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.integers import continuous_class
-from diffusion_dfl.programs.numbers import Numbers, as_size, as_tensor
+from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.sizes import as_size
 
 #: Of one scenario and its recourse: ``(y (d_y,), z (n,), u (r,))``, and the context ``x (d_x,)`` if it
 #: takes four arguments.

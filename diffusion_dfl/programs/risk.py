@@ -19,8 +19,9 @@ from diffusion_dfl.programs.general.feasible_set import Limit
 from diffusion_dfl.programs.general.hinge_terms import as_hinges
 from diffusion_dfl.programs.general.program import takes_context
 from diffusion_dfl.programs.integers import continuous
-from diffusion_dfl.programs.numbers import Numbers, as_number, as_size, as_tensor
+from diffusion_dfl.programs.numbers import Numbers, as_number, as_tensor
 from diffusion_dfl.programs.two_stage import Recourse, TwoStageProgram
+from diffusion_dfl.sizes import as_size
 
 
 @continuous

@@ -7,6 +7,7 @@ from diffusion_dfl.layers.decision import LayerSolver, check_knobs
 from diffusion_dfl.layers.differentiate import Curvature
 from diffusion_dfl.layers.failures import OnFailure
 from diffusion_dfl.programs import Program, Regulariser
+from diffusion_dfl.sizes import check_sizes
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ class DecisionRule:
     regularise: Regulariser | None = None
 
     def __post_init__(self) -> None:
-        if self.num_scenarios < 1:
-            raise ValueError(f"num_scenarios={self.num_scenarios} must be an integer >= 1")
+        check_sizes(num_scenarios=self.num_scenarios)
         check_knobs(
             self.bandwidth_scale,
             self.curvature,

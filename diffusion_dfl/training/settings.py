@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from diffusion_dfl.sizes import check_sizes
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -45,9 +47,9 @@ class TrainingSettings:
     keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
+        check_sizes(0, epochs=self.epochs, patience=self.patience)
+        check_sizes(batch_size=self.batch_size, validate_every=self.validate_every)
         for names, good, mend in (
-            (("epochs", "patience"), lambda value: value >= 0, "an integer >= 0"),
-            (("batch_size", "validate_every"), lambda value: value >= 1, "an integer >= 1"),
             (("learning_rate",), lambda value: 0 < value < math.inf, "a finite number > 0"),
             (
                 ("weight_decay", "context_noise"),

@@ -177,10 +177,9 @@ def test_the_baseline_leaves_the_expectation_as_it_is(count: int) -> None:
     assert float(error.norm()) < 0.5 * float(torch.stack(without).mean(0).norm())
 
 
-@pytest.mark.parametrize("count", [1, -1])
-def test_one_gradient_scenario_has_no_baseline_and_is_refused(count: int) -> None:
-    with pytest.raises(ValueError, match=rf"num_gradient_scenarios={count} must be 0.*at least 2"):
-        Score(50, num_gradient_scenarios=count)
+def test_one_gradient_scenario_has_no_baseline_and_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"num_gradient_scenarios=1 must be 0.*at least 2"):
+        Score(50, num_gradient_scenarios=1)
 
 
 @pytest.mark.parametrize("fresh", [0, 2])

@@ -165,9 +165,9 @@ def test_more_steps_than_the_sampler_takes_are_refused() -> None:
     [
         ("half", 0, "backpropagation='half'"),
         ("last", 0, "last_steps=0 with backpropagation=last"),
-        ("last", -1, "last_steps=-1 with backpropagation=last"),
+        ("last", -1, "last_steps=-1 must be an integer >= 0"),
         ("full", 3, "last_steps=3 with backpropagation=full"),
-        ("checkpoint", -1, "last_steps=-1 with backpropagation=checkpoint"),
+        ("checkpoint", 3, "last_steps=3 with backpropagation=checkpoint"),
     ],
 )
 def test_senseless_ways_are_refused_by_name(kind: str, steps: int, message: str) -> None:

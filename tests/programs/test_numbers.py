@@ -126,7 +126,7 @@ def test_a_size_that_is_no_integer_is_refused_by_name_and_value(name: str, size:
 
 @pytest.mark.parametrize("name", SIZED)
 def test_a_size_below_one_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name.split(': ')[-1]}=-1 must be at least"):
+    with pytest.raises(ValueError, match=rf"{name.split(': ')[-1]}=-1 must be an integer >="):
         SIZED[name](-1)
 
 

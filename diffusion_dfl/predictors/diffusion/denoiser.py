@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_dfl.predictors.backbone import ActivationName, activation, hidden_layer
+from diffusion_dfl.sizes import check_sizes
 
 Prediction = Literal["epsilon", "x0", "v"]
 
@@ -52,11 +53,8 @@ class Denoiser(nn.Module):
         outcome_frequencies: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("width", width), ("layers", layers)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be an integer >= 1")
-        if outcome_frequencies < 0:
-            raise ValueError(f"outcome_frequencies={outcome_frequencies} must be an integer >= 0")
+        check_sizes(width=width, layers=layers)
+        check_sizes(0, outcome_frequencies=outcome_frequencies)
         self.frequencies = range(1, outcome_frequencies + 1)
         self.num_steps, self.dropout, self.activation = num_steps, dropout, activation
         self.from_outcome = nn.Linear(outcome_size * (1 + 2 * outcome_frequencies), width)

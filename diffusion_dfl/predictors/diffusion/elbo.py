@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from diffusion_dfl.predictors.diffusion.sampler import Sampler
 from diffusion_dfl.predictors.diffusion.schedule import NoiseSchedule
+from diffusion_dfl.sizes import check_sizes
 
 ElboSteps = Literal["schedule", "sampler"]
 Weighting = Literal["simple", "vlb"]
@@ -66,7 +67,7 @@ class ElboSurrogate:
         common_noise: whether all scenarios of a context share timesteps and noise.
 
     Raises:
-        ValueError: an unknown name, or ``elbo_mixing`` outside [0, 1].
+        ValueError: an unknown name, no timestep, or ``elbo_mixing`` outside [0, 1].
     """
 
     num_elbo_timesteps: int = 2
@@ -78,6 +79,7 @@ class ElboSurrogate:
     common_noise: bool = False
 
     def __post_init__(self) -> None:
+        check_sizes(num_elbo_timesteps=self.num_elbo_timesteps)
         for name, names in (
             ("elbo_steps", ElboSteps),
             ("elbo_weighting", Weighting),

@@ -33,6 +33,7 @@ from diffusion_dfl.predictors.diffusion.sampler import CleanPrediction, Sampler,
 from diffusion_dfl.predictors.diffusion.schedule import NoiseSchedule, ScheduleName
 from diffusion_dfl.predictors.gaussian import base_of
 from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling
+from diffusion_dfl.sizes import check_sizes
 
 
 class ScenarioPath(NamedTuple):
@@ -104,12 +105,7 @@ class DiffusionPredictor(Predictor):
         super().__init__(context_size, outcome_size, base, context_rank)
         if prediction not in ("epsilon", "x0", "v"):
             raise ValueError(f"prediction={prediction!r} is unknown; choose epsilon, x0 or v")
-        for name, value in (
-            ("num_diffusion_steps", num_diffusion_steps),
-            ("chunk_rows", chunk_rows),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be an integer >= 1")
+        check_sizes(num_diffusion_steps=num_diffusion_steps, chunk_rows=chunk_rows)
         self.schedule = NoiseSchedule(schedule, num_diffusion_steps)
         self.denoiser = Denoiser(
             self.encoded_size,

@@ -30,6 +30,7 @@ from diffusion_dfl.predictors.diffusion.schedule import (
     sampling_timesteps,
 )
 from diffusion_dfl.predictors.noise import scenario_noise
+from diffusion_dfl.sizes import check_sizes
 
 SamplerName = Literal["ddim", "ancestral", "dpm_solver"]
 SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ancestral", "dpm_solver")
@@ -76,6 +77,7 @@ class Sampling:
     antithetic_scenarios: bool = False
 
     def __post_init__(self) -> None:
+        check_sizes(num_sampling_steps=self.num_sampling_steps)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler={self.sampler!r} is unknown; choose {', '.join(SAMPLERS)}")
         if self.variance not in ("posterior", "beta"):

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from diffusion_dfl.sizes import check_sizes
+
 ScheduleName = Literal["linear", "cosine"]
 Spacing = Literal["uniform", "quadratic", "log_snr"]
 
@@ -34,8 +36,7 @@ class NoiseSchedule(nn.Module):
 
     def __init__(self, name: ScheduleName, num_steps: int) -> None:
         super().__init__()
-        if num_steps < 1:
-            raise ValueError(f"num_steps={num_steps} must be at least 1")
+        check_sizes(num_steps=num_steps)
         curves = {"linear": _linear, "cosine": _cosine}
         if name not in curves:
             raise ValueError(f"schedule={name!r} is unknown; choose one of {sorted(curves)}")

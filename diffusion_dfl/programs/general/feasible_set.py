@@ -16,7 +16,8 @@ from diffusion_dfl.programs.general.trial import (
     try_function,
     try_kinks,
 )
-from diffusion_dfl.programs.numbers import Numbers, as_size, as_tensor
+from diffusion_dfl.programs.numbers import Numbers, as_tensor
+from diffusion_dfl.sizes import as_size
 
 #: Numbers shared by all instances, or a function of an instance's context x ``(d_x,)``.
 Limit = Numbers | Callable[[Tensor], Tensor]

@@ -40,8 +40,9 @@ from diffusion_dfl.programs.general.trial import (
 from diffusion_dfl.programs.hooks import without_saved_tensor_hooks
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.integers import continuous, refuse_integers
-from diffusion_dfl.programs.numbers import Numbers, as_size
+from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
+from diffusion_dfl.sizes import as_size
 
 _CURVED_HINGE = (
     "z, so that its hinge has no closed form and may not be convex: put a smooth part into `smooth`, or "

@@ -81,10 +81,10 @@ def check_parts(config: DictConfig) -> None:
         UserError: naming the key, the value and the mend.
     """
     _task_arguments(config)
+    decision_rule(config)  # Before the estimator, which has its M.
     with torch.random.fork_rng(devices=[]):
         predictor = make_predictor(config, 2, 2)
     estimator, plan = make_estimator(config), stages(config)
-    decision_rule(config)
     pair = f"model={config.model.name} grad={config.grad.name}: "
     with keyed({"grad": config.grad, "model": config.model}, pair):
         check_pair(predictor, estimator)
