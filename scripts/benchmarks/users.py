@@ -46,7 +46,7 @@ class Row:
         unsolved: contender -> instances without a decision, or with one that is not the optimum.
         gap: largest objective of ours over Clarabel's, relative.
         gradient: largest error of ours against differences, relative to their mean size, over
-            the instances whose differences from both sides agree.
+            the instances whose differences agree with each other.
         doubled: time with twice the scenarios over time, for programs with recourse.
     """
 
@@ -239,7 +239,7 @@ def _gradient_error(problem: Problem, towards: Tensor) -> float:
         ahead, behind, far, back = (value(k * step) for k in (1, -1, 2, -2))
         central = (8 * (ahead - behind) - (far - back)) / (12 * step)
         slopes = torch.stack([back, behind, here, ahead, far]).diff(dim=0) / step
-        apart = (slopes.amax(0) - slopes.amin(0)) / (2e-3 * slopes.abs().mean(0) + 1e-4)
+        apart = (slopes.amax(0) - slopes.amin(0)) / (2e-4 * slopes.abs().mean(0) + 1e-5)
         found.append(torch.stack([central, apart]))
     central, apart = torch.stack(found, dim=1)
     best = apart.argmin(0, keepdim=True)
