@@ -86,8 +86,9 @@ class FlowPredictor(Predictor):
         base = base_of(outcome_scaling, context_size, outcome_size, base_models)
         super().__init__(context_size, outcome_size, base, context_rank)
         self.antithetic_scenarios = antithetic_scenarios
-        check_sizes(context_size=context_size, width=width, layers=layers)
-        check_sizes(coupling_width=coupling_width)
+        check_sizes(
+            context_size=context_size, width=width, layers=layers, coupling_width=coupling_width
+        )
         check_sizes(0, couplings=couplings)
         check_sizes(2, bins=bins)
         try:
