@@ -173,7 +173,8 @@ class Stage:
     def _rate(self, epoch: int) -> float:
         if self.settings.decay == "constant":
             return 1.0
-        return 0.5 * (1.0 + math.cos(math.pi * epoch / self.settings.epochs))
+        course = self.settings.decay_epochs or self.settings.epochs
+        return 0.5 * (1.0 + math.cos(math.pi * epoch / course))
 
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:
         start = time.perf_counter()

@@ -17,6 +17,8 @@ class TrainingSettings:
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         decay: learning rate over the epochs: constant, cosine.
+        decay_epochs: epochs the decay's whole course takes, of which the stage goes ``epochs``; 0 for
+            as many.
         gradient_clip: largest gradient norm; 0 for none.
         ema_decay: of the averaged weights that are validated and kept; 0 for none.
         patience: epochs without a better validation score before stopping; 0 for none.
@@ -37,6 +39,7 @@ class TrainingSettings:
     learning_rate: float
     weight_decay: float = 0.0
     decay: Literal["constant", "cosine"] = "constant"
+    decay_epochs: int = 0
     gradient_clip: float = 0.0
     ema_decay: float = 0.0
     patience: int = 0
@@ -47,7 +50,7 @@ class TrainingSettings:
     keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        check_sizes(0, epochs=self.epochs, patience=self.patience)
+        check_sizes(0, epochs=self.epochs, patience=self.patience, decay_epochs=self.decay_epochs)
         check_sizes(batch_size=self.batch_size, validate_every=self.validate_every)
         for names, good, mend in (
             (("learning_rate",), lambda value: 0 < value < math.inf, "a finite number > 0"),
@@ -64,6 +67,10 @@ class TrainingSettings:
             for name in names:
                 if not good(getattr(self, name)):
                     raise ValueError(f"{name}={getattr(self, name)} must be {mend}")
+        if 0 < self.decay_epochs < self.epochs:
+            raise ValueError(
+                f"decay_epochs={self.decay_epochs} must be 0 or no less than epochs={self.epochs}"
+            )
         if self.patience and self.keep == "last":
             raise ValueError(
                 f"patience={self.patience} must be 0 with keep=last, which waits for no better score"

@@ -48,6 +48,7 @@ NEUTRAL = {
     "model.antithetic_scenarios": False,
     "matmul_precision": "highest",
     **{f"{stage}.keep": "best" for stage in ("foundation", "fit", "train")},
+    **{f"{stage}.decay_epochs": 0 for stage in ("foundation", "fit", "train")},
 }
 
 # As torch.set_float32_matmul_precision knows them.

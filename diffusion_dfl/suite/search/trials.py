@@ -85,9 +85,8 @@ class Bench:
     def twin(self, config: DictConfig, instance: Instance, epochs: int) -> Outcome:
         """The same steps with decision weight 0, and their cost at every c."""
         config = trial_config(config, {"grad.decision_weight": 0.0})
-        config = trial_config(
-            config, {"train.epochs": epochs, "train.keep": "last", "train.patience": 0}
-        )
+        ends = {"train.epochs": epochs, "train.keep": "last", "train.patience": 0}
+        config = trial_config(config, {**ends, "train.decay_epochs": config.train.epochs})
         steps, _ = self._steps(config, instance)
         predictor = self._fitted(steps)
         if epochs:
