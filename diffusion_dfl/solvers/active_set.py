@@ -77,8 +77,15 @@ def violation(
     the product of both.
     """
     z, hinges = point.z, problem.hinges
-    steep = steep + 1e-5 * problem.slope
     size = z.abs().amax(1)
+    slope = problem.slope
+    if problem.quadratic is None:
+        # Where the cost is not quadratic, slopes met on the way say nothing of those here.
+        here = torch.maximum(steep, largest(hessian) * (problem.length + size))
+        if hinges is not None:
+            here = torch.maximum(here, largest(hinges.weight.sum(1)))
+        slope = torch.minimum(slope, here)
+    steep = steep + 1e-5 * slope
     near = problem.hinge_length + 1e-3 * size
     reach = (size + 1e-6 * problem.length).unsqueeze(1)
     of_rows = problem.rows.sizes + reach
@@ -96,7 +103,7 @@ def violation(
     ratios.append(largest(unused) / steep.clamp_min(1e-300))
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
     resolution = largest(torch.einsum("bij,bj->bi", hessian.abs(), z.abs()))
-    rounding = _ROUNDING / TOLERANCE * (resolution + 10 * problem.slope)
+    rounding = _ROUNDING / TOLERANCE * (resolution + 10 * slope)
     ratios.append(largest(stationarity) / (steep + rounding).clamp_min(1e-300))
     return torch.stack(ratios).amax(0).nan_to_num(torch.inf, torch.inf) / TOLERANCE
 
@@ -148,6 +155,8 @@ def polish(
             clamped = torch.minimum(alpha.clamp_min(0), hinges.weight)
         candidate = Multipliers(z, dual.clamp_min(0), nu, clamped, held)
         hessian = problem.curvature(z, candidate.dual)[0]
+        if problem.quadratic is None:  # Slopes may be of another size here.
+            steep = torch.minimum(steep, problem.slopes(z))
         score = violation(problem, candidate, at, hessian, steep)
         better = score < best_violation
         best = candidate.where(better, best)

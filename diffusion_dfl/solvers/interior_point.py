@@ -43,6 +43,7 @@ from diffusion_dfl.solvers.scaling import (
     scaled_problem,
     sized_by_cost,
     within_bounds,
+    without_form,
     without_kernels,
 )
 from diffusion_dfl.solvers.solution import Solution, Status
@@ -65,6 +66,8 @@ _NARROW_ROUNDS = 30
 _OWN, _OWN_ROUNDING = 1e-8, 1e-14
 # A slope share this close to an end of its interval rests on the end.
 _STRICT = 1e-9
+# Residual of a cost, beside its slopes, at the optimum of the form it was taken for.
+_FORM_FITS = 1e-6
 
 
 def solve_interior_point(
@@ -170,7 +173,32 @@ def _solved(problem: Problem, start: Tensor | None) -> Solution:
     """
     with torch.inference_mode() if problem.closed else nullcontext():
         outcome = _outcome(problem, start)
-    return _solution(problem, outcome.copied())
+    solution = _solution(problem, outcome.copied())
+    if problem.quadratic is None or problem.quadratic.proved:
+        return solution
+    rows = torch.nonzero(_of_another_cost(problem, solution)).flatten()
+    if not rows.numel():
+        return solution
+    other = _solved(without_form(problem.select(rows)), None if start is None else start[rows])
+    return solution.replaced(rows, other)
+
+
+def _of_another_cost(problem: Problem, solution: Solution) -> Tensor:
+    """Where what was solved may be another program: ``(B,)``.
+
+    A cost is taken for a quadratic form that fits it at a few decisions. In the flat tails of a softplus
+    one does, and says so by the residual of the cost itself, or by an instance without an optimum.
+    """
+    unknown = solution.status == int(Status.NOT_CONVERGED)
+    for verdict in (Status.UNBOUNDED, Status.NON_CONVEX):
+        unknown = unknown | (solution.status == int(verdict))
+    z = solution.decision
+    slopes = torch.einsum("bm,bmn->bn", problem.instances.weights, solution.subgradients.abs())
+    hessian = problem.curvature(z, torch.zeros_like(solution.duals))[0]
+    resolution = torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
+    terms = largest(slopes) + _FORM_FITS * (largest(resolution) + problem.slope)
+    stationary = solution.residuals[:, 0] <= _FORM_FITS * terms
+    return unknown | (solution.solved & ~stationary)
 
 
 def _outcome(problem: Problem, start: Tensor | None) -> "_Outcome":

@@ -11,6 +11,7 @@ used for further directions that bring the products that a longer step would spo
 target (Gondzio, Comput. Optim. Appl. 6, 1996).
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +26,8 @@ _TO_BOUNDARY = 0.995
 _MAX_HALVINGS = 25
 # Least centering of damped steps; the next one follows a step shorter than this.
 _DAMPED_CENTERING, _SHORT = (0.1, 1.0), 0.02
+# Where the slope turns is looked for down to this share of a step, and tried if the residual falls to this.
+_SHORTEST, _BISECTIONS, _TURNED = 1e-16, 12, 0.5
 # How much longer a correction tries to make a step, and the share of that which it must gain.
 _LONGER, _WORTH = 0.3, 0.1
 # Products are brought back into this range around their target.
@@ -256,6 +259,11 @@ def _damped(
 ) -> tuple[Iterate, Tensor]:
     """Halve the step of every instance until its perturbed KKT residual falls."""
     merit = iterate.merit(target)
+    if iterate.problem.quadratic is None:
+        # From one flat tail into the other the residual does not fall: it does where the slope turns.
+        turn = _turn(iterate, direction, length)
+        falls = iterate.moved(direction, turn).merit(target) <= _TURNED * merit
+        length = torch.where(falls, turn, length)
     for _ in range(_MAX_HALVINGS):
         trial = iterate.moved(direction, length)
         worse = ~(trial.merit(target) <= (1 - 0.01 * length) * merit)
@@ -263,6 +271,26 @@ def _damped(
             break
         length = torch.where(worse, 0.5 * length, length)
     return trial, length
+
+
+def _turn(iterate: Iterate, direction: Direction, length: Tensor) -> Tensor:
+    """The longest step up to ``length (B,)`` along which the Lagrangian still falls at its end: ``(B,)``.
+
+    By orders of magnitude, since a convex cost's slope along a direction only grows.
+    """
+    problem, way = iterate.problem, direction.z
+    begun = (iterate.stationarity * way).sum(1)
+
+    def slope(share: Tensor) -> Tensor:
+        at = problem.first_order(torch.addcmul(iterate.z, (share * length).unsqueeze(1), way))
+        return begun + ((at.gradient - iterate.at.gradient) * way).sum(1)
+
+    low, high = torch.full_like(length, math.log(_SHORTEST)), torch.zeros_like(length)
+    for _ in range(_BISECTIONS):
+        share = (0.5 * (low + high)).exp()
+        falls = slope(share) <= 0
+        low, high = torch.where(falls, share.log(), low), torch.where(falls, high, share.log())
+    return low.exp() * length
 
 
 class _Newton:

@@ -1,5 +1,6 @@
 """Magnitudes of a batch of programs, and a first decision made from them."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,17 @@ from diffusion_dfl.solvers.rows import Rows, largest
 _NOISE = 1e-6
 # Steps away from a decision at which the cost has no derivatives.
 _ASIDE = (1.0, 1e-3)
+# A step is shortened to no less than this share of it, by halving the logarithm so many times.
+_SHORTEST, _HALVINGS = 1e-300, 12
+# A decision this many lengths away is no size of a program.
+_RUN_AWAY = 1e3
+# Newton's step where there is no curvature to see: beyond any number, and made shorter.
+_ENDLESS = 1e150
+# A cost that is not quadratic may rise so much faster than its model says and by this share of its slope,
+# and fall on for this share of it beyond the model's minimum.
+_STEEPER, _RISE, _GENTLE = 1.5, 0.1, 0.25
+# Of a slope, what rounding leaves of it.
+_NOTHING = 1e-12
 
 
 def scaled_problem(program: Program, instances: Instances) -> Problem:
@@ -30,6 +42,11 @@ def without_kernels(problem: Problem) -> Problem:
     """The problem with exact kinks."""
     exact = problem.instances.exact()
     return _with_magnitudes(problem.program, exact, problem.rows, problem.quadratic, problem.origin)
+
+
+def without_form(problem: Problem) -> Problem:
+    """The problem with its cost as it is, in place of the quadratic form it was taken for."""
+    return _with_magnitudes(problem.program, problem.instances, problem.rows, None, problem.origin)
 
 
 def _with_magnitudes(
@@ -128,6 +145,13 @@ def _with_defaults(problem: Problem) -> Problem:
     hessian = problem.curvature(z, torch.zeros_like(problem.first_order(z).values))[0]
     curvature = largest(hessian)
     step = torch.where(curvature > 0, problem.slope / curvature.clamp_min(1e-300), 0.0)
+    if problem.quadratic is None:
+        gradient = problem.first_order(z).gradient
+        way = -gradient / largest(gradient).clamp_min(1e-300).unsqueeze(1)
+        step = torch.where(curvature > 0, step, _ENDLESS).clamp_max(_ENDLESS)
+        step = largest(fitting(problem, z, way * step.unsqueeze(1), torch.zeros_like(step)))
+        # One that falls for ever says nothing of its size.
+        step = torch.where(step < 0.1 * _ENDLESS, step, 0.0)
     length = torch.where(problem.length > 0, problem.length, step)
     length = torch.where(length > 0, length, 1.0)
     slope = torch.where(problem.slope > 0, problem.slope, curvature * length)
@@ -180,9 +204,55 @@ def cold_start(problem: Problem) -> Tensor:
         force = problem.force(at, penalty * at.values, torch.zeros_like(at.equality))
         factor = problem.factor(at, system, penalty, spring, typical.squeeze(1))
         step = factor.solve(right - force, -at.equality)[0]
+    if problem.quadratic is None:
+        step = fitting(problem, z, step, 0.01 * unit.squeeze(1))
     size = step.abs().amax(1, keepdim=True)
     usable = step.isfinite().all(1, keepdim=True) & (size < 1e3 * problem.length.unsqueeze(1))
     return torch.where(usable, z + step, z)
+
+
+def fitting(problem: Problem, z: Tensor, step: Tensor, spring: Tensor) -> Tensor:
+    """Steps from z ``(B, n)``, made as long as the cost asks for where its quadratic model does not.
+
+    Newton's step leads from the flat tail of a cost to where the cost overflows, and down the steep side of
+    an exponential one unit at a time. Along it the slope of a convex cost only grows. Looked for by orders of
+    magnitude is the longest step that has not become much steeper than the model says, and where the
+    model's minimum is not one, the step that has the slope it should have there. Of exact hinges, which
+    are springs in the model, nothing is asked.
+
+    Args:
+        spring: added to the Hessian of the model that the step is from, ``(B,)``.
+    """
+    length = largest(step)
+    way = torch.where(step.isfinite(), step, 0.0) / length.clamp_min(1e-300).unsqueeze(1)
+
+    def slope(share: Tensor) -> Tensor:
+        there = z + (share * length).unsqueeze(1) * way
+        return (problem.first_order(there).gradient * way).sum(1)
+
+    none = torch.zeros_like(problem.first_order(z).values)
+    hessian = problem.curvature(z, none)[0]
+    begun, one = slope(torch.zeros_like(length)), torch.ones_like(length)
+    bend = torch.einsum("bi,bij,bj->b", way, hessian, way) * length
+    found, model = slope(one), begun + bend
+    expected = model + spring * way.square().sum(1) * length
+    expected = torch.where(expected.abs() <= _NOTHING * begun.abs(), 0.0, expected)
+
+    def allowed(share: Tensor) -> Tensor:
+        return _STEEPER * (begun + share * bend).clamp_min(0) + _RISE * begun.abs()
+
+    moves = length > 0
+    steep = ~(found <= allowed(one)) & moves
+    gentle = (found < model - _GENTLE * begun.abs()) & moves
+    if not bool((steep | gentle).any()):
+        return step
+    low = torch.where(gentle, 0.0, math.log(_SHORTEST))
+    high = torch.where(gentle, -math.log(_SHORTEST) / 20, 0.0)
+    for _ in range(_HALVINGS):
+        share = (0.5 * (low + high)).exp()
+        good = slope(share) <= torch.where(gentle, expected, allowed(share))
+        low, high = torch.where(good, share.log(), low), torch.where(good, high, share.log())
+    return (torch.where(steep | gentle, low.exp(), 1.0) * length).unsqueeze(1) * way
 
 
 def within_bounds(problem: Problem, z: Tensor, share: float) -> Tensor:
@@ -212,6 +282,13 @@ def rescaled(problem: Problem, z: Tensor) -> Problem:
     if problem.hinges is None:
         length = torch.maximum(problem.length, largest(z))
         slope = torch.maximum(steep, 1e-3 * problem.slope)
+        if problem.quadratic is None:
+            # Iterates may have run away, and the slope of an exponential where it was first looked at says
+            # nothing of that at z.
+            length = torch.minimum(length, _RUN_AWAY * problem.length)
+            hessian = problem.curvature(z, torch.zeros_like(problem.first_order(z).values))[0]
+            slope = torch.maximum(steep, torch.minimum(slope, largest(hessian) * length))
+            slope = torch.where(slope > 0, slope, problem.slope)
         return replace(problem, length=length, hinge_length=length, slope=slope)
     at, rows = problem.first_order(z), problem.rows
     real = problem.hinges.weight > 0

@@ -64,10 +64,10 @@ class QuadraticCost:
                 if bool(linear.isfinite().all())
                 else None
             )
-        # Three points in one call, most of whose time is that of the call.
-        times = torch.tensor([0.0, 1.0, -3.0], dtype=generic.dtype, device=generic.device)
+        # All points in one call, most of whose time is that of the call.
+        times = torch.tensor([0.0, 1.0, -3.0, 4.0], dtype=generic.dtype, device=generic.device)
         points = times.view(-1, 1, 1) * generic
-        every = exact.select(torch.arange(len(generic), device=generic.device).repeat(3))
+        every = exact.select(torch.arange(len(generic), device=generic.device).repeat(len(times)))
         linear, *others = smooth.gradient(every, points.flatten(0, 1)).view_as(points)
         hessian = smooth.hessian(exact, origin)
         if not bool(linear.isfinite().all() & hessian.isfinite().all()):
@@ -78,6 +78,11 @@ class QuadraticCost:
             if not bool((error <= _SAME * size.amax(1, keepdim=True)).all()):
                 return None
         return QuadraticCost(hessian, linear, forms, None)
+
+    @property
+    def proved(self) -> bool:
+        """Whether the smooth part is known to be of this form, rather than seen to be at some decisions."""
+        return self.each is not None
 
     def bent(self, kinks: bool) -> bool:
         """Whether hinges, ``kinks`` with those of power 1, make the Hessian depend on the decision."""
