@@ -1,7 +1,7 @@
 """A data set from a data frame: which columns are known beforehand, which come later, and a split."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -66,6 +66,7 @@ def frame_dataset(
         )
     if order not in get_args(Order):
         raise DataError(f"order={order!r}: choose one of {', '.join(get_args(Order))}.")
+    context, outcome = as_columns("context", context), as_columns("outcome", outcome)
     dates = None
     if date is not None:
         frame, dates = _in_order(name, frame, date, unique=order == "time")
@@ -104,6 +105,20 @@ def frame_dataset(
     )
 
 
+def as_columns(label: str, columns: Iterable[str]) -> list[str]:
+    """Names of columns as a list: an Index of pandas, an array, a generator.
+
+    Raises:
+        DataError: one name, whose letters would be taken for columns, or nothing that names some.
+    """
+    if isinstance(columns, str):
+        raise DataError(f"{label}={columns!r}: expected a list of columns, as in [{columns!r}].")
+    try:
+        return list(columns)
+    except TypeError:
+        raise DataError(f"{label}={columns!r}: expected a list of columns.") from None
+
+
 def numbers(
     name: str, frame: pd.DataFrame, columns: Sequence[str], label: str
 ) -> NDArray[np.float64]:
@@ -113,8 +128,6 @@ def numbers(
         DataError: naming the columns that are missing, or the first row and column that is no
             finite number.
     """
-    if isinstance(columns, str):
-        raise DataError(f"{label}={columns!r}: expected a list of columns, as in [{columns!r}].")
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise DataError(
@@ -122,10 +135,12 @@ def numbers(
             f"{', '.join(map(str, missing))}. The frame has: {', '.join(map(str, frame.columns))}."
         )
     if len(set(columns)) < len(columns) or frame[list(columns)].shape[1] != len(columns):
-        raise DataError(f"data set {name}: {label} columns repeat: {', '.join(columns)}.")
+        raise DataError(f"data set {name}: {label} columns repeat: {', '.join(map(str, columns))}.")
     for column in columns:
         kind = frame[column].dtype
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind)):
+            if frame.empty:
+                raise DataError(f"data set {name}: the frame has no rows.")
             raise DataError(
                 f"data set {name}: {label} column {column} is {kind}, and found "
                 f"{frame[column].iloc[0]!r} in it; expected numbers (pandas.get_dummies makes some of "
@@ -201,6 +216,7 @@ def _in_order(
             f"{frame.index[first]}; {int(again.sum())} such rows in all), so that rows of one date "
             "could be trained and tested on; make one row of them, or take order='shuffled'."
         )
-    order = np.argsort(stamps.moment.to_numpy(dtype="datetime64[ns]"), kind="stable")
+    # In the unit of the stamps: nanoseconds end in 2262, and 9999 is a usual word for never.
+    order = np.argsort(stamps.moment.dt.tz_localize(None).to_numpy(), kind="stable")
     days = stamps.local.to_numpy()[order].astype("datetime64[D]")
     return frame.iloc[order], days

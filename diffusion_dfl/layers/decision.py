@@ -25,6 +25,7 @@ from diffusion_dfl.programs import (
 from diffusion_dfl.programs.instances import checked_scenarios, fitting
 from diffusion_dfl.programs.numbers import Numbers, as_tensor
 from diffusion_dfl.programs.smoothing import bandwidth as bandwidth_rule
+from diffusion_dfl.sizes import check_sizes
 from diffusion_dfl.solvers import SOLVERS, Solution, SolverName, Status, report, solve
 from diffusion_dfl.solvers.dispatch import refuse_context
 
@@ -147,6 +148,17 @@ class DecisionLayer(nn.Module):
     ) -> None:
         super().__init__()
         check_knobs(bandwidth_scale, curvature, solver, on_failure, max_failure_share)
+        if not isinstance(program, Program):
+            shown = program.__name__ if isinstance(program, type) else type(program).__name__
+            raise TypeError(
+                f"program is {shown}; pass a program that was made, e.g. PowerProgram() or TorchProgram(...)"
+            )
+        if sample_size is not None:
+            check_sizes(sample_size=sample_size)
+        if regularise is not None and not isinstance(regularise, Regulariser):
+            raise TypeError(
+                f"regularise={regularise!r}; pass Regulariser(weight, 'quadratic' or 'entropic'), or None"
+            )
         self.program = program
         self.regularise = regularise
         self._decided = _regularised(program, regularise)

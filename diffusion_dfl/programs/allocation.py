@@ -32,6 +32,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
+from diffusion_dfl.programs.numbers import keep_numbers
 from diffusion_dfl.programs.program import Program
 from diffusion_dfl.sizes import check_sizes
 
@@ -56,6 +57,7 @@ class ProductAllocation(Program):
     capacity: float = 2.0
 
     def __post_init__(self) -> None:
+        keep_numbers(self, "capacity")
         check_sizes(num_decisions=self.num_decisions)
         if not 0 < self.capacity < math.inf:
             raise ValueError(f"capacity={self.capacity} must be a positive number")

@@ -49,6 +49,11 @@ class Instances:
             )
         batch, count, size = scenarios.shape
         context = None if context is None else as_tensor("context", context)
+        if context is not None and context.dim() != 2:
+            raise ValueError(
+                f"context has shape {tuple(context.shape)}; expected (B, d_x), a row for each of the "
+                f"{batch} instances: context.unsqueeze(1) makes a column of one number each"
+            )
         width = () if context is None else context.shape[1:]
         context = fitting("context", context, scenarios, batch, *width)
         weights = fitting("weights", weights, scenarios, batch, count)

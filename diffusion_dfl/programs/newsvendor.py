@@ -24,6 +24,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
+from diffusion_dfl.programs.numbers import keep_numbers
 from diffusion_dfl.programs.program import Hinges, Program, shortfall_hinges
 from diffusion_dfl.programs.smoothing import HingePair, hinge, hinge_cube
 from diffusion_dfl.sizes import check_sizes
@@ -66,6 +67,7 @@ class Newsvendor(Program):
     kinked = True
 
     def __post_init__(self) -> None:
+        keep_numbers(self, "c0", "q0", "cb", "rb", "ch", "rh", "z_max", "limit")
         if not math.isfinite(self.c0):
             raise ValueError(f"c0={self.c0} must be a finite number")
         for name in ("q0", "cb", "rb", "ch", "rh"):

@@ -61,3 +61,23 @@ def as_number(name: str, value: Any) -> float:
     if found.numel() != 1:
         raise TypeError(f"{name} has shape {tuple(found.shape)}; it must be one number")
     return float(found.detach())
+
+
+def keep_numbers(owner: Any, *names: str) -> None:
+    """Make Python numbers of what a frozen dataclass was given for fields that are one number each.
+
+    Raises:
+        TypeError: something that is no single real number, or that is to be learned, by the name of the
+            field.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        optional = type(owner).__dataclass_fields__[name].default is None
+        if type(value) in (int, float) or (optional and value is None):
+            continue
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise TypeError(
+                f"{name} requires a gradient, and the numbers of {type(owner).__name__} are constants; "
+                "state the program as a TorchProgram to learn them, or pass float(...)"
+            )
+        object.__setattr__(owner, name, as_number(name, value))

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
+from diffusion_dfl.programs.numbers import keep_numbers
 from diffusion_dfl.programs.program import Program
 from diffusion_dfl.sizes import check_sizes
 
@@ -53,6 +54,7 @@ class MeanVariancePortfolio(Program):
     ridge: float = 0.0
 
     def __post_init__(self) -> None:
+        keep_numbers(self, "risk_aversion", "ridge")
         for name in ("risk_aversion", "ridge"):
             value = getattr(self, name)
             if not (value >= 0 and isfinite(value)):

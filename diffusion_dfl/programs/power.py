@@ -26,6 +26,7 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
+from diffusion_dfl.programs.numbers import keep_numbers
 from diffusion_dfl.programs.program import Hinges, Program, shortfall_hinges
 from diffusion_dfl.programs.smoothing import hinge, hinge_density, hinge_slope, normal_pdf
 from diffusion_dfl.sizes import check_sizes
@@ -56,6 +57,7 @@ class PowerProgram(Program):
     separable = True
 
     def __post_init__(self) -> None:
+        keep_numbers(self, "shortage", "excess", "ramp")
         for name in ("shortage", "excess"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:

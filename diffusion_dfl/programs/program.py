@@ -125,6 +125,16 @@ class Program(ABC):
         """:meth:`cost`, of programs whose cost depends on the context too ``(..., d_x)``."""
         return self.cost(outcome, decision)
 
+    def realised(self, outcome: Tensor, decision: Tensor, context: Tensor | None) -> Tensor:
+        """:meth:`cost_given` of decisions as they are judged: ``(..., n) -> (...)``.
+
+        NaN where there is no decision, and infinite where there is one that has no cost: the logarithm
+        of a fortune that it lost is the worst there is, not a row to leave out.
+        """
+        cost = self.cost_given(outcome, decision, context)
+        ruined = cost.isnan() & ~decision.isnan().any(-1) & ~outcome.isnan().any(-1)
+        return torch.where(ruined, torch.inf, cost)
+
     def with_context(self, instances: Instances) -> tuple["Program", Instances]:
         """The program, and its instances, to solve in its place.
 

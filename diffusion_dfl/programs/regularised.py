@@ -20,7 +20,7 @@ from torch import Tensor
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.programs.instances import Instances
-from diffusion_dfl.programs.numbers import as_number
+from diffusion_dfl.programs.numbers import keep_numbers
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 
 Kind = Literal["quadratic", "entropic"]
@@ -44,7 +44,8 @@ class Regulariser:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind={self.kind!r} is unknown; choose {' or '.join(get_args(Kind))}")
-        if not 0 < as_number("weight", self.weight) < float("inf"):
+        keep_numbers(self, "weight")
+        if not 0 < self.weight < float("inf"):
             raise ValueError(f"weight={self.weight} must be a positive number")
 
     def require(self, lower: Tensor | None) -> None:

@@ -77,7 +77,7 @@ def decision_scores(
     known, costs = rows.outcome_context.double(), []
     for layer, made in zip(layers, zip(*parts, strict=True), strict=True):
         decision = torch.cat(made).expand(len(rows), -1)
-        cost = layer.program.cost_given(rows.outcome.double(), decision, known)
+        cost = layer.program.realised(rows.outcome.double(), decision, known)
         if rows.weights is not None:
             # A row without a decision takes its weight out of the mean.
             counted = rows.weights.to(cost).masked_fill(cost.isnan(), torch.nan)
@@ -165,6 +165,7 @@ def evaluate(
     solved = {name: torch.cat(found) for name, found in statuses.items()}
     failures = sum(int((found != int(Status.SOLVED)).sum()) for found in solved.values())
     _warn_of_undecided(solved, len(rows))
+    _warn_of_ruin(judgements["task"].per_row)
     metrics |= {"nonfinite_rows": nonfinite, "solver_failures": failures}
     return Evaluation(_without_nan(metrics), judgements["task"].per_row)
 
@@ -191,6 +192,21 @@ def _warn_of_undecided(statuses: Mapping[str, Tensor], num_rows: int) -> None:
         "; ".join(Status(status).sentence for status in reasons),
         means,
     )
+
+
+def _warn_of_ruin(per_row: NDArray[np.float64]) -> None:
+    """Name rows whose decision has no finite cost with the outcome that came, of ``(N,)``."""
+    ruined = np.flatnonzero(np.isinf(per_row))
+    if len(ruined):
+        shown = ", ".join(str(row) for row in ruined[:5]) + (", ..." if len(ruined) > 5 else "")
+        logger.warning(
+            "%d of %d rows (%s) have a decision whose cost is infinite or no number with the outcome that "
+            "came, as a logarithm of what was lost is; so is the mean. Keep decisions within the domain of "
+            "the cost: by limits, or by outcomes that are as bad as any",
+            len(ruined),
+            len(per_row),
+            shown,
+        )
 
 
 def _without_nan(value: Any) -> Any:

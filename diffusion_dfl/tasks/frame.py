@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffusion_dfl.data import Dataset
 from diffusion_dfl.data.dataset import DataError
-from diffusion_dfl.data.frames import Order, Shares, frame_dataset
+from diffusion_dfl.data.frames import Order, Shares, as_columns, frame_dataset
 from diffusion_dfl.programs import Program
 from diffusion_dfl.solvers import solve
 from diffusion_dfl.tasks.neighbours import neighbours
@@ -53,6 +53,7 @@ def task_from_frame(
         DataError: a frame that cannot be used, a program of another number of outcomes, or other than
             n different names of decisions.
     """
+    context, outcome = as_columns("context", context), as_columns("outcome", outcome)
     if not context:
         raise DataError(
             f"data set {name}: context=[] names no column; name at least one, a column of ones if "
@@ -75,7 +76,7 @@ def task_from_frame(
     if program.num_outcomes != len(outcome):
         raise DataError(
             f"task={name}: the program has num_outcomes={program.num_outcomes}; outcome names "
-            f"{len(outcome)} columns: {', '.join(outcome)}."
+            f"{len(outcome)} columns: {', '.join(map(str, outcome))}."
         )
     if decisions is not None and not len(decisions) == len({*decisions}) == program.num_decisions:
         raise DataError(
@@ -159,8 +160,7 @@ class FrameTask(Task):
     def _cost(self, rows: NDArray[np.int64], decisions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Cost of the decisions ``(N, n)`` for the rows, ``(N,)``; NaN where there is none."""
         parts = (self.dataset.outcomes[rows], decisions, self.dataset.contexts[rows])
-        cost = self.program.cost_given(*(torch.as_tensor(part) for part in parts))
-        return np.where(np.isnan(decisions).any(1), np.nan, cost.numpy())
+        return self.program.realised(*(torch.as_tensor(part) for part in parts)).numpy()
 
     def _decided(
         self, rows: NDArray[np.int64], scenarios: NDArray[np.float64]

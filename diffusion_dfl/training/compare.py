@@ -92,10 +92,11 @@ def compare(
         against = min(known or plain, key=lambda name: sign * means[name])
     if against not in costs:
         raise UserError(f"against={against!r} is none of {', '.join(costs)}")
-    found = {
-        name: (means[name], *_gain(sign * (costs[against] - cost), block))
-        for name, cost in costs.items()
-    }
+    with np.errstate(invalid="ignore"):  # Of rows that ruin both there is no difference.
+        found = {
+            name: (means[name], *_gain(sign * (costs[against] - cost), block))
+            for name, cost in costs.items()
+        }
     return pd.DataFrame.from_dict(
         found, orient="index", columns=["cost", "gain", "low", "high", "rows"]
     )

@@ -14,6 +14,7 @@ from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DecisionMaker, Predictor
 from diffusion_dfl.predictors.decision_maker import Decided
+from diffusion_dfl.programs.numbers import as_tensor
 from diffusion_dfl.progress import Listener
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks import Evaluation, Task
@@ -267,10 +268,10 @@ class Fitted:
             task = "predictor" if self.task is None else self.task.name
             values = numbers(task, contexts, names, "context")
         else:
-            if isinstance(contexts, Tensor):
-                contexts = contexts.detach().cpu().numpy()
-            # A copy: pandas hands out memory that is not to be written, which torch warns of.
-            values = np.array(contexts, dtype=np.float64)
+            try:
+                values = as_tensor("contexts", contexts).detach().cpu().double().numpy()
+            except TypeError as error:
+                raise UserError(f"{error}; or a data frame with the columns by name") from None
         self._check_columns(values)
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
@@ -286,7 +287,7 @@ class Fitted:
         if values.ndim != 2 or values.shape[1] != len(names):
             raise UserError(
                 f"contexts have shape {values.shape}; expected (N, {len(names)}), the columns "
-                f"{', '.join(names)}"
+                f"{', '.join(map(str, names))}"
             )
 
     def _regrouped(self, batches: Iterable[Array], size: int) -> Iterator[Array]:
