@@ -1,6 +1,6 @@
 """``solve``: checks the input, picks a solver, and keeps invalid instances out of its way."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import singledispatch
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
@@ -88,6 +88,9 @@ def solve_instances(
     """:func:`solve` without its checks of shapes; without a gradient if the caller records none."""
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is unknown; choose one of {', '.join(SOLVERS)}")
+    if instances.context is not None and not program.contextual:
+        # What it does not read may hold anything.
+        instances = replace(instances, context=instances.context.nan_to_num(0.0, 0.0, 0.0))
     program.validate(instances)
     program, instances = program.with_context(instances)
     instances = instances.detached()

@@ -89,3 +89,10 @@ def test_a_decision_that_has_no_cost_costs_without_end() -> None:
     cost = growth.realised(outcome.double(), decision.double(), None)
     assert cost[0] == -torch.tensor(1.5, dtype=torch.float64).log()
     assert cost[1] == torch.inf and cost[2].isnan()
+
+
+def test_a_context_that_a_program_does_not_read_may_hold_anything() -> None:
+    outcomes = torch.rand(3, 4, 24, dtype=torch.float64)
+    context = torch.full((3, 2), torch.nan, dtype=torch.float64)
+    layer = DecisionLayer(PowerProgram())
+    assert torch.equal(layer(outcomes, context=context), layer(outcomes))

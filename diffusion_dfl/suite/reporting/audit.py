@@ -36,6 +36,7 @@ _METRICS = {
     "regret": "test.regret",
     "objective": "test.mean_variance",
     "coverage": "test.coverage_90",
+    "crps": "test.crps",
     "bytes": "resources.saved_for_backward_bytes",
 }
 

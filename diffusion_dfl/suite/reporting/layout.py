@@ -115,7 +115,7 @@ LAYOUTS: dict[str, Layout] = {
         },
         models={
             ("boosting", "two_stage"): "Boosted quantiles",
-            ("bootstrap", "two_stage"): "Residuals drawn again",
+            ("bootstrap", "two_stage"): "A base's residuals",
             ("deterministic", "cost_weighted"): "Cost-weighted squared error",
         },
     ),
@@ -193,7 +193,7 @@ BEYOND: dict[str, Layout] = {
         models={
             ("forest", "two_stage"): "Random-forest weights",
             ("boosting", "two_stage"): "Boosted quantiles",
-            ("bootstrap", "two_stage"): "Residuals drawn again",
+            ("bootstrap", "two_stage"): "A base's residuals",
         },
     ),
 }
