@@ -155,9 +155,11 @@ def polish(
             clamped = torch.minimum(alpha.clamp_min(0), hinges.weight)
         candidate = Multipliers(z, dual.clamp_min(0), nu, clamped, held)
         hessian = problem.curvature(z, candidate.dual)[0]
-        if problem.quadratic is None:  # Slopes may be of another size here.
-            steep = torch.minimum(steep, problem.slopes(z))
         score = violation(problem, candidate, at, hessian, steep)
+        if problem.quadratic is None and bool((score <= 1).any()):
+            # Slopes may be of another size here than where the last round ended.
+            steep = torch.minimum(steep, problem.slopes(z))
+            score = violation(problem, candidate, at, hessian, steep)
         better = score < best_violation
         best = candidate.where(better, best)
         best_violation = torch.where(better, score, best_violation)

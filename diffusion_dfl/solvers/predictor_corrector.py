@@ -259,17 +259,19 @@ def _damped(
 ) -> tuple[Iterate, Tensor]:
     """Halve the step of every instance until its perturbed KKT residual falls."""
     merit = iterate.merit(target)
-    if iterate.problem.quadratic is None:
-        # From one flat tail into the other the residual does not fall: it does where the slope turns.
-        turn = _turn(iterate, direction, length)
-        falls = iterate.moved(direction, turn).merit(target) <= _TURNED * merit
-        length = torch.where(falls, turn, length)
-    for _ in range(_MAX_HALVINGS):
+    bent = iterate.problem.quadratic is None
+    for halving in range(_MAX_HALVINGS):
         trial = iterate.moved(direction, length)
         worse = ~(trial.merit(target) <= (1 - 0.01 * length) * merit)
         if not bool(worse.any()):
             break
-        length = torch.where(worse, 0.5 * length, length)
+        shorter = 0.5 * length
+        if bent and halving == 0:
+            # From one flat tail into the other the residual does not fall: it does where the slope turns.
+            turn = _turn(iterate, direction, length)
+            falls = iterate.moved(direction, turn).merit(target) <= _TURNED * merit
+            shorter = torch.where(falls, turn, shorter)
+        length = torch.where(worse, shorter, length)
     return trial, length
 
 
