@@ -72,12 +72,12 @@ def test_every_option_has_its_heading(page: str, group: str) -> None:
 
 def test_every_preset_of_a_cell_has_a_row_with_what_it_shares(page: str) -> None:
     lines = page.splitlines()
-    row = next(line for line in lines if line.startswith("| `synthetic-diffusion-score` |"))
+    row = next(line for line in lines if line.startswith("| `power-diffusion-score` |"))
     assert "`grad.decision_weight=" in row  # its own
     assert "`model.width=" in row  # of the file it shares with the other cells
-    assert "| `synthetic-diffusion` |" not in page
-    rows = [line for line in lines if line.startswith("| `synthetic-diffusion-")]
-    assert len(rows) == len(list((CONFIG_DIRECTORY / "preset").glob("synthetic-diffusion-*.yaml")))
+    assert "| `power-diffusion` |" not in page
+    rows = [line for line in lines if line.startswith("| `power-diffusion-")]
+    assert len(rows) == len(list((CONFIG_DIRECTORY / "preset").glob("power-diffusion-*.yaml")))
 
 
 def test_an_option_inherits_the_comments_of_its_base_and_not_its_value() -> None:
