@@ -230,8 +230,7 @@ def fitting(problem: Problem, z: Tensor, step: Tensor, spring: Tensor) -> Tensor
         there = z + (share * length).unsqueeze(1) * way
         return (problem.first_order(there).gradient * way).sum(1)
 
-    none = torch.zeros_like(problem.first_order(z).values)
-    hessian = problem.curvature(z, none)[0]
+    hessian = problem.curvature(z, torch.zeros_like(problem.first_order(z).values))[0]
     begun, one = slope(torch.zeros_like(length)), torch.ones_like(length)
     bend = torch.einsum("bi,bij,bj->b", way, hessian, way) * length
     found, model = slope(one), begun + bend
@@ -246,8 +245,9 @@ def fitting(problem: Problem, z: Tensor, step: Tensor, spring: Tensor) -> Tensor
     gentle = (found < model - _GENTLE * begun.abs()) & moves
     if not bool((steep | gentle).any()):
         return step
-    low = torch.where(gentle, 0.0, math.log(_SHORTEST))
-    high = torch.where(gentle, -math.log(_SHORTEST) / 20, 0.0)
+    whole, shortest = torch.zeros_like(length), torch.full_like(length, math.log(_SHORTEST))
+    low = torch.where(gentle, whole, shortest)
+    high = torch.where(gentle, -shortest / 20, whole)
     for _ in range(_HALVINGS):
         share = (0.5 * (low + high)).exp()
         good = slope(share) <= torch.where(gentle, expected, allowed(share))
