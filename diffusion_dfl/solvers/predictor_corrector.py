@@ -27,7 +27,7 @@ _MAX_HALVINGS = 25
 # Least centering of damped steps; the next one follows a step shorter than this.
 _DAMPED_CENTERING, _SHORT = (0.1, 1.0), 0.02
 # Where the slope turns is looked for down to this share of a step, and tried if the residual falls to this.
-_SHORTEST, _BISECTIONS, _TURNED = 1e-16, 12, 0.5
+_SHORTEST, _BISECTIONS, _TURNED = 1e-16, 12, 0.999
 # How much longer a correction tries to make a step, and the share of that which it must gain.
 _LONGER, _WORTH = 0.3, 0.1
 # Products are brought back into this range around their target.
