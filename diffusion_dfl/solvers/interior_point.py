@@ -15,8 +15,13 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Instances, Program
-from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
 from diffusion_dfl.solvers.active_set import Multipliers, polish
+from diffusion_dfl.solvers.certificate import (
+    as_solution,
+    kkt_residuals,
+    of_another_cost,
+    precise,
+)
 from diffusion_dfl.solvers.columns import (
     ProgramInUnits,
     Units,
@@ -32,11 +37,8 @@ from diffusion_dfl.solvers.evidence import (
 from diffusion_dfl.solvers.factor import has_negative_curvature
 from diffusion_dfl.solvers.newton_system import (
     Problem,
-    ScaledHinges,
-    side,
 )
 from diffusion_dfl.solvers.predictor_corrector import Iterate, newton_step, started
-from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.scaling import (
     cold_start,
     rescaled,
@@ -62,12 +64,6 @@ _CLOSE = 0.1
 # An instance waits so many iterations until this share of all that are left can be polished with it.
 _WAIT, _COMPANY = 3, 0.8
 _NARROW_ROUNDS = 30
-# Residual of a coordinate beside its own terms, and beside the largest of all.
-_OWN, _OWN_ROUNDING = 1e-8, 1e-14
-# A slope share this close to an end of its interval rests on the end.
-_STRICT = 1e-9
-# Residual of a cost, beside its slopes, at the optimum of the form it was taken for.
-_FORM_FITS = 1e-6
 
 
 def solve_interior_point(
@@ -94,13 +90,13 @@ def solve_interior_point(
     apart = torch.nonzero(units.apart).flatten()
     if not apart.numel():
         return solution
-    checked = _precise(problem, solution, apart)
+    checked = precise(problem, solution, apart)
     rows = apart[checked.status == int(Status.NOT_CONVERGED)]
     solution = solution.replaced(apart, checked)
     if rows.numel():
         other = _in_units(problem, units, rows, ~first, start)
         solution = solution.replaced(rows, other)
-        solution = solution.replaced(rows, _precise(problem, solution, rows))
+        solution = solution.replaced(rows, precise(problem, solution, rows))
     return solution
 
 
@@ -119,50 +115,7 @@ def _in_units(
     solution = _solved(problem, None if start is None else start / sizes)
     solution = in_given_units(solution, sizes, given)
     found = solution.decision, solution.subgradients, solution.duals, solution.equality_duals
-    return replace(solution, residuals=_residuals(given, instances.weights, *found))
-
-
-def _precise(problem: Problem, solution: Solution, rows: Tensor) -> Solution:
-    """The instances ``rows``, NOT_CONVERGED where a residual is large beside its own terms.
-
-    The certificate measures all coordinates by one slope and one length, which says nothing of those
-    in smaller units. Here each is measured by itself, down to the rounding of the largest.
-    """
-    problem, solution = problem.select(rows), solution.select(rows)
-    z, instances = solution.decision, problem.instances
-    given = problem.program.constraints(instances.scenarios, instances.context)
-    equalities = given.equality_matrix.expand(len(z), -1, -1)
-    jacobian = torch.cat([given.inequality_jacobian(z), equalities], dim=1)
-    multipliers = torch.cat([solution.duals, solution.equality_duals], dim=1)
-    hessian = problem.curvature(z, torch.zeros_like(solution.duals))[0]
-    slopes = solution.subgradients
-    stationarity = torch.einsum("bm,bmn->bn", instances.weights, slopes)
-    stationarity = stationarity + transpose_apply(jacobian, multipliers)
-    terms = torch.einsum("bm,bmn->bn", instances.weights, slopes.abs())
-    terms = (
-        terms + transpose_apply(jacobian.abs(), multipliers.abs()) + apply(hessian.abs(), z.abs())
-    )
-    steep = stationarity.abs() > _OWN * terms + _OWN_ROUNDING * largest(terms).unsqueeze(1)
-    values = torch.cat([given.inequality_values(z), given.equality_residual(z).abs()], dim=1)
-    outside = values.clamp_min(0)
-    # An infinite limit has an infinite slack.
-    unused = torch.where(multipliers != 0, (multipliers * values).abs(), 0.0).sum(1)
-    limits = [part for part in (given.limit, given.lower, given.upper) if part is not None]
-    # Smooth functions do not say what their values are made of.
-    limits.append(torch.full_like(outside[:, :1], torch.inf).expand(-1, given.counts.smooth))
-    sizes = torch.cat([part.expand(len(z), -1) for part in (*limits, given.equality_value)], dim=1)
-    sizes = sizes.abs() + apply(jacobian.abs(), z.abs())
-    noise = _OWN_ROUNDING * jacobian.abs().amax(2) * largest(z).unsqueeze(1)
-    wrong = steep.any(1) | (outside > _OWN * sizes + noise).any(1)
-    exact = problem.program.hinges(instances)
-    if exact is not None and solution.shares is not None:
-        values, shares = exact.arguments(z), solution.shares
-        unused_of_hinges = (1 - shares) * values.clamp_min(0) - shares * values.clamp_max(0)
-        price = exact.coefficient * instances.weights.unsqueeze(2)
-        unused = unused + (price * unused_of_hinges).sum((1, 2))
-    wrong = wrong | (unused > _OWN * (terms * z.abs()).sum(1))
-    status = torch.where(solution.solved & wrong, int(Status.NOT_CONVERGED), solution.status)
-    return replace(solution, status=status)
+    return replace(solution, residuals=kkt_residuals(given, instances.weights, *found))
 
 
 def _solved(problem: Problem, start: Tensor | None) -> Solution:
@@ -173,32 +126,15 @@ def _solved(problem: Problem, start: Tensor | None) -> Solution:
     """
     with torch.inference_mode() if problem.closed else nullcontext():
         outcome = _outcome(problem, start)
-    solution = _solution(problem, outcome.copied())
+    found = outcome.copied()
+    solution = as_solution(problem, found.point, found.status, found.iterations, found.proof)
     if problem.quadratic is None or problem.quadratic.proved:
         return solution
-    rows = torch.nonzero(_of_another_cost(problem, solution)).flatten()
+    rows = torch.nonzero(of_another_cost(problem, solution)).flatten()
     if not rows.numel():
         return solution
     other = _solved(without_form(problem.select(rows)), None if start is None else start[rows])
     return solution.replaced(rows, other)
-
-
-def _of_another_cost(problem: Problem, solution: Solution) -> Tensor:
-    """Where what was solved may be another program: ``(B,)``.
-
-    A cost is taken for a quadratic form that fits it at a few decisions. In the flat tails of a softplus
-    one does, and says so by the residual of the cost itself, or by an instance without an optimum.
-    """
-    unknown = solution.status == int(Status.NOT_CONVERGED)
-    for verdict in (Status.UNBOUNDED, Status.NON_CONVEX):
-        unknown = unknown | (solution.status == int(verdict))
-    z = solution.decision
-    slopes = torch.einsum("bm,bmn->bn", problem.instances.weights, solution.subgradients.abs())
-    hessian = problem.curvature(z, torch.zeros_like(solution.duals))[0]
-    resolution = torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
-    terms = largest(slopes) + _FORM_FITS * (largest(resolution) + problem.slope)
-    stationary = solution.residuals[:, 0] <= _FORM_FITS * terms
-    return unknown | (solution.solved & ~stationary)
 
 
 def _outcome(problem: Problem, start: Tensor | None) -> "_Outcome":
@@ -406,70 +342,3 @@ def _without_optimum(iterate: Iterate, ray: Tensor) -> tuple[Tensor, Tensor]:
 
 def _finite_or_nan(proof: Tensor) -> Tensor:
     return torch.where(proof.isfinite(), proof, torch.nan)
-
-
-def _solution(problem: Problem, outcome: _Outcome) -> Solution:
-    """Multipliers, subgradients and residuals in the units of the program as it was given."""
-    point, instances = outcome.point, problem.instances
-    program, hinges, z = problem.program, problem.hinges, point.z
-    given = program.constraints(instances.scenarios, instances.context)
-    dual, nu = problem.rows.original_duals(point.dual, point.nu)
-    exact = program.hinges(instances)
-    shares = None
-    if exact is None:
-        subgradients = program.gradients(instances, z)
-        at_kink = torch.zeros_like(subgradients[..., :0], dtype=torch.bool)
-    else:
-        shares = side(exact.arguments(z))
-        at_kink = torch.zeros_like(shares, dtype=torch.bool)
-        if hinges is not None:
-            real = hinges.weight > 0
-            shares = torch.where(real, point.alpha / hinges.weight.clamp_min(1e-300), shares)
-            shares = _tied_alike(hinges, point, shares)
-            at_kink = point.held & real & (shares > _STRICT) & (shares < 1 - _STRICT)
-        subgradients = problem.smooth_gradients(z, exact)
-        subgradients = subgradients + exact.scenario_force(exact.coefficient * shares)
-    return Solution(
-        decision=z,
-        duals=dual,
-        equality_duals=nu,
-        subgradients=subgradients,
-        at_kink=at_kink,
-        status=outcome.status,
-        iterations=outcome.iterations,
-        residuals=_residuals(given, instances.weights, z, subgradients, dual, nu),
-        shares=shares,
-        proof=outcome.proof,
-    )
-
-
-def _residuals(
-    given: Constraints, weights: Tensor, z: Tensor, subgradients: Tensor, dual: Tensor, nu: Tensor
-) -> Tensor:
-    """Largest entries of stationarity, primal feasibility and complementarity: ``(B, 3)``."""
-    values = given.inequality_values(z)
-    stationarity = torch.einsum("bm,bmn->bn", weights, subgradients)
-    stationarity = stationarity + given.inequality_force(z, dual)
-    stationarity = stationarity + transpose_apply(given.equality_matrix, nu)
-    outside = torch.maximum(largest(values.clamp_min(0)), largest(given.equality_residual(z)))
-    # An infinite limit has an infinite slack.
-    unused = largest(torch.where(dual > 0, dual * values, 0.0))
-    return torch.stack([largest(stationarity), outside, unused], dim=1)
-
-
-def _tied_alike(hinges: ScaledHinges, point: Multipliers, shares: Tensor) -> Tensor:
-    """Equal shares for scenarios tied at a kink, those without weight included: ``(B, M, K)``.
-
-    The sum over a kink's scenarios is what stationarity fixes; how they share it is a convention.
-    Ties show only where a hinge has the same gradient in every scenario.
-    """
-    if hinges.jacobian.shape[1] > 1:
-        return shares
-    held = point.held & (hinges.weight > 0)
-    weight = torch.where(held, hinges.weight, 0.0).sum(1, keepdim=True)
-    pull = torch.where(held, point.alpha, 0.0).sum(1, keepdim=True)
-    common = pull / torch.where(weight > 0, weight, 1.0)
-    # Held hinges of one gradient have one offset, which idle ones may share.
-    offset = torch.where(held, hinges.offset, -torch.inf).amax(1, keepdim=True)
-    idle = (hinges.weight == 0) & (hinges.offset == offset)
-    return torch.where(held | idle, common, shares)

@@ -11,7 +11,6 @@ used for further directions that bring the products that a longer step would spo
 target (Gondzio, Comput. Optim. Appl. 6, 1996).
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from diffusion_dfl.solvers.active_set import Multipliers
 from diffusion_dfl.solvers.newton_system import FirstOrder, Problem
+from diffusion_dfl.solvers.roots import longest_share
 from diffusion_dfl.solvers.rows import largest
 
 _TO_BOUNDARY = 0.995
@@ -27,7 +27,7 @@ _MAX_HALVINGS = 25
 # Least centering of damped steps; the next one follows a step shorter than this.
 _DAMPED_CENTERING, _SHORT = (0.1, 1.0), 0.02
 # Where the slope turns is looked for down to this share of a step, and tried if the residual falls to this.
-_SHORTEST, _BISECTIONS, _TURNED = 1e-16, 12, 0.999
+_SHORTEST, _TURNED = 1e-16, 0.999
 # How much longer a correction tries to make a step, and the share of that which it must gain.
 _LONGER, _WORTH = 0.3, 0.1
 # Products are brought back into this range around their target.
@@ -276,23 +276,19 @@ def _damped(
 
 
 def _turn(iterate: Iterate, direction: Direction, length: Tensor) -> Tensor:
-    """The longest step up to ``length (B,)`` along which the Lagrangian still falls at its end: ``(B,)``.
+    """The longest step up to ``length (B,)`` at whose end the Lagrangian still falls: ``(B,)``.
 
-    By orders of magnitude, since a convex cost's slope along a direction only grows.
+    Its rows are taken as straight, with the multipliers of the iterate.
     """
     problem, way = iterate.problem, direction.z
     begun = (iterate.stationarity * way).sum(1)
 
-    def slope(share: Tensor) -> Tensor:
+    def falls(share: Tensor) -> Tensor:
         at = problem.first_order(torch.addcmul(iterate.z, (share * length).unsqueeze(1), way))
-        return begun + ((at.gradient - iterate.at.gradient) * way).sum(1)
+        return begun + ((at.gradient - iterate.at.gradient) * way).sum(1) <= 0
 
-    low, high = torch.full_like(length, math.log(_SHORTEST)), torch.zeros_like(length)
-    for _ in range(_BISECTIONS):
-        share = (0.5 * (low + high)).exp()
-        falls = slope(share) <= 0
-        low, high = torch.where(falls, share.log(), low), torch.where(falls, high, share.log())
-    return low.exp() * length
+    ends = torch.full_like(length, _SHORTEST), torch.ones_like(length)
+    return longest_share(falls, *ends) * length
 
 
 class _Newton:

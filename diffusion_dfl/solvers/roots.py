@@ -51,3 +51,19 @@ def increasing_roots(
         previous = torch.where(slow, torch.full_like(x, torch.inf), value.abs())
         x = torch.where(inside & ~slow, newton, 0.5 * (low + high))
     return roots, counts
+
+
+def longest_share(
+    good: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, halvings: int = 12
+) -> Tensor:
+    """The largest share ``(B,)`` of a step that is good, between positive ends of which the lower is.
+
+    By orders of magnitude: the logarithm is halved, for conditions that hold up to one share and no
+    further, as a limit on the slope of a convex function along the step does.
+    """
+    low, high = low.log(), high.log()
+    for _ in range(halvings):
+        middle = 0.5 * (low + high)
+        holds = good(middle.exp())
+        low, high = torch.where(holds, middle, low), torch.where(holds, high, middle)
+    return low.exp()

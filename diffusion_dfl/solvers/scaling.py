@@ -1,6 +1,5 @@
 """Magnitudes of a batch of programs, and a first decision made from them."""
 
-import math
 from dataclasses import replace
 
 import torch
@@ -11,14 +10,15 @@ from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.solvers.factor import with_diagonal
 from diffusion_dfl.solvers.newton_system import Problem, ScaledHinges, mean_slopes
+from diffusion_dfl.solvers.roots import longest_share
 from diffusion_dfl.solvers.rows import Rows, largest
 
 # A limit below this share of a program's size is a 0 with rounding noise.
 _NOISE = 1e-6
 # Steps away from a decision at which the cost has no derivatives.
 _ASIDE = (1.0, 1e-3)
-# A step is shortened to no less than this share of it, by halving the logarithm so many times.
-_SHORTEST, _HALVINGS = 1e-300, 12
+# A step is made so much shorter, or longer.
+_SHORTEST, _LONGEST = 1e-300, 1e15
 # A decision this many lengths away is no size of a program.
 _RUN_AWAY = 1e3
 # Newton's step where there is no curvature to see: beyond any number, and made shorter.
@@ -245,14 +245,12 @@ def fitting(problem: Problem, z: Tensor, step: Tensor, spring: Tensor) -> Tensor
     gentle = (found < model - _GENTLE * begun.abs()) & moves
     if not bool((steep | gentle).any()):
         return step
-    whole, shortest = torch.zeros_like(length), torch.full_like(length, math.log(_SHORTEST))
-    low = torch.where(gentle, whole, shortest)
-    high = torch.where(gentle, -shortest / 20, whole)
-    for _ in range(_HALVINGS):
-        share = (0.5 * (low + high)).exp()
-        good = slope(share) <= torch.where(gentle, expected, allowed(share))
-        low, high = torch.where(good, share.log(), low), torch.where(good, high, share.log())
-    return (torch.where(steep | gentle, low.exp(), 1.0) * length).unsqueeze(1) * way
+    found = longest_share(
+        lambda share: slope(share) <= torch.where(gentle, expected, allowed(share)),
+        torch.where(gentle, one, _SHORTEST),
+        torch.where(gentle, _LONGEST, one),
+    )
+    return (torch.where(steep | gentle, found, 1.0) * length).unsqueeze(1) * way
 
 
 def within_bounds(problem: Problem, z: Tensor, share: float) -> Tensor:

@@ -508,3 +508,13 @@ def test_a_stage_reports_the_bytes_of_a_step(tmp_path: Path) -> None:
     without = Setup(tmp_path / "b", _diffusion, Score(20), epochs=1).stage()
     assert with_sampler.run().saved_bytes > 0
     assert without.run().saved_bytes > 0
+
+
+def test_a_stage_may_go_the_beginning_of_a_longer_decay(tmp_path: Path) -> None:
+    """An epoch that a search chose is one of the decay that it saw."""
+    part = Setup(tmp_path, epochs=3, decay="cosine", decay_epochs=8).stage()
+    whole = Setup(tmp_path, epochs=8, decay="cosine").stage()
+    assert [part._rate(epoch) for epoch in range(4)] == [whole._rate(epoch) for epoch in range(4)]
+    assert part._rate(3) == pytest.approx(0.5 * (1 + math.cos(3 * math.pi / 8)))
+    with pytest.raises(ValueError, match="decay_epochs=2 must be 0 or no less than epochs=3"):
+        TrainingSettings(epochs=3, batch_size=1, learning_rate=1.0, decay_epochs=2)

@@ -202,9 +202,8 @@ def write_presets(row: Row, study: Study, folder: Path) -> list[Path]:
         _write(rule, comment, {"decision.bandwidth_scale": float(chosen)}, shared.stem)
         return [shared, rule]
     values.update(_given("train", int(chosen)))
-    if (
-        study.space.fixed.get("train.decay") == "cosine"
-    ):  # What was chosen is an epoch of this course.
+    if study.space.fixed.get("train.decay") == "cosine":
+        # What was chosen is an epoch of this course.
         values["train.decay_epochs"] = study.space.fixed["train.epochs"]
     base = f"{row.task}-{row.model}" if row.fit is not None else None
     path = folder / f"{row.task}-{row.model}-{row.grad}.yaml"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from diffusion_dfl.suite.search.report import describe, write_table
 from diffusion_dfl.suite.search.space import Budget, Space
@@ -30,3 +31,19 @@ def test_costs_of_a_portfolio_are_not_rounded_away(tmp_path: Path, size: float, 
     assert f"best: trial 0, {shown} with" in "\n".join(describe(row, study, budget))
     table = pd.read_csv(write_table(row, study))
     assert table["mean"].diff()[1] == pytest.approx(1e-6, abs=1e-5 if size > 1 else 1e-7)
+
+
+def test_every_preset_of_a_decaying_stage_says_the_decay_its_epochs_were_chosen_under() -> None:
+    folder = Path(__file__).resolve().parents[3] / "conf" / "preset"
+    found = 0
+    for path in folder.glob("synthetic-*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        train = (yaml.safe_load(text) or {}).get("train", {})
+        if (
+            "results/search/synthetic-" in text
+            and ".csv" in text
+            and train.get("decay") == "cosine"
+        ):
+            found += 1
+            assert train["decay_epochs"] >= train["epochs"], path.name
+    assert found >= 3
