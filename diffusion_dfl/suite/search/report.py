@@ -53,8 +53,7 @@ def tell(
             print(f"  {name}: {mean:.{digits}f} +- {error:.{digits}f} over instances", flush=True)
     if study.trials:
         write_table(row, study)
-    spent = len(study.trials) >= budget.trials or study.spent >= budget.seconds
-    if study.finished() and (early or (spent and not show)):
+    if study.finished() and (early or (study.over(budget) and not show)):
         for path in write_presets(row, study, presets):
             print(f"  {path}")
 

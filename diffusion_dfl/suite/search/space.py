@@ -40,7 +40,7 @@ class Budget:
 
     Attributes:
         trials: at most, failed and pruned ones among them.
-        seconds: of processor time, of all trials together.
+        seconds: of processor time, of all trials together; more where fewer than four were judged in them.
         folds: the days held out: blocks at random, or ahead of all that is fitted on.
     """
 

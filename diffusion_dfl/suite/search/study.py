@@ -1,8 +1,8 @@
 """A study: trials of one stage of one row, in a journal that resumes and that workers share.
 
 Trials are optuna's (TPE; Akiba et al., 2019). Every trial goes through the same instances in the same order.
-After two of them it is held against the best trial so far on the same instances, and stopped where it is
-worse by more than a standard error of the paired differences. (Optuna's own pruners compare the best
+After four of them (every fold once) it is held against the best trial so far on the same instances, and
+stopped where it is worse by more than a standard error of the paired differences. (Optuna's own pruners compare the best
 mean a trial ever told, over other instances, with the present one of the others.)
 """
 
@@ -35,8 +35,10 @@ logger = logging.getLogger(__name__)
 #: Changes of a trial, an instance -> what came of it.
 Try = Callable[[Mapping[str, Any], Instance], Outcome]
 
-# Instances a trial gets in any case.
-_UNPRUNED_INSTANCES = 2
+# Instances a trial gets in any case: of two differences there is hardly a standard error.
+_UNPRUNED_INSTANCES = 4
+# Trials that a winner was held against, itself among them, however long they took.
+_FEWEST_JUDGED = 4
 _RANDOM_TRIALS = 5
 # Between the seeds of two workers' samplers.
 _PLACE = 100_000
@@ -123,7 +125,7 @@ class Study:
                 multivariate=True,
                 constant_liar=True,
             )
-            while not self._spent(budget):
+            while not self.over(budget):
                 try:
                     self._trial(instances, attempt, worker)
                 except UpdateFinishedTrialError:
@@ -131,10 +133,13 @@ class Study:
         while self._running():
             time.sleep(_LOOK)
 
-    def _spent(self, budget: Budget) -> bool:
+    def over(self, budget: Budget) -> bool:
+        """Whether the budget is spent: its trials, or its seconds with four trials that did not fail."""
         self._running()
-        tried = sum(trial.state != TrialState.WAITING for trial in self.trials)
-        return tried >= budget.trials or self.spent >= budget.seconds
+        states = [trial.state for trial in self.trials]
+        tried = sum(state != TrialState.WAITING for state in states)
+        judged = sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states)
+        return tried >= budget.trials or (self.spent >= budget.seconds and judged >= _FEWEST_JUDGED)
 
     def _trial(self, instances: Sequence[Instance], attempt: Try, worker: str) -> None:
         began = time.process_time()
