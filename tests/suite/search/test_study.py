@@ -55,7 +55,7 @@ def test_the_best_of_a_budget_is_found_and_the_worse_are_stopped_early(tmp_path:
     pruned = [one for one in found.trials if one.state == TrialState.PRUNED]
     assert pruned
     for one in pruned:
-        assert 2 <= len(one.intermediate_values) < len(PLACES)
+        assert 4 <= len(one.intermediate_values) < len(PLACES)
     np.testing.assert_allclose(
         chosen_costs(done[0]), [10.0 * k + done[0].params["x"] ** 2 for k in range(8)]
     )
@@ -71,10 +71,24 @@ def test_a_study_goes_on_where_it_was_and_draws_nothing_twice(tmp_path: Path) ->
     assert len(study(tmp_path).trials) == 9
 
 
-def test_seconds_are_a_budget_too(tmp_path: Path) -> None:
+def test_seconds_are_a_budget_too_but_a_winner_is_one_of_four(tmp_path: Path) -> None:
+    found, spent = study(tmp_path), Budget(12, 0.0)
+    found.run(PLACES, parabola, spent)
+    assert len(found.trials) == 4
+    assert found.over(spent)
+    found.run(PLACES, parabola, spent)
+    assert len(found.trials) == 4
+
+
+def test_trials_that_failed_were_no_rivals(tmp_path: Path) -> None:
+    def fails_twice(changes: Mapping[str, Any], place: Any) -> Outcome:
+        if len(found.trials) <= 2:
+            raise RunFailed("loss nan")
+        return parabola(changes, place)
+
     found = study(tmp_path)
-    found.run(PLACES, parabola, Budget(5, 0.0))
-    assert not found.trials
+    found.run(PLACES, fails_twice, Budget(12, 0.0))
+    assert len(found.trials) == 6
 
 
 def test_a_trial_that_crashes_is_counted_and_never_the_winner(tmp_path: Path) -> None:
