@@ -212,7 +212,10 @@ def _equality_newton(
     held: Tensor,
     refinements: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Newton steps on the equality-constrained program of an active set."""
+    """Newton steps on the equality-constrained program of an active set.
+
+    Where only bounds and equalities are beside a cost of single coordinates, the equalities are eliminated.
+    """
     hinges, rows = problem.hinges, problem.rows.constraints
     at = problem.first_order(z)
     hessian, bend = problem.curvature(z, dual)
@@ -232,12 +235,17 @@ def _equality_newton(
         top = hinges.weight.amax(1, keepdim=True).clamp_min(1e-300)
         share = (hinges.weight / top).clamp_min(1e-4)
         hinge_penalty = (_PENALTY * share / square) * held
-    system = problem.system(at, hessian, row_penalty, hinge_penalty)
-    if matrix.shape[1]:
-        system += matrix.transpose(1, 2) @ (matrix * equality_penalty.unsqueeze(-1))
     typical = hessian.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0) + unit
-    system.diagonal(dim1=1, dim2=2).add_(1e-10 * typical.unsqueeze(1))
-    factor = cholesky(system)
+    exact = factor = None
+    if problem.diagonal:
+        exact = problem.factor(at, hessian, row_penalty, hinge_penalty, typical)
+        equality_penalty = torch.zeros_like(equality_penalty)
+    else:
+        system = problem.system(at, hessian, row_penalty, hinge_penalty)
+        if matrix.shape[1]:
+            system += matrix.transpose(1, 2) @ (matrix * equality_penalty.unsqueeze(-1))
+        system.diagonal(dim1=1, dim2=2).add_(1e-10 * typical.unsqueeze(1))
+        factor = cholesky(system)
     for step in range(refinements):
         if step:
             at = problem.first_order(z)
@@ -248,11 +256,16 @@ def _equality_newton(
         )
         if hinges is not None:
             right = right + hinges.force(alpha + hinge_penalty * at.arguments)
-        move = -torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
-        move = torch.where(move.isfinite().all(1, keepdim=True), move, 0.0)
+        if factor is None:
+            move, further = exact.solve(-right, -at.equality)
+        else:
+            move = -torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
+            change = at.equality + (matrix @ move.unsqueeze(-1)).squeeze(-1)
+            further = equality_penalty * change
+        finite = move.isfinite().all(1, keepdim=True)
+        move, further = torch.where(finite, move, 0.0), torch.where(finite, further, 0.0)
         dual = torch.where(active, dual + row_penalty * (at.values + problem.push(at, move)), 0.0)
-        change = at.equality + (matrix @ move.unsqueeze(-1)).squeeze(-1)
-        nu = nu + equality_penalty * change
+        nu = nu + further
         if hinges is not None:
             alpha = alpha + hinge_penalty * (at.arguments + hinges.push(move))
         z = z + move

@@ -97,10 +97,10 @@ def as_solution(
         shares = side(exact.arguments(z))
         at_kink = torch.zeros_like(shares, dtype=torch.bool)
         if hinges is not None:
-            real = hinges.weight > 0
-            shares = torch.where(real, point.alpha / hinges.weight.clamp_min(1e-300), shares)
-            shares = _tied_alike(hinges, point, shares)
-            at_kink = point.held & real & (shares > _STRICT) & (shares < 1 - _STRICT)
+            found, known = _tied_alike(hinges, point)
+            shares = torch.where(hinges.given_marks(known), hinges.given_shares(found), shares)
+            held = hinges.given_marks(point.held & (hinges.weight > 0))
+            at_kink = held & (shares > _STRICT) & (shares < 1 - _STRICT)
         subgradients = problem.smooth_gradients(z, exact)
         subgradients = subgradients + exact.scenario_force(exact.coefficient * shares)
     return Solution(
@@ -131,19 +131,22 @@ def kkt_residuals(
     return torch.stack([largest(stationarity), outside, unused], dim=1)
 
 
-def _tied_alike(hinges: ScaledHinges, point: Multipliers, shares: Tensor) -> Tensor:
-    """Equal shares for scenarios tied at a kink, those without weight included: ``(B, M, K)``.
+def _tied_alike(hinges: ScaledHinges, point: Multipliers) -> tuple[Tensor, Tensor]:
+    """Shares of slopes, equal for scenarios tied at a kink, those without weight included, and which of
+    them the solution says: ``(B, M, K)`` each.
 
     The sum over a kink's scenarios is what stationarity fixes; how they share it is a convention.
     Ties show only where a hinge has the same gradient in every scenario.
     """
+    real = hinges.weight > 0
+    shares = point.alpha / torch.where(real, hinges.weight, 1.0)
     if hinges.jacobian.shape[1] > 1:
-        return shares
-    held = point.held & (hinges.weight > 0)
+        return shares, real
+    held = point.held & real
     weight = torch.where(held, hinges.weight, 0.0).sum(1, keepdim=True)
     pull = torch.where(held, point.alpha, 0.0).sum(1, keepdim=True)
     common = pull / torch.where(weight > 0, weight, 1.0)
     # Held hinges of one gradient have one offset, which idle ones may share.
     offset = torch.where(held, hinges.offset, -torch.inf).amax(1, keepdim=True)
-    idle = (hinges.weight == 0) & (hinges.offset == offset)
-    return torch.where(held | idle, common, shares)
+    idle = ~real & (hinges.offset == offset)
+    return torch.where(held | idle, common, shares), real | idle

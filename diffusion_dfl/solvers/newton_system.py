@@ -27,28 +27,91 @@ _IRRATIONAL = 0.6180339887498949
 
 
 @dataclass(frozen=True)
+class Sides:
+    """Of a sum of hinges, which of them are the other side of another.
+
+    Attributes:
+        pull: ``-sum_m d_m grad a``, of the part ``-d a`` that joins F: ``(B, n)``.
+        column: ``(K,)``, where each of the hinges as they were is now.
+        flipped: ``(K,)`` bool: of the opposite argument there.
+    """
+
+    pull: Tensor
+    column: Tensor
+    flipped: Tensor
+
+    def select(self, rows: Tensor) -> "Sides":
+        return Sides(self.pull[rows], self.column, self.flipped)
+
+
+@dataclass(frozen=True)
 class ScaledHinges:
     """Hinges ``weight (a)_+`` with ``a = offset + jacobian' z`` of unit gradient.
 
-    ``weight (B, M, K)`` holds omega_m, ``unit (B|1, M|1, K)`` the norm that was divided out,
-    ``offset (B, M, K)``, ``jacobian (B|1, M|1, K, n)``. ``plain`` are hinges like ``(y - z)_+``,
-    whose argument has no rounding error at its kink.
+    ``weight (B, M, K)`` holds omega_m, ``offset (B, M, K)``, ``jacobian (B|1, M|1, K, n)``. ``plain`` are
+    hinges like ``(y - z)_+``, whose argument has no rounding error at its kink. ``sides`` is what those
+    of opposite arguments became one by, or None.
     """
 
     weight: Tensor
     offset: Tensor
     jacobian: Tensor
-    unit: Tensor
     plain: bool
+    sides: "Sides | None" = None
 
     def select(self, rows: Tensor) -> "ScaledHinges":
         return ScaledHinges(
             self.weight[rows],
             self.offset[rows],
             take(self.jacobian, rows),
-            take(self.unit, rows),
             self.plain,
+            None if self.sides is None else self.sides.select(rows),
         )
+
+    def one_sided(self) -> "ScaledHinges":
+        """The same sum with one hinge for two of opposite arguments: half of a newsvendor's.
+
+        ``c (a)_+ + d (-a)_+ = (c + d) (a)_+ - d a``, whose last part joins F: see :class:`Sides`.
+        """
+        if self.jacobian.shape[:2] != (1, 1):
+            return self
+        gradient = self.jacobian[0, 0]
+        contrary = (gradient.unsqueeze(0) == -gradient.unsqueeze(1)).all(2)
+        pairs: dict[int, int] = {}
+        for first, second in torch.nonzero(contrary.triu(1)).tolist():
+            if {first, second} & {*pairs, *pairs.values()}:
+                continue
+            if torch.equal(self.offset[..., first], -self.offset[..., second]) and torch.equal(
+                self.weight[..., first] > 0, self.weight[..., second] > 0
+            ):
+                pairs[second] = first
+        if not pairs:
+            return self
+        kept = [k for k in range(len(gradient)) if k not in pairs]
+        place = {k: column for column, k in enumerate(kept)}
+        source = [place[pairs.get(k, k)] for k in range(len(gradient))]
+        column = torch.tensor(source, device=gradient.device)
+        flipped = torch.tensor([k in pairs for k in range(len(gradient))], device=gradient.device)
+        weight = torch.zeros_like(self.weight[..., : len(kept)]).index_add(2, column, self.weight)
+        pull = torch.where(flipped, self.weight, 0.0).sum(1) @ gradient
+        return ScaledHinges(
+            weight,
+            self.offset[..., kept],
+            self.jacobian[:, :, kept],
+            self.plain,
+            Sides(pull, column, flipped),
+        )
+
+    def given_shares(self, shares: Tensor) -> Tensor:
+        """Shares of slopes ``(B, M, K)`` of the hinges as they were: those of two sides add to 1."""
+        if self.sides is None:
+            return shares
+        found = shares[..., self.sides.column]
+        return torch.where(self.sides.flipped, 1 - found, found)
+
+    def given_marks(self, marks: Tensor) -> Tensor:
+        """Marks ``(B, M, K)`` bool of the hinges as they were: two sides have the same."""
+        return marks if self.sides is None else marks[..., self.sides.column]
 
     @cached_property
     def whole(self) -> bool:
@@ -137,6 +200,8 @@ class Problem:
             arguments = self.hinges.arguments(z)
         if self.quadratic is not None and not self._mixed:
             gradient = self.quadratic.gradient(self.instances, z, self.hinges is None)
+            if self.hinges is not None and self.hinges.sides is not None:
+                gradient = gradient + self.hinges.sides.pull
         elif self.hinges is None:
             gradient = self.program.gradient(self.instances, z)
         else:
@@ -149,7 +214,7 @@ class Problem:
             unit = self.rows.unit[:, -count:]
             values = torch.cat([values[:, :-count], values[:, -count:] / unit], dim=1)
             jacobian = rows.smooth.jacobian(z) / unit.unsqueeze(-1)
-        values = torch.where(self.rows.present, values, -1.0)
+        values = self.rows.real(values, -1.0)
         return FirstOrder(gradient, values, jacobian, rows.equality_residual(z), arguments)
 
     @cached_property
@@ -157,8 +222,8 @@ class Problem:
         """Which rows are there, and which hinges, twice: ``(B|1, q + 2 M K)``; None for all."""
         present = self.rows.present
         if self.hinges is None:
-            return None if bool(present.all()) else present
-        if self.hinges.whole and bool(present.all()):
+            return None if self.rows.whole else present
+        if self.hinges.whole and self.rows.whole:
             return None
         real = (self.hinges.weight > 0).flatten(1)
         return torch.cat([present.expand(len(real), -1), real, real], dim=1)
@@ -269,7 +334,7 @@ class Problem:
             parts.append(direction)
         if at.jacobian is not None:
             parts.append(apply(at.jacobian, direction))
-        return torch.where(self.rows.present, torch.cat(parts, dim=1), 0.0)
+        return self.rows.real(torch.cat(parts, dim=1))
 
     def force(self, at: "FirstOrder", dual: Tensor, nu: Tensor) -> Tensor:
         """``J' dual + A' nu``: ``(B, q), (B, p) -> (B, n)``."""

@@ -72,7 +72,7 @@ class Iterate:
     @property
     def dual(self) -> Tensor:
         """Multipliers of rows, ``(B, q)``; 0 for those that are not there."""
-        return torch.where(self.problem.rows.present, self._row_prices, 0.0)
+        return self.problem.rows.real(self._row_prices)
 
     @property
     def _row_prices(self) -> Tensor:
@@ -101,7 +101,7 @@ class Iterate:
     @cached_property
     def row_residual(self) -> Tensor:
         """``c(z) + slack``, ``(B, q)``."""
-        return torch.where(self.problem.rows.present, self.at.values + self.slack, 0.0)
+        return self.problem.rows.real(self.at.values + self.slack)
 
     @cached_property
     def hinge_residual(self) -> Tensor:
@@ -300,9 +300,7 @@ class _Newton:
         self._num_rows = at.values.shape[1]
         self._by_room, self._by_price = iterate.room.reciprocal(), iterate.price.reciprocal()
         self._ratio = iterate.room * self._by_price
-        self._row_weight = torch.where(
-            problem.rows.present, iterate.dual * self._by_room[:, : self._num_rows], 0.0
-        )
+        self._row_weight = problem.rows.real(iterate.dual * self._by_room[:, : self._num_rows])
         self._stiffness = at.arguments
         if problem.hinges is not None:
             softness, other = iterate.of_hinges(self._ratio)
@@ -328,7 +326,7 @@ class _Newton:
             right = right - hinges.force(shift)
         dz, dnu = self._factor.solve(right, -now.at.equality)
         push = problem.push(now.at, dz)
-        d_slack = torch.where(problem.rows.present, -now.row_residual - push, 0.0)
+        d_slack = problem.rows.real(-now.row_residual - push)
         d_dual = torch.addcmul(row_shift, self._row_weight, push)
         if hinges is None:
             return Direction(dz, dnu, d_slack, d_dual)

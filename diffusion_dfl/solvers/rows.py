@@ -6,6 +6,7 @@ no interior between them, which an interior point needs: they become equalities.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,6 +53,15 @@ class Rows:
     equality_unit: Tensor
     sizes: Tensor
     twins: Tensor
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether all are present."""
+        return bool(self.present.all())
+
+    def real(self, values: Tensor, other: float = 0.0) -> Tensor:
+        """Values ``(B, q)``, and another one of rows that are not present."""
+        return values if self.whole else torch.where(self.present, values, other)
 
     def select(self, rows: Tensor) -> "Rows":
         return Rows(

@@ -180,7 +180,7 @@ def _scaled_hinges(program: Program, instances: Instances) -> ScaledHinges | Non
     unit = torch.where(unit > 0, unit, 1.0)
     jacobian = hinges.jacobian / unit.unsqueeze(3)
     plain = ((jacobian != 0).sum(3) == 1) & (unit == 1)
-    return ScaledHinges(weight, hinges.offset / unit, jacobian, unit, bool(plain.all()))
+    return ScaledHinges(weight, hinges.offset / unit, jacobian, bool(plain.all())).one_sided()
 
 
 def cold_start(problem: Problem) -> Tensor:
