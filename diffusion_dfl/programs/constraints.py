@@ -299,11 +299,11 @@ def apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """``(B|1, m, n), (B, n) -> (B, m)``; one product where all instances share the matrix."""
     if matrix.shape[0] == 1:
         return vector @ matrix[0].T
-    return torch.einsum("bmn,bn->bm", matrix, vector)
+    return (matrix @ vector.unsqueeze(2)).squeeze(2)
 
 
 def transpose_apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """``(B|1, m, n), (B, m) -> (B, n)``; one product where all instances share the matrix."""
     if matrix.shape[0] == 1:
         return vector @ matrix[0]
-    return torch.einsum("bmn,bm->bn", matrix, vector)
+    return (vector.unsqueeze(1) @ matrix).squeeze(1)

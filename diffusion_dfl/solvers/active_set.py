@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from diffusion_dfl.solvers.factor import cholesky
+from diffusion_dfl.programs.constraints import apply
+from diffusion_dfl.solvers.factor import Factor, cholesky
 from diffusion_dfl.solvers.newton_system import FirstOrder, Problem
 from diffusion_dfl.solvers.rows import largest
 
@@ -102,7 +103,7 @@ def violation(
         ratios.append(largest(at.arguments * point.held) / near)
     ratios.append(largest(unused) / steep.clamp_min(1e-300))
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
-    resolution = largest(torch.einsum("bij,bj->bi", hessian.abs(), z.abs()))
+    resolution = largest(apply(hessian.abs(), z.abs()))
     rounding = _ROUNDING / TOLERANCE * (resolution + 10 * slope)
     ratios.append(largest(stationarity) / (steep + rounding).clamp_min(1e-300))
     return torch.stack(ratios).amax(0).nan_to_num(torch.inf, torch.inf) / TOLERANCE
@@ -236,9 +237,9 @@ def _equality_newton(
         share = (hinges.weight / top).clamp_min(1e-4)
         hinge_penalty = (_PENALTY * share / square) * held
     typical = hessian.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0) + unit
-    exact = factor = None
+    factor: Factor | Tensor
     if problem.diagonal:
-        exact = problem.factor(at, hessian, row_penalty, hinge_penalty, typical)
+        factor = problem.factor(at, hessian, row_penalty, hinge_penalty, typical)
         equality_penalty = torch.zeros_like(equality_penalty)
     else:
         system = problem.system(at, hessian, row_penalty, hinge_penalty)
@@ -256,8 +257,8 @@ def _equality_newton(
         )
         if hinges is not None:
             right = right + hinges.force(alpha + hinge_penalty * at.arguments)
-        if factor is None:
-            move, further = exact.solve(-right, -at.equality)
+        if isinstance(factor, Factor):
+            move, further = factor.solve(-right, -at.equality)
         else:
             move = -torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
             change = at.equality + (matrix @ move.unsqueeze(-1)).squeeze(-1)

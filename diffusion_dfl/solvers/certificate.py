@@ -74,7 +74,7 @@ def of_another_cost(problem: Problem, solution: Solution) -> Tensor:
     z = solution.decision
     slopes = torch.einsum("bm,bmn->bn", problem.instances.weights, solution.subgradients.abs())
     hessian = problem.curvature(z, torch.zeros_like(solution.duals))[0]
-    resolution = torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
+    resolution = apply(hessian.abs(), z.abs())
     terms = largest(slopes) + _FORM_FITS * (largest(resolution) + problem.slope)
     stationary = solution.residuals[:, 0] <= _FORM_FITS * terms
     return unknown | (solution.solved & ~stationary)

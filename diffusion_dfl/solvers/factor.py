@@ -74,7 +74,7 @@ class Factor:
     def _times(self, step: Tensor) -> Tensor:
         if self._root is not None:
             return self._system * step
-        return torch.einsum("bij,bj->bi", self._system, step)
+        return apply(self._system, step)
 
     def _solve(self, right: Tensor, equality_right: Tensor) -> tuple[Tensor, Tensor]:
         if self._root is None:

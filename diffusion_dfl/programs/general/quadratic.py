@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.constraints import apply
 from diffusion_dfl.programs.general.hinge_terms import AffineHinge
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
 from diffusion_dfl.programs.instances import Instances
@@ -73,8 +74,8 @@ class QuadraticCost:
         if not bool(linear.isfinite().all() & hessian.isfinite().all()):
             return None
         for found, z in zip(others, points[1:], strict=True):
-            error = (found - linear - torch.einsum("bij,bj->bi", hessian, z)).abs()
-            size = linear.abs() + torch.einsum("bij,bj->bi", hessian.abs(), z.abs())
+            error = (found - linear - apply(hessian, z)).abs()
+            size = linear.abs() + apply(hessian.abs(), z.abs())
             if not bool((error <= _SAME * size.amax(1, keepdim=True)).all()):
                 return None
         return QuadraticCost(hessian, linear, forms, None)
@@ -106,7 +107,7 @@ class QuadraticCost:
         if self.each is None:
             return None
         total = instances.weights.sum(1, keepdim=True)
-        found = self.each + (torch.einsum("bij,bj->bi", self.hessian, z) / total).unsqueeze(1)
+        found = self.each + (apply(self.hessian, z) / total).unsqueeze(1)
         for form in self.forms:
             found = found + form.gradients(instances, z)
         if found.shape[1] == 1:
@@ -115,7 +116,7 @@ class QuadraticCost:
 
     def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """Gradient of the sum, ``(B, n)``; ``kinks``: with the hinges of power 1."""
-        total = self.linear + torch.einsum("bij,bj->bi", self.hessian, z)
+        total = self.linear + apply(self.hessian, z)
         for form in self.forms:
             if kinks or form.power > 1:
                 total = total + form.gradient(instances, z)

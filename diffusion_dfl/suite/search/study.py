@@ -2,8 +2,8 @@
 
 Trials are optuna's (TPE; Akiba et al., 2019). Every trial goes through the same instances in the same order.
 After four of them (every fold once) it is held against the best trial so far on the same instances, and
-stopped where it is worse by more than a standard error of the paired differences. (Optuna's own pruners compare the best
-mean a trial ever told, over other instances, with the present one of the others.)
+stopped where it is worse by more than a standard error of the paired differences. (Optuna's own pruners
+compare the best mean a trial ever told, over other instances, with the present one of the others.)
 """
 
 import itertools
