@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import Predictor
 
@@ -121,10 +122,25 @@ class Estimator(Protocol):
 
 
 def fit_loss(predictor: Predictor, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The predictor's own loss of a batch, a scalar."""
-    if batch.weights is None:
-        return predictor.loss(batch.context, batch.outcome, generator)
-    return predictor.loss(batch.context, batch.outcome, generator, weights=batch.weights)
+    """The predictor's own loss of a batch, a scalar.
+
+    Raises:
+        UserError: a predictor's that is none, or that has no graph.
+    """
+    weights = {} if batch.weights is None else {"weights": batch.weights}
+    value = predictor.loss(batch.context, batch.outcome, generator, **weights)
+    name = type(predictor).__name__
+    if not isinstance(value, Tensor) or value.dim():
+        told = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise UserError(
+            f"{name}.loss gave {told}; expected a scalar tensor, the mean over the rows"
+        )
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise UserError(
+            f"{name}.loss gave a number without a graph, which trains nothing; compute it from the "
+            "predictor's parameters, without detach() or no_grad()"
+        )
+    return value
 
 
 def decision_cost(

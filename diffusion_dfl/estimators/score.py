@@ -180,7 +180,7 @@ class Score(Mixed):
     def _draw(
         self, predictor: Predictor, context: Tensor, count: int, generator: torch.Generator
     ) -> Tensor | ScenarioPath:
-        return predictor.sample(context, count, generator)
+        return predictor.scenarios(context, count, generator)
 
     def _density(
         self,

@@ -9,11 +9,12 @@ import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from diffusion_dfl.errors import UserError
 from diffusion_dfl.predictors.decision_maker import Decided, DecisionMaker, Rule
 from diffusion_dfl.sizes import check_sizes
 
@@ -133,8 +134,41 @@ class Predictor(DecisionMaker):
         generator: torch.Generator,
     ) -> tuple[list[Decided], Tensor]:
         count = max(rule.num_scenarios for rule in rules)
-        scenarios = self.sample(context, count, generator)[: len(exact_context)]
+        scenarios = self.scenarios(context, count, generator)[: len(exact_context)]
         return [rule.optimal(scenarios, exact_context) for rule in rules], scenarios
+
+    def scenarios(
+        self,
+        context: Tensor,
+        num_scenarios: int,
+        generator: torch.Generator,
+        differentiable: bool = False,
+        backpropagation: Backpropagation = FULL,
+    ) -> Tensor:
+        """What :meth:`sample` gives, checked: a predictor of the user's own may give anything.
+
+        Raises:
+            UserError: no tensor of floats ``(B, M, d_y)``, or one without a graph where it is to be
+                differentiated.
+        """
+        options: dict[str, Any] = {}
+        if differentiable:
+            options = {"differentiable": True, "backpropagation": backpropagation}
+        found = self.sample(context, num_scenarios, generator, **options)
+        wanted, name = (len(context), num_scenarios, self.outcome_size), type(self).__name__
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise UserError(f"{name}.sample gave {kind}; expected a tensor of floats {wanted}")
+        if found.shape != wanted:
+            raise UserError(
+                f"{name}.sample gave scenarios {tuple(found.shape)}; expected (B, M, d_y) = {wanted}"
+            )
+        if differentiable and torch.is_grad_enabled() and not found.requires_grad:
+            raise UserError(
+                f"{name}.sample(differentiable=True) gave scenarios without a graph, and so no pathwise "
+                "gradient; make them of its parameters and noise, or set pathwise = False and use Score"
+            )
+        return found
 
     def fit_rows(self, contexts: Tensor, outcomes: Tensor, weights: Tensor | None = None) -> None:
         """Fit to rows ``(N, d_x)`` and ``(N, d_y)`` in closed form; TypeError where there is none.

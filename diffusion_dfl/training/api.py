@@ -115,6 +115,8 @@ def train(
         rule = _rule(decision, estimator, own_rule(predictor))
         stages = Stages(foundation, fit, train, refit)
         experiment = Experiment(task, predictor, estimator, rule, stages, seed)
+    if not isinstance(directory, str | Path | None):
+        raise UserError(f"directory={directory!r}: expected a folder's path, or None for no files")
     place = resolve_device(device)
     histories: dict[str, _Memory] = {}
     owner = ""
@@ -156,6 +158,8 @@ def _rule(
     ``own`` is that of the predictor, where it was trained before.
     """
     count = getattr(estimator, "num_scenarios", None)
+    if not isinstance(decision, DecisionRule | None):
+        raise UserError(f"decision={decision!r}: expected a DecisionRule, or None for its defaults")
     if decision is None:
         begun = own or DecisionRule()
         return begun if count is None else replace(begun, num_scenarios=count)

@@ -103,6 +103,17 @@ def compare(
 
 
 def _task(fitted: Mapping[str, Fitted]) -> Task:
+    if not isinstance(fitted, Mapping):
+        raise UserError(
+            f"{type(fitted).__name__} has no names; pass name -> a trained predictor, as in "
+            'compare({"mine": fitted})'
+        )
+    for name, one in fitted.items():
+        if not isinstance(one, Fitted):
+            raise UserError(
+                f"{name}: {type(one).__name__} is no trained predictor, which train() and load() give; "
+                "decisions are compared by others={name: decisions}"
+            )
     tasks = [one.task for one in fitted.values()]
     if not tasks:
         raise UserError("there is nothing to compare; pass name -> a trained predictor")

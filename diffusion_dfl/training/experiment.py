@@ -11,6 +11,7 @@ from diffusion_dfl.estimators.pairs import check_estimator, check_pair, check_we
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.predictors import DecisionMaker, Predictor
 from diffusion_dfl.programs import Program
+from diffusion_dfl.sizes import as_size
 from diffusion_dfl.tasks import Task
 from diffusion_dfl.tasks.problem import check_problem
 from diffusion_dfl.training.rule import DecisionRule
@@ -39,6 +40,17 @@ class Stages:
     fit: TrainingSettings | None = FIT
     train: TrainingSettings = TRAIN
     refit: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("foundation", "fit", "train"):
+            value = getattr(self, name)
+            if not (isinstance(value, TrainingSettings) or (name == "fit" and value is None)):
+                raise UserError(
+                    f"{name}={value!r}: expected TrainingSettings(epochs=, batch_size=, learning_rate=, "
+                    "...)" + (", or None for a predictor that was fitted" if name == "fit" else "")
+                )
+        if not isinstance(self.refit, bool):
+            raise UserError(f"refit={self.refit!r}: expected True or False")
 
     def settings(self, name: StageName) -> TrainingSettings:
         """The knobs of a stage that is made."""
@@ -104,6 +116,20 @@ class Experiment:
     rule: DecisionRule = field(default_factory=DecisionRule)
     stages: Stages = field(default_factory=Stages)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, kind in (
+            ("task", self.task, Task),
+            ("decision", self.rule, DecisionRule),
+            ("stages", self.stages, Stages),
+        ):
+            if not isinstance(value, kind):
+                told = f"{name} is {type(value).__name__}: expected a {kind.__name__}"
+                raise UserError(told + (", as task_from_frame makes one" if kind is Task else ""))
+        try:
+            object.__setattr__(self, "seed", as_size("seed", self.seed, 0))
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
 
     def layer(self) -> DecisionLayer:
         """A decision layer of the rule, with statistics of its own."""

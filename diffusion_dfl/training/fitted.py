@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from diffusion_dfl.predictors import DecisionMaker, Predictor
 from diffusion_dfl.predictors.decision_maker import Decided
 from diffusion_dfl.programs.numbers import as_tensor
 from diffusion_dfl.progress import Listener
+from diffusion_dfl.sizes import check_sizes
 from diffusion_dfl.solvers import Status
 from diffusion_dfl.tasks import Evaluation, Task
 from diffusion_dfl.tasks.rule import LayerRule, rows_at_once
@@ -222,7 +224,7 @@ class Fitted:
         values = torch.as_tensor(self._contexts(contexts)).to(self.device)
         generator = torch_stream(self.seed, "test", self.device)
         with torch.no_grad():
-            found = self.predictor.sample(values.float(), num_scenarios, generator)
+            found = self.predictor.scenarios(values.float(), num_scenarios, generator)
         return found.double().cpu().numpy()
 
     def evaluate(
@@ -242,8 +244,12 @@ class Fitted:
             progress: told of the rows that are done; as in :func:`~diffusion_dfl.train`.
 
         Raises:
-            UserError: one that was kept, and has no data.
+            UserError: one that was kept, and has no data; no such part.
+            TypeError, ValueError: ``num_large`` is no integer of at least 1.
         """
+        if part not in get_args(Part):
+            raise UserError(f"part={part!r}: expected {', '.join(get_args(Part))}")
+        check_sizes(num_large=num_large)
         steps, count = self._steps(), max(num_large, self.rule.num_scenarios)
         note(steps.task, self.predictor, self.rule)
         return steps.evaluate(self.predictor, part, count, progress)

@@ -65,8 +65,13 @@ class TrainingSettings:
             (("keep",), lambda value: value in ("best", "last"), "best or last"),
         ):
             for name in names:
-                if not good(getattr(self, name)):
-                    raise ValueError(f"{name}={getattr(self, name)} must be {mend}")
+                value = getattr(self, name)
+                try:
+                    fits = good(value)
+                except TypeError as error:
+                    raise TypeError(f"{name}={value!r} must be {mend}") from error
+                if not fits:
+                    raise ValueError(f"{name}={value} must be {mend}")
         if 0 < self.decay_epochs < self.epochs:
             raise ValueError(
                 f"decay_epochs={self.decay_epochs} must be 0 or no less than epochs={self.epochs}"

@@ -489,14 +489,25 @@ class TorchProgram(Program):
 
 
 def takes_context(function: Callable[..., Tensor], arguments: int = 3) -> bool:
-    """Whether a function of the cost wants that many ``arguments``, the last of them the context."""
+    """Whether a function of the cost wants that many ``arguments``, the last of them the context.
+
+    One with a default is the context where it is called so, ``x=None``; ``price=price`` is a constant.
+    """
+    if isinstance(function, torch.nn.Module):
+        function = function.forward
     try:
         parameters = signature(function).parameters.values()
     except (TypeError, ValueError):
         return False
     positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = [p for p in parameters if p.kind in positional and p.default is Parameter.empty]
-    return len(wanted) == arguments
+    places = [p for p in parameters if p.kind in positional]
+    wanted = [p for p in places if p.default is Parameter.empty]
+    optional = [
+        p for p in places[len(wanted) :] if p.name in ("x", "context") and p.default is None
+    ]
+    return len(wanted) == arguments or (
+        len(wanted) == arguments - 1 and optional == places[len(wanted) : arguments] != []
+    )
 
 
 def _generic(like: Tensor, size: int) -> Tensor:
