@@ -155,7 +155,9 @@ class Predictor(DecisionMaker):
         if differentiable:
             options = {"differentiable": True, "backpropagation": backpropagation}
         found = self.sample(context, num_scenarios, generator, **options)
-        wanted, name = (len(context), num_scenarios, self.outcome_size), type(self).__name__
+        # A prediction without spread is one scenario, however many are asked for.
+        count = num_scenarios if self.stochastic else 1
+        wanted, name = (len(context), count, self.outcome_size), type(self).__name__
         if not isinstance(found, Tensor) or not found.is_floating_point():
             kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
             raise UserError(f"{name}.sample gave {kind}; expected a tensor of floats {wanted}")

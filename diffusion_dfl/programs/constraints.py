@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from diffusion_dfl.programs.batching import over_batch
+from diffusion_dfl.programs.degrees import quadratic
 
 
 @dataclass(frozen=True)
@@ -55,65 +56,64 @@ class SmoothConstraints:
             return over_batch(lambda point, factor: second(None, point, factor), z, multipliers)
         return over_batch(second, self.context, z, multipliers)
 
+    def quadratic(self, z: Tensor) -> bool:
+        """Whether the functions are proved to be quadratic in z, by what they compute at one ``(n,)``."""
+        if self.context is None:
+            return quadratic(lambda _, z: self.function(None, z), z, z)
+        return quadratic(self.function, self.context[0].to(z.dtype), z)
+
     def _over_batch(self, function: Callable[..., Tensor], z: Tensor) -> Tensor:
         if self.context is None:
             return over_batch(lambda point: function(None, point), z)
         return over_batch(function, self.context, z)
 
 
-# Numbers that the closed form of quadratic constraints may hold, and a relative error that is rounding.
-_NUMBERS, _SAME = 2**23, 1e-10
+# Numbers that the closed form of quadratic constraints may hold.
+_NUMBERS = 2**23
 
 
 @dataclass(frozen=True)
 class QuadraticConstraints(SmoothConstraints):
-    """Functions ``z' Q z / 2 + l' z + k``: their values and derivatives are products.
+    """Functions ``d' Q d / 2 + l' d + k`` of ``d = z - origin``: values and derivatives are products.
+
+    A set far from 0 is no difference of large numbers where its origin is near it.
 
     Attributes:
         bend, slope, value: Q ``(B|1, q, n, n)``, l ``(B|1, q, n)`` and k ``(B|1, q)``.
+        origin: ``(B|1, n)``.
     """
 
     bend: Tensor = field(kw_only=True)
     slope: Tensor = field(kw_only=True)
     value: Tensor = field(kw_only=True)
+    origin: Tensor = field(kw_only=True)
 
     @staticmethod
     def of(given: SmoothConstraints, z: Tensor) -> SmoothConstraints:
-        """The closed form of functions that are quadratic, as they were given if they are not.
+        """The closed form of functions that are proved to be quadratic in z, others as they were given.
 
         Args:
-            z: decisions ``(B, n)`` whose size is that of the program.
+            z: decisions ``(B, n)`` near the set.
         """
         batch, size = z.shape
         count = 1 if given.context is None else batch
         if isinstance(given, QuadraticConstraints) or count * given.size * size**2 > _NUMBERS:
             return given
-        origin = torch.zeros_like(z[:count])
-        steps = torch.arange(1, size + 1, dtype=z.dtype, device=z.device)
-        generic = z[:count].abs().amax(1, keepdim=True).clamp_min(1.0) * torch.cos(steps * steps)
+        if not batch or not given.quadratic(z[0]):
+            return given
+        origin = z[:count]
         eye = torch.eye(given.size, dtype=z.dtype, device=z.device)
         value, slope = given.values(origin), given.jacobian(origin)
         bend = torch.stack([given.hessian(origin, row.expand(count, -1)) for row in eye], dim=1)
         if not bool(value.isfinite().all() & slope.isfinite().all() & bend.isfinite().all()):
             return given
-        found = QuadraticConstraints(
-            given.function, given.size, given.context, bend=bend, slope=slope, value=value
-        )
-        for point in (generic, -3.0 * generic):
-            for mine, theirs in (
-                (found.values(point), given.values(point)),
-                (found.jacobian(point), given.jacobian(point)),
-            ):
-                largest = theirs.abs().flatten(1).amax(1) + value.abs().amax(1)
-                error = (mine - theirs).abs().flatten(1).amax(1)
-                if not bool((error <= _SAME * largest).all()):
-                    return given
-        return found
+        parts = {"bend": bend, "slope": slope, "value": value, "origin": origin}
+        return QuadraticConstraints(given.function, given.size, given.context, **parts)
 
     def select(self, rows: Tensor) -> "QuadraticConstraints":
         """The instances ``rows`` of the batch."""
         context = None if self.context is None else self.context[rows]
-        parts = {name: getattr(self, name) for name in ("bend", "slope", "value")}
+        parts = {name: getattr(self, name) for name in ("bend", "slope", "value", "origin")}
         chosen = {
             n: part if len(part) == 1 and self.context is None else part[rows]
             for n, part in parts.items()
@@ -122,18 +122,19 @@ class QuadraticConstraints(SmoothConstraints):
 
     def values(self, z: Tensor) -> Tensor:
         """``(B, n) -> (B, q)``."""
-        return self.value + ((self.slope + 0.5 * self._bent(z)) * z.unsqueeze(1)).sum(2)
+        way = z - self.origin
+        return self.value + ((self.slope + 0.5 * self._bent(way)) * way.unsqueeze(1)).sum(2)
 
     def jacobian(self, z: Tensor) -> Tensor:
         """``(B, n) -> (B, q, n)``."""
-        return self.slope + self._bent(z)
+        return self.slope + self._bent(z - self.origin)
 
     def hessian(self, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_q multiplier_q Q_q``: ``(B, n), (B, q) -> (B, n, n)``."""
         return (multipliers.unsqueeze(2).unsqueeze(3) * self.bend).sum(1)
 
-    def _bent(self, z: Tensor) -> Tensor:
-        return (self.bend @ z.unsqueeze(1).unsqueeze(3)).squeeze(3)
+    def _bent(self, way: Tensor) -> Tensor:
+        return (self.bend @ way.unsqueeze(1).unsqueeze(3)).squeeze(3)
 
 
 class RowCounts(NamedTuple):

@@ -39,8 +39,10 @@ from diffusion_dfl.solvers.newton_system import (
     Problem,
 )
 from diffusion_dfl.solvers.predictor_corrector import Iterate, newton_step, started
+from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.scaling import (
     cold_start,
+    near_curved,
     rescaled,
     scaled_problem,
     sized_by_cost,
@@ -246,7 +248,9 @@ def _through_exact(problem: Problem, start: Tensor | None) -> _Outcome:
 
 def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
     """One run of the iteration, from a cold start or from decisions ``(B, n)``."""
-    first = cold_start(problem) if start is None else start
+    first = start
+    if first is None:
+        first = near_curved(problem.rows.constraints, cold_start(problem))
     first = within_bounds(problem, first, _COLD if start is None else _WARM)
     problem = rescaled(problem, first)
     iterate = started(problem, first, _COLD if start is None else _WARM)
@@ -318,11 +322,14 @@ def _excluded(
     if stalled:
         proof = no_decision_satisfies(problem, iterate.at, iterate.z, iterate.dual, iterate.nu)
         outcome = torch.where(proof.isfinite(), int(Status.INFEASIBLE), outcome)
-    noise = 1e-13 * problem.slope / problem.length
     # One that is the same everywhere has been looked at.
-    bends = [] if step and problem.bent_alike else [hessian]
-    for one in bends if bend is None else [*bends, bend]:
-        concave = has_negative_curvature(one, noise)
+    typical = problem.slope / problem.length
+    bends = [] if step and problem.bent_alike else [(hessian, typical)]
+    if bend is not None and problem.rows.bending is not None:
+        # Where a set is nearly flat the rounding of its bend is still that of where it is not.
+        bends.append((bend, typical + largest(iterate.dual) * problem.rows.bending))
+    for one, size in bends:
+        concave = has_negative_curvature(one, 1e-13 * size)
         outcome = torch.where(concave, int(Status.NON_CONVEX), outcome)
     return outcome, _finite_or_nan(proof)
 

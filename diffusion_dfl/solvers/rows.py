@@ -19,6 +19,10 @@ def take(value: Tensor, rows: Tensor) -> Tensor:
     return value if value.shape[0] == 1 else value[rows]
 
 
+# A value this small beside how far a set bends is that of its edge.
+_AT_EDGE = 1e-3
+
+
 def largest(values: Tensor) -> Tensor:
     """Largest absolute entry of each instance, 0 where there is none: ``(B, ...) -> (B,)``."""
     flat = values.flatten(1)
@@ -42,7 +46,10 @@ class Rows:
         present: ``(B|1, q)``, false for infinite limits and for rows stated as equalities.
         equality_unit: ``(B|1, p)``.
         sizes: ``(B|1, q)``, of the limits, 0 for infinite ones; of smooth constraints that of their
-            values at the decision they were scaled at.
+            values at the decision they were scaled at, or of the set.
+        curved: size of the smallest curved set at whose edge the decision is, ``(B|1,)``, ``inf`` for none;
+            None without smooth constraints.
+        bending: largest second derivative of a smooth constraint over its unit, ``(B|1,)`` or None.
         twins: ``(2, r)`` int64, indices of inequalities that became the equalities p, p+1, ...:
             the first of a pair holds the positive part of the equality's multiplier.
     """
@@ -53,6 +60,13 @@ class Rows:
     equality_unit: Tensor
     sizes: Tensor
     twins: Tensor
+    curved: Tensor | None
+    bending: Tensor | None
+
+    def reach(self, z: Tensor) -> Tensor:
+        """Size of decisions ``(B, n)``, as far as curved sets far from 0 leave room for it: ``(B,)``."""
+        size = largest(z)
+        return size if self.curved is None else torch.minimum(size, self.curved)
 
     @cached_property
     def whole(self) -> bool:
@@ -71,6 +85,8 @@ class Rows:
             take(self.equality_unit, rows),
             take(self.sizes, rows),
             self.twins,
+            None if self.curved is None else take(self.curved, rows),
+            None if self.bending is None else take(self.bending, rows),
         )
 
     @staticmethod
@@ -85,6 +101,7 @@ class Rows:
         equalities = given.equality_matrix / equality_unit.unsqueeze(-1)
         equality_value = given.equality_value / equality_unit
         units, present, sizes = [norm], [limit.isfinite()], [limit.abs()]
+        curved = bending = None
         for bound in (given.lower, given.upper):
             if bound is not None:
                 units.append(torch.ones_like(bound))
@@ -95,9 +112,21 @@ class Rows:
             # A ball has gradient 0 at its centre: its value and its curvature make a slope too.
             values = given.smooth.values(z)
             bend = largest(given.smooth.hessian(z, torch.ones_like(values))).unsqueeze(1)
-            units.append(torch.maximum(slope, (values.abs() * bend).sqrt()).clamp_min(1e-300))
+            steep = torch.maximum(slope, (values.abs() * bend).sqrt())
+            if not bool((steep > 0).all()):
+                # Flat to the second order, as a sum of fourth powers is at 0: a slope from beside it.
+                index = torch.arange(1, size + 1, dtype=z.dtype, device=z.device)
+                aside = z + torch.where(z.abs().amax(1, keepdim=True) > 0, z, 1.0) * index.cos()
+                steep = torch.where(steep > 0, steep, given.smooth.jacobian(aside).norm(dim=2))
+            units.append(steep.clamp_min(1e-300))
             present.append(torch.ones_like(slope, dtype=torch.bool))
-            sizes.append(values.abs() / units[-1])
+            size = values.abs() / units[-1]
+            # Of a set far from 0 its own size: how it bends at its edge.
+            radius = units[-1] / bend.clamp_min(1e-300)
+            edge = size <= _AT_EDGE * radius
+            curved = torch.where(edge, radius, torch.inf).amin(1)
+            bending = radius.reciprocal().amax(1)
+            sizes.append(torch.where(edge, torch.minimum(radius, largest(z).unsqueeze(1)), size))
         unit, present_rows = _joined(units), _joined(present)
         first, second, mask = _opposite_rows(matrix, limit)
         chosen = matrix[:, first] * mask.unsqueeze(-1).to(matrix.dtype)
@@ -129,7 +158,7 @@ class Rows:
         size_of = _joined(sizes)
         size_of = torch.where(size_of.isfinite(), size_of, 0.0)
         twins = torch.stack([first, second])
-        return Rows(scaled, unit, present_rows, equality_unit, size_of, twins)
+        return Rows(scaled, unit, present_rows, equality_unit, size_of, twins, curved, bending)
 
     def original_duals(self, dual: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
         """Multipliers of the constraints as they were given: ``(B, q), (B, p)``."""

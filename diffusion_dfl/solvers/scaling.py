@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Instances, Program
-from diffusion_dfl.programs.constraints import Constraints
+from diffusion_dfl.programs.constraints import Constraints, QuadraticConstraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
-from diffusion_dfl.solvers.factor import with_diagonal
+from diffusion_dfl.solvers.factor import cholesky, with_diagonal
 from diffusion_dfl.solvers.newton_system import Problem, ScaledHinges, mean_slopes
 from diffusion_dfl.solvers.roots import longest_share
 from diffusion_dfl.solvers.rows import Rows, largest
@@ -26,15 +26,18 @@ _ENDLESS = 1e150
 # A cost that is not quadratic may rise so much faster than its model says and by this share of its slope,
 # and fall on for this share of it beyond the model's minimum.
 _STEEPER, _RISE, _GENTLE = 1.5, 0.1, 0.25
+# Steps towards curved sets, how little of the first violation is none, how short a step is the last, and how
+# much of it must be gone for the way to have led there.
+_TOWARDS, _AT_EDGE, _STILL, _CLOSER = 60, 1e-14, 1e-10, 0.5
 # Of a slope, what rounding leaves of it.
 _NOTHING = 1e-12
 
 
 def scaled_problem(program: Program, instances: Instances) -> Problem:
-    """The program with unit gradients and its magnitudes, at the allowed decision nearest to 0."""
+    """The program with unit gradients and its magnitudes, at an allowed decision near 0."""
     given = program.constraints(instances.scenarios, instances.context)
     quadratic = program.quadratic(instances)
-    z = _origin(program, given, instances, quadratic is None)
+    z = near_curved(given, _origin(program, given, instances, quadratic is None))
     return _with_magnitudes(program, instances, Rows.of(given, z), quadratic, z)
 
 
@@ -103,6 +106,39 @@ def _origin(program: Program, given: Constraints, instances: Instances, doubtful
     return z
 
 
+def near_curved(given: Constraints, z: Tensor) -> Tensor:
+    """Decisions moved from z ``(B, n)`` to the edge of the curved sets that they are outside of.
+
+    What a convex set far away is like, how wide and how steep its edge, is not seen from 0. Newton's method
+    on the violated rows; an instance that it does not bring there stays where it was.
+    """
+    smooth = given.smooth
+    if smooth is None:
+        return z
+    known, found = QuadraticConstraints.of(smooth, z), z
+    values = known.values(z)
+    begun = largest(values.clamp_min(0))
+    for _ in range(_TOWARDS):
+        outside = values > _AT_EDGE * begun.unsqueeze(1)
+        if not bool(outside.any()):
+            break
+        slope = torch.where(outside.unsqueeze(2), known.jacobian(found), 0.0)
+        square = slope @ slope.mT
+        unit = square.diagonal(dim1=1, dim2=2).amax(1, keepdim=True).clamp_min(1e-300)
+        factor = cholesky(with_diagonal(square, 1e-12 * unit))
+        right = torch.where(outside, values, 0.0).unsqueeze(2)
+        step = (slope.mT @ torch.cholesky_solve(right, factor)).squeeze(2)
+        if bool((step.abs().amax(1) <= _STILL * found.abs().amax(1)).all()):
+            break
+        found = found - step
+        for bound, nearer in ((given.lower, torch.maximum), (given.upper, torch.minimum)):
+            if bound is not None:
+                found = nearer(found, bound)
+        values = known.values(found)
+    reached = found.isfinite().all(1) & (largest(values.clamp_min(0)) <= _CLOSER * begun)
+    return torch.where(reached.unsqueeze(1), found, z)
+
+
 def _smallest_limit(rows: Rows, seen: Tensor) -> Tensor:
     """Smallest limit that is not 0, ``inf`` where there is none: ``(B,)``.
 
@@ -130,11 +166,11 @@ def _length(rows: Rows, kinks: ScaledHinges | None, z: Tensor) -> Tensor:
         )
     equalities = largest(limits.equality_value).expand(len(z))
     violated = largest(torch.where(rows.present, values.clamp_min(0), 0.0))
-    seen = torch.stack([largest(z), equalities, violated]).amax(0)
+    seen = torch.stack([rows.reach(z), equalities, violated]).amax(0)
     length = _smallest_limit(rows, seen)
     length = torch.where(length.isfinite(), length, 0.0)
     if kinks is not None:
-        farthest = largest(torch.where(kinks.weight > 0, kinks.offset, 0.0))
+        farthest = largest(torch.where(kinks.weight > 0, kinks.arguments(z), 0.0))
         length = torch.where(farthest > 0, farthest, length)
     return torch.maximum(length, seen)
 
@@ -278,7 +314,7 @@ def rescaled(problem: Problem, z: Tensor) -> Problem:
     """
     steep = problem.slopes(z)
     if problem.hinges is None:
-        length = torch.maximum(problem.length, largest(z))
+        length = torch.maximum(problem.length, problem.rows.reach(z))
         slope = torch.maximum(steep, 1e-3 * problem.slope)
         if problem.quadratic is None:
             # Iterates may have run away, and the slope of an exponential where it was first looked at says
@@ -293,8 +329,9 @@ def rescaled(problem: Problem, z: Tensor) -> Problem:
     apart = largest(torch.where(real, at.arguments, 0.0))
     equalities = largest(rows.constraints.equality_value).expand(len(z))
     violated = largest(at.values.clamp_min(0))
-    limit = torch.minimum(_smallest_limit(rows, violated), largest(z))
-    length = torch.stack([apart, equalities, violated, limit, 1e-3 * largest(z)]).amax(0)
+    size = rows.reach(z)
+    limit = torch.minimum(_smallest_limit(rows, violated), size)
+    length = torch.stack([apart, equalities, violated, limit, 1e-3 * size]).amax(0)
     length = torch.where(length > 0, length, problem.length)
     slope = torch.maximum(steep, 1e-3 * problem.slope)
     slope = torch.maximum(slope, largest(problem.hinges.weight.sum(1)))

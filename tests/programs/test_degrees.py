@@ -10,7 +10,7 @@ from torch.func import grad, jacrev
 from torch.nn import functional
 
 from diffusion_dfl.programs import Hinge, Instances, TorchProgram
-from diffusion_dfl.programs.general.degrees import constant_hessian
+from diffusion_dfl.programs.degrees import constant_hessian
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
 from diffusion_dfl.solvers import solve
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from diffusion_dfl.programs.batching import over_batch
-from diffusion_dfl.programs.general.degrees import constant_hessian
+from diffusion_dfl.programs.degrees import constant_hessian
 from diffusion_dfl.programs.general.hinge_terms import Hinge
 from diffusion_dfl.programs.instances import Instances
 

@@ -1,4 +1,4 @@
-"""Which costs have the same Hessian in the decision everywhere: read off the operations they are made of.
+"""Which costs and constraints are quadratic in the decision: read off the operations they are made of.
 
 A tensor that a function of (y, z) computes is a polynomial in z,
 
@@ -6,8 +6,9 @@ A tensor that a function of (y, z) computes is a polynomial in z,
 
 as long as only sums, linear maps and products led to it. Of every tensor the degrees that occur are kept,
 and whether their coefficients depend on y. A scalar without a degree above 2, whose c_2 is constant, has
-the Hessian 2 c_2 for all y and z. This is a proof, not a trial at points: an operation that is not listed
-below, a write, a branch on a value, a random number or a custom backward ends it.
+the Hessian 2 c_2 for all y and z, and otherwise one for all z. This is a proof, not a trial at points: an
+operation that is not listed below, a write, a branch on a value, a random number or a custom backward ends
+it.
 """
 
 from collections.abc import Callable, Sequence
@@ -159,7 +160,6 @@ def _product(first: _Degrees, second: _Degrees) -> _Degrees:
     return found[0], found[1], found[2]
 
 
-@without_saved_tensor_hooks()
 def constant_hessian(
     function: Callable[[Tensor, Tensor], Tensor], outcome: Tensor, decision: Tensor
 ) -> bool:
@@ -172,8 +172,25 @@ def constant_hessian(
         function: ``(y (d_y,), z (n,)) -> scalar``.
         outcome, decision: ``(d_y,)`` and ``(n,)``, any values.
     """
+    found = _read(function, outcome, decision)
+    return found is not None and found[2] < 2
+
+
+def quadratic(
+    function: Callable[[Tensor, Tensor], Tensor], outcome: Tensor, decision: Tensor
+) -> bool:
+    """Whether a function ``(y, z) -> (q,)`` is proved to be quadratic in the decision for every outcome;
+    otherwise as :func:`constant_hessian`."""
+    return _read(function, outcome, decision) is not None
+
+
+@without_saved_tensor_hooks()
+def _read(
+    function: Callable[[Tensor, Tensor], Tensor], outcome: Tensor, decision: Tensor
+) -> _Degrees | None:
+    """Degrees of the result; None where they are not proved."""
     if type(outcome) is not Tensor or type(decision) is not Tensor:
-        return False  # A subclass has operations of its own, and storage that may not be read.
+        return None  # A subclass has operations of its own, and storage that may not be read.
     y, z = (value.detach().clone().requires_grad_() for value in (outcome, decision))
     reading = _Reading(y, z)
     try:
@@ -181,8 +198,8 @@ def constant_hessian(
             value = function(y, z)
         degrees = reading.of(value)
     except _Unproven:
-        return False
-    return value.dtype == z.dtype and degrees[2] < 2 and not _custom(value)
+        return None
+    return None if value.dtype != z.dtype or _custom(value) else degrees
 
 
 def _custom(value: Tensor) -> bool:
