@@ -126,8 +126,8 @@ class Space:
 def read_space(model: str, stage: StageOfSearch, task: str, grad: str) -> Space:
     """The space of a stage of a row.
 
-    ``tasks.<task>`` and ``grads.<grad>`` in a stage take the place of its keys of the same name; a knob
-    set to null is left out.
+    ``tasks.<task>``, ``grads.<grad>`` and ``tasks.<task>.grads.<grad>`` in a stage take the place of its
+    keys of the same name; a knob set to null is left out.
 
     Raises:
         UserError: no space for the model, or one that cannot be read.
@@ -147,7 +147,9 @@ def read_space(model: str, stage: StageOfSearch, task: str, grad: str) -> Space:
         raise UserError(f"{name}: there is no stage {stage}; it has {', '.join(whole or ())}")
     part = dict(whole[stage])
     fixed, knobs = dict(part.get("fixed", {})), dict(part.get("knobs", {}))
-    for special in (part.get("tasks", {}).get(task, {}), part.get("grads", {}).get(grad, {})):
+    of_task = part.get("tasks", {}).get(task, {})
+    of_grad, of_both = (where.get("grads", {}).get(grad, {}) for where in (part, of_task))
+    for special in (of_task, of_grad, of_both):
         fixed.update(special.get("fixed", {}))
         knobs.update(special.get("knobs", {}))
     knobs = {key: choice for key, choice in knobs.items() if choice is not None}
