@@ -120,13 +120,13 @@ class Rows:
                 steep = torch.where(steep > 0, steep, given.smooth.jacobian(aside).norm(dim=2))
             units.append(steep.clamp_min(1e-300))
             present.append(torch.ones_like(slope, dtype=torch.bool))
-            size = values.abs() / units[-1]
+            depth = values.abs() / units[-1]
             # Of a set far from 0 its own size: how it bends at its edge.
             radius = units[-1] / bend.clamp_min(1e-300)
-            edge = size <= _AT_EDGE * radius
+            edge = depth <= _AT_EDGE * radius
             curved = torch.where(edge, radius, torch.inf).amin(1)
             bending = radius.reciprocal().amax(1)
-            sizes.append(torch.where(edge, torch.minimum(radius, largest(z).unsqueeze(1)), size))
+            sizes.append(torch.where(edge, torch.minimum(radius, largest(z).unsqueeze(1)), depth))
         unit, present_rows = _joined(units), _joined(present)
         first, second, mask = _opposite_rows(matrix, limit)
         chosen = matrix[:, first] * mask.unsqueeze(-1).to(matrix.dtype)
