@@ -71,6 +71,7 @@ def test_bare_call_names_the_simulated_data_it_uses() -> None:
     assert "simulated data, scale smoke" in result.stdout
 
 
+@pytest.mark.slow
 def test_table_command_renders_the_committed_records_without_changing_the_committed_table() -> None:
     target = ROOT / "results" / "tables" / "table1.md"
     result = forked(ROOT / "scripts" / "make_tables.py", "--published")

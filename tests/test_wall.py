@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import diffusion_dfl
 
 PACKAGE = Path(diffusion_dfl.__file__).parent
@@ -49,6 +51,7 @@ def test_the_library_imports_what_it_depends_on_and_no_more() -> None:
     assert not guilty
 
 
+@pytest.mark.slow
 def test_training_and_deciding_import_none_of_the_suite_s_packages() -> None:
     script = """
 import sys

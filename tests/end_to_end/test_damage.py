@@ -90,6 +90,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", RECOVERED)
+@pytest.mark.slow
 def test_a_damaged_file_of_a_run_is_made_good(
     root: Path, finished: Path, name: str, kind: str
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_bound_vanishes_only_if_nothing_is_left_and_it_did_not_grow() -> None:
     assert not bias_report.vanishes({50: 0.0, 1600: 0.008})
 
 
+@pytest.mark.slow
 def test_the_command_writes_data_text_and_figures_of_the_closed_form(tmp_path: Path) -> None:
     arguments = Namespace(
         results=tmp_path, rows=10, sizes=[10, 20], draws=3, days=1, scenarios=5, parts=["closed"]

@@ -319,6 +319,7 @@ def test_a_chain_of_one_step_or_unknown_names_are_refused() -> None:
         make(shape="flat")
 
 
+@pytest.mark.slow
 def test_command_writes_tables_and_figures_that_name_their_command(tmp_path: Path) -> None:
     from laboratory import linear
 

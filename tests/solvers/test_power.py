@@ -259,6 +259,7 @@ def test_identical_scenarios_and_a_single_one_give_the_exact_program(num_scenari
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-4, 1.0, 1e4])
+@pytest.mark.slow
 def test_kinked_hours_beside_smooth_ones_are_solved_at_every_scale(scale: float) -> None:
     scenarios = scale * _daily_scenarios(8, 10, 24, torch.Generator().manual_seed(8))
     program, width = PowerProgram(ramp=0.1 * scale), bandwidth(scenarios)

@@ -82,6 +82,7 @@ def test_a_bound_that_is_met_on_the_steep_side_of_an_exponential(level: float) -
 
 
 @pytest.mark.parametrize("level", [1.0, 30.0])
+@pytest.mark.slow
 def test_a_budget_on_counts_agrees_with_clarabel(level: float) -> None:
     y = outcomes(level, 5, 3)
     limit = float(0.7 * y.mean(1).log().clamp_min(0.1).sum(1).amin())

@@ -216,6 +216,7 @@ def test_invalid_rows_leave_the_others_alone() -> None:
     "orders", [4.0, *(pytest.param(orders, marks=pytest.mark.slow) for orders in (6.0, 9.0))]
 )
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_every_coordinate_may_have_units_of_its_own(name: str, orders: float) -> None:
     case, weights = CASES[name](), weighted(CASES[name]())
     of_z = apart(case.program.num_decisions, orders, seed=1)

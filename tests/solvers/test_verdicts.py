@@ -46,7 +46,10 @@ def test_noise_in_a_row_beside_rows_of_the_programs_size(
     assert torch.allclose(solution.decision, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize(
+    "noise",
+    [*NOISE[::3], *(pytest.param(n, marks=pytest.mark.slow) for n in NOISE if n not in NOISE[::3])],
+)
 def test_noise_in_a_bound(noise: float) -> None:
     lower = torch.tensor([noise, 0.0], **D)
     solved(TorchProgram(2, 2, smooth=distance, lower=lower), [5.0, 1.0])

@@ -58,10 +58,15 @@ def test_a_mistake_is_answered_by_the_right_form(typed: str) -> None:
     "word",
     [
         "train.decay=linear",
-        "evaluation.num_large=5",
-        "+fit.epoch=3",
-        "train.epochs=abc",
-        "model=gausian",
+        *(
+            pytest.param(word, marks=pytest.mark.slow)
+            for word in (
+                "evaluation.num_large=5",
+                "+fit.epoch=3",
+                "train.epochs=abc",
+                "model=gausian",
+            )
+        ),
     ],
 )
 def test_what_the_configuration_alone_tells_is_refused_without_torch(word: str) -> None:

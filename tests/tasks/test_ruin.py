@@ -8,6 +8,7 @@ from diffusion_dfl import GaussianPredictor, Reparam, TorchProgram, TrainingSett
 from diffusion_dfl.tasks.frame import task_from_frame
 
 
+@pytest.mark.slow
 def test_a_ruined_row_is_in_the_mean_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
     growth = TorchProgram(
         2,

@@ -261,6 +261,7 @@ class Killed(BaseException):
         ("refit-train", 1),
     ],
 )
+@pytest.mark.slow
 def test_a_training_killed_in_any_stage_goes_on_to_the_same_digits(
     label: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

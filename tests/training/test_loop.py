@@ -139,7 +139,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize(
+    "case",
+    [0, *(pytest.param(case, marks=pytest.mark.slow) for case in range(1, len(CASES)))],
+)
 def test_a_stage_goes_on_from_any_epoch_to_the_same_digits(case: int, tmp_path: Path) -> None:
     make, estimator = CASES[case]
     knobs = {

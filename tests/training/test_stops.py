@@ -81,6 +81,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_before_training(
 
 
 @pytest.mark.parametrize("gradient_only", [False, True])
+@pytest.mark.slow
 def test_a_run_that_is_no_longer_finite_stops_with_its_last_good_checkpoint(
     gradient_only: bool, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_run_that_is_no_longer_finite_stops_with_its_last_good_checkpoint(
     assert again["test"] == whole["test"]
 
 
+@pytest.mark.slow
 def test_every_cell_records_its_memory(tmp_path: Path) -> None:
     resources = run(_config(tmp_path))["resources"]
     assert resources["saved_for_backward_bytes"] > 0

@@ -54,6 +54,7 @@ def _cells() -> list[Any]:
 
 
 @pytest.mark.parametrize(("task", "model", "scale"), _cells())
+@pytest.mark.slow
 def test_every_cell_composes_at_every_scale(task: str, model: str, scale: str) -> None:
     for grad in CELLS[model]:
         config = composed([f"task={task}", f"model={model}", f"grad={grad}", f"scale={scale}"])

@@ -64,6 +64,7 @@ def check(config: DictConfig, groups: tuple[str, ...]) -> int:
 
 
 @pytest.mark.parametrize("model", CELLS)
+@pytest.mark.slow
 def test_numbers_of_a_model_and_its_estimators_are_refused_by_key(model: str) -> None:
     for grad in CELLS[model]:
         config = compose_config(["task=power", f"model={model}", f"grad={grad}"])

@@ -161,6 +161,7 @@ def test_wandb_names_no_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
+@pytest.mark.slow
 def test_a_run_stopped_and_repeated_has_every_epoch_once(
     logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +200,7 @@ def test_tensorboard_holds_the_test_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "0" * 40])
+@pytest.mark.slow
 def test_online_without_a_key_or_a_network_writes_offline_with_one_warning(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -273,6 +273,7 @@ def test_status_and_missing_tell_what_is_left_of_a_plan(script: Script, tmp_path
     assert whole.out == "" and "nothing is missing" in whole.err
 
 
+@pytest.mark.slow
 def test_the_command_for_all_that_is_left_is_of_the_same_plan(
     script: Script, tmp_path: Path
 ) -> None:

@@ -325,6 +325,7 @@ def test_a_decision_focused_run_starts_from_the_two_stage_weights(tmp_path: Path
     ("model", "grad"),
     [("deterministic", "reparam"), ("policy", "policy"), ("diffusion", "reparam")],
 )
+@pytest.mark.slow
 def test_other_cells_run_to_their_record(model: str, grad: str, tmp_path: Path) -> None:
     small = ["model.num_sampling_steps=3"] if model == "diffusion" else []
     summary = _run(
@@ -559,6 +560,7 @@ def test_a_run_killed_in_the_middle_and_repeated_gives_the_same_record(
 
 
 @pytest.mark.parametrize("moment", range(1, 12, 2))
+@pytest.mark.slow
 def test_a_disk_that_does_not_sync_is_one_line_whenever_it_fails(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def _check(told: str) -> None:
         *(pytest.param(URL, logger, marks=pytest.mark.slow) for logger in ("wandb", "tensorboard")),
     ],
 )
+@pytest.mark.slow
 def test_a_finished_run_holds_no_secret(
     given: str, logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ MODELS = ("deterministic", "gaussian", "diffusion", "flow", "policy")
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow
 def test_every_key_of_every_space_is_one_of_the_configuration(model: str, tmp_path: Path) -> None:
     for task in TASKS:
         for row in rows_of(task, model, tmp_path):

@@ -28,6 +28,7 @@ def test_no_seed_that_is_kept_untouched_is_run() -> None:
     assert not set(pays.SEEDS) & set(range(10, 15))
 
 
+@pytest.mark.slow
 def test_every_setting_moves_one_thing_and_composes() -> None:
     for name, axis in pays.AXES.items():
         assert axis.own not in axis.others
@@ -58,6 +59,7 @@ def test_noise_is_on_what_models_see_and_not_on_what_makes_the_demand() -> None:
 
 
 @pytest.mark.parametrize("model", ["gaussian", pytest.param("diffusion", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_unit_has_every_row_and_its_twin(model: str) -> None:
     lines = pays.measure(model, 0, SMALL, CPU)
     rows = [(line.grad, line.twin) for line in lines]
@@ -79,6 +81,7 @@ def test_a_unit_has_every_row_and_its_twin(model: str) -> None:
             assert lines[own].regret == lines[twin].regret == lines[1].regret
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_stopped_and_refuses_another_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +111,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, told: str) -> N
         pays_report.everything(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_cut_off_is_told_or_made_whole(tmp_path: Path) -> None:
     path = pays.path_of(tmp_path, "gaussian")
     pays.run(tmp_path, ["gaussian"], [0], CPU)
