@@ -21,9 +21,27 @@ def over_batch(function: Callable[..., Tensor], *parts: Tensor, chunk: int | Non
         # One row of zeros finds the shape.
         return vmap(function)(*(part.new_zeros(1, *part.shape[1:]) for part in parts))[:0]
     if chunk is None or chunk >= rows:
-        return vmap(function)(*parts)
+        return _together(function, parts)
     pieces = zip(*(part.split(chunk) for part in parts), strict=True)
-    return torch.cat([vmap(function)(*piece) for piece in pieces])
+    return torch.cat([_together(function, piece) for piece in pieces])
+
+
+def _together(function: Callable[..., Tensor], parts: tuple[Tensor, ...]) -> Tensor:
+    """All rows in one call; NaN for those of a singular matrix, of which torch says no more than that there
+    is one."""
+    try:
+        return vmap(function)(*parts)
+    except torch.linalg.LinAlgError:
+        if len(parts[0]) == 1:
+            return torch.full_like(vmap(function)(*map(_regular, parts)), torch.nan)
+    singles = zip(*(part.split(1) for part in parts), strict=True)
+    return torch.cat([_together(function, single) for single in singles])
+
+
+def _regular(like: Tensor) -> Tensor:
+    """Numbers of no pattern, of which no matrix is singular."""
+    count = torch.arange(1, like.numel() + 1, dtype=like.dtype, device=like.device)
+    return (count * count).cos().view_as(like)
 
 
 def is_differentiated(value: Tensor | None) -> bool:

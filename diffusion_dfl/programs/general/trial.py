@@ -39,7 +39,8 @@ class TrialPoints:
         lower: Tensor | None,
         upper: Tensor | None,
     ) -> "TrialPoints":
-        """Of both signs and positive, of several sizes, within the bounds of the decision."""
+        """Of both signs and positive, of several sizes, within the bounds of the decision and not on them:
+        there a logarithm or an inverse ends."""
         generator = torch.Generator().manual_seed(0)
 
         def draw(size: int) -> Tensor:
@@ -49,9 +50,9 @@ class TrialPoints:
 
         outcome, decision = draw(num_outcomes), draw(num_decisions)
         if lower is not None:
-            decision = torch.maximum(decision, lower)
+            decision = torch.where(decision < lower, 2 * lower - decision, decision)
         if upper is not None:
-            decision = torch.minimum(decision, upper)
+            decision = torch.where(decision > upper, 2 * upper - decision, decision)
         if lower is not None and upper is not None:
             share = decision.new_tensor(torch.rand(decision.shape, generator=generator).tolist())
             inside = lower + share * (upper - lower)
