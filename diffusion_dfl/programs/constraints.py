@@ -56,6 +56,13 @@ class SmoothConstraints:
             return over_batch(lambda point, factor: second(None, point, factor), z, multipliers)
         return over_batch(second, self.context, z, multipliers)
 
+    def bends(self, z: Tensor) -> Tensor:
+        """Largest second derivative of every function: ``(B, n) -> (B, q)``."""
+        index = torch.arange(len(z), device=z.device).repeat_interleave(self.size)
+        eye = torch.eye(self.size, dtype=z.dtype, device=z.device).repeat(len(z), 1)
+        found = self.select(index).hessian(z[index], eye)
+        return found.abs().amax((1, 2)).view(len(z), self.size)
+
     def quadratic(self, z: Tensor) -> bool:
         """Whether the functions are proved to be quadratic in z, by what they compute at one ``(n,)``."""
         if self.context is None:
@@ -132,6 +139,10 @@ class QuadraticConstraints(SmoothConstraints):
     def hessian(self, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_q multiplier_q Q_q``: ``(B, n), (B, q) -> (B, n, n)``."""
         return (multipliers.unsqueeze(2).unsqueeze(3) * self.bend).sum(1)
+
+    def bends(self, z: Tensor) -> Tensor:
+        """``(B, q)``, the same for all z."""
+        return self.bend.abs().amax((2, 3)).expand(len(z), -1)
 
     def _bent(self, way: Tensor) -> Tensor:
         return (self.bend @ way.unsqueeze(1).unsqueeze(3)).squeeze(3)

@@ -84,14 +84,31 @@ def solve_interior_point(
         the program, UNBOUNDED by a feasible direction along which the cost still falls at that
         distance (:mod:`diffusion_dfl.solvers.evidence`); their residuals are ``Solution.proof``.
     """
-    problem = scaled_problem(program, instances)
+    solution, curved = _scaled_and_solved(program, instances, start)
+    if not curved:
+        return solution
+    # A set may be small in some coordinates and say nothing of others: seen from 0 once more.
+    rows = torch.nonzero(solution.status == int(Status.NOT_CONVERGED)).flatten()
+    if rows.numel():
+        first = None if start is None else start[rows]
+        other, _ = _scaled_and_solved(program, instances.select(rows), first, near=False)
+        solution = solution.replaced(rows, other)
+    return solution
+
+
+def _scaled_and_solved(
+    program: Program, instances: Instances, start: Tensor | None, near: bool = True
+) -> tuple[Solution, bool]:
+    """Solve a batch, scaled and begun ``near`` its curved sets; and whether there are any."""
+    problem = scaled_problem(program, instances, near)
+    curved = problem.rows.constraints.smooth is not None
     units = Units.of(entries(problem), problem.origin)
     first = units.apart & units.plain
     every = torch.arange(len(first), device=first.device)
     solution = _in_units(problem, units, every, first, start)
     apart = torch.nonzero(units.apart).flatten()
     if not apart.numel():
-        return solution
+        return solution, curved
     checked = precise(problem, solution, apart)
     rows = apart[checked.status == int(Status.NOT_CONVERGED)]
     solution = solution.replaced(apart, checked)
@@ -99,7 +116,7 @@ def solve_interior_point(
         other = _in_units(problem, units, rows, ~first, start)
         solution = solution.replaced(rows, other)
         solution = solution.replaced(rows, precise(problem, solution, rows))
-    return solution
+    return solution, curved
 
 
 def _in_units(
@@ -113,7 +130,7 @@ def _in_units(
         return _solved(problem, start)
     program, instances = problem.program, problem.instances
     given = program.constraints(instances.scenarios, instances.context)
-    problem = scaled_problem(ProgramInUnits(program), with_units(instances, sizes))
+    problem = scaled_problem(ProgramInUnits(program), with_units(instances, sizes), problem.near)
     solution = _solved(problem, None if start is None else start / sizes)
     solution = in_given_units(solution, sizes, given)
     found = solution.decision, solution.subgradients, solution.duals, solution.equality_duals
@@ -248,9 +265,9 @@ def _through_exact(problem: Problem, start: Tensor | None) -> _Outcome:
 
 def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
     """One run of the iteration, from a cold start or from decisions ``(B, n)``."""
-    first = start
-    if first is None:
-        first = near_curved(problem.rows.constraints, cold_start(problem))
+    first = cold_start(problem) if start is None else start
+    if start is None and problem.near:
+        first = near_curved(problem.rows.constraints, first)
     first = within_bounds(problem, first, _COLD if start is None else _WARM)
     problem = rescaled(problem, first)
     iterate = started(problem, first, _COLD if start is None else _WARM)

@@ -26,6 +26,10 @@ _AMBIGUOUS, _ASIDE = 1e-12, 1e-9
 _IRRATIONAL = 0.6180339887498949
 
 
+#: Of hinges, by their columns.
+Pairs = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True)
 class Sides:
     """Of a sum of hinges, which of them are the other side of another.
@@ -68,30 +72,33 @@ class ScaledHinges:
             None if self.sides is None else self.sides.select(rows),
         )
 
-    def one_sided(self) -> "ScaledHinges":
+    def opposites(self) -> Pairs:
+        """Which hinges ``(first, second)`` have opposite arguments in every scenario, each once."""
+        if self.jacobian.shape[:2] != (1, 1):
+            return ()
+        gradient = self.jacobian[0, 0]
+        contrary = (gradient.unsqueeze(0) == -gradient.unsqueeze(1)).all(2)
+        found: dict[int, int] = {}
+        for first, second in torch.nonzero(contrary.triu(1)).tolist():
+            taken = {first, second} & {*found, *found.values()}
+            if not taken and torch.equal(self.offset[..., first], -self.offset[..., second]):
+                found[first] = second
+        return tuple(found.items())
+
+    def one_sided(self, pairs: Pairs) -> "ScaledHinges":
         """The same sum with one hinge for two of opposite arguments: half of a newsvendor's.
 
         ``c (a)_+ + d (-a)_+ = (c + d) (a)_+ - d a``, whose last part joins F: see :class:`Sides`.
         """
-        if self.jacobian.shape[:2] != (1, 1):
-            return self
-        gradient = self.jacobian[0, 0]
-        contrary = (gradient.unsqueeze(0) == -gradient.unsqueeze(1)).all(2)
-        pairs: dict[int, int] = {}
-        for first, second in torch.nonzero(contrary.triu(1)).tolist():
-            if {first, second} & {*pairs, *pairs.values()}:
-                continue
-            if torch.equal(self.offset[..., first], -self.offset[..., second]) and torch.equal(
-                self.weight[..., first] > 0, self.weight[..., second] > 0
-            ):
-                pairs[second] = first
         if not pairs:
             return self
-        kept = [k for k in range(len(gradient)) if k not in pairs]
+        gradient = self.jacobian[0, 0]
+        of = {second: first for first, second in pairs}
+        kept = [k for k in range(len(gradient)) if k not in of]
         place = {k: column for column, k in enumerate(kept)}
-        source = [place[pairs.get(k, k)] for k in range(len(gradient))]
+        source = [place[of.get(k, k)] for k in range(len(gradient))]
         column = torch.tensor(source, device=gradient.device)
-        flipped = torch.tensor([k in pairs for k in range(len(gradient))], device=gradient.device)
+        flipped = torch.tensor([k in of for k in range(len(gradient))], device=gradient.device)
         weight = torch.zeros_like(self.weight[..., : len(kept)]).index_add(2, column, self.weight)
         pull = torch.where(flipped, self.weight, 0.0).sum(1) @ gradient
         return ScaledHinges(
@@ -164,7 +171,9 @@ class ScaledHinges:
 class Problem:
     """A batch of scaled programs.
 
-    ``quadratic`` is the cost as a quadratic form and closed hinges, where it is one.
+    ``quadratic`` is the cost as a quadratic form and closed hinges, where it is one; ``pairs`` are the
+    hinges that stand as one, the same whatever part of the batch or of the kinks is looked at; ``near`` says
+    that it is scaled and begun near its curved sets.
     ``origin (B, n)`` is the allowed decision nearest to 0 at which the cost has derivatives. Their
     magnitudes, ``(B,)`` each: ``length`` of decisions, ``hinge_length`` of hinge arguments and
     ``slope`` of the cost.
@@ -179,6 +188,8 @@ class Problem:
     length: Tensor
     hinge_length: Tensor
     slope: Tensor
+    pairs: Pairs
+    near: bool
 
     def select(self, rows: Tensor) -> "Problem":
         return Problem(
@@ -191,6 +202,8 @@ class Problem:
             self.length[rows],
             self.hinge_length[rows],
             self.slope[rows],
+            self.pairs,
+            self.near,
         )
 
     def first_order(self, z: Tensor) -> "FirstOrder":

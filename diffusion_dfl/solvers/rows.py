@@ -90,8 +90,8 @@ class Rows:
         )
 
     @staticmethod
-    def of(given: Constraints, z: Tensor) -> "Rows":
-        """Scale constraints; smooth ones by their gradients at z ``(B, n)``."""
+    def of(given: Constraints, z: Tensor, near: bool = True) -> "Rows":
+        """Scale constraints; smooth ones by their gradients at z ``(B, n)``, ``near`` their edge."""
         size = given.matrix.shape[2]
         if given.smooth is not None:
             given = replace(given, smooth=QuadraticConstraints.of(given.smooth, z))
@@ -111,7 +111,7 @@ class Rows:
             slope = given.smooth.jacobian(z).norm(dim=2)
             # A ball has gradient 0 at its centre: its value and its curvature make a slope too.
             values = given.smooth.values(z)
-            bend = largest(given.smooth.hessian(z, torch.ones_like(values))).unsqueeze(1)
+            bend = given.smooth.bends(z)
             steep = torch.maximum(slope, (values.abs() * bend).sqrt())
             if not bool((steep > 0).all()):
                 # Flat to the second order, as a sum of fourth powers is at 0: a slope from beside it.
@@ -123,7 +123,7 @@ class Rows:
             depth = values.abs() / units[-1]
             # Of a set far from 0 its own size: how it bends at its edge.
             radius = units[-1] / bend.clamp_min(1e-300)
-            edge = depth <= _AT_EDGE * radius
+            edge = (depth <= _AT_EDGE * radius) & (depth <= largest(z).unsqueeze(1)) & near
             curved = torch.where(edge, radius, torch.inf).amin(1)
             bending = radius.reciprocal().amax(1)
             sizes.append(torch.where(edge, torch.minimum(radius, largest(z).unsqueeze(1)), depth))

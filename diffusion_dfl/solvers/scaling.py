@@ -9,7 +9,7 @@ from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints, QuadraticConstraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.solvers.factor import cholesky, with_diagonal
-from diffusion_dfl.solvers.newton_system import Problem, ScaledHinges, mean_slopes
+from diffusion_dfl.solvers.newton_system import Pairs, Problem, ScaledHinges, mean_slopes
 from diffusion_dfl.solvers.roots import longest_share
 from diffusion_dfl.solvers.rows import Rows, largest
 
@@ -33,23 +33,33 @@ _TOWARDS, _AT_EDGE, _STILL, _CLOSER = 60, 1e-14, 1e-10, 0.5
 _NOTHING = 1e-12
 
 
-def scaled_problem(program: Program, instances: Instances) -> Problem:
-    """The program with unit gradients and its magnitudes, at an allowed decision near 0."""
+def scaled_problem(program: Program, instances: Instances, near: bool = True) -> Problem:
+    """The program with unit gradients and its magnitudes, at an allowed decision near 0, and ``near`` its
+    curved sets."""
     given = program.constraints(instances.scenarios, instances.context)
     quadratic = program.quadratic(instances)
-    z = near_curved(given, _origin(program, given, instances, quadratic is None))
-    return _with_magnitudes(program, instances, Rows.of(given, z), quadratic, z)
+    z = _origin(program, given, instances, quadratic is None)
+    if near:
+        z = near_curved(given, z)
+    rows = Rows.of(given, z, near)
+    return _with_magnitudes(program, instances, rows, quadratic, z, None, near)
 
 
 def without_kernels(problem: Problem) -> Problem:
     """The problem with exact kinks."""
     exact = problem.instances.exact()
-    return _with_magnitudes(problem.program, exact, problem.rows, problem.quadratic, problem.origin)
+    return _again(replace(problem, instances=exact))
 
 
 def without_form(problem: Problem) -> Problem:
     """The problem with its cost as it is, in place of the quadratic form it was taken for."""
-    return _with_magnitudes(problem.program, problem.instances, problem.rows, None, problem.origin)
+    return _again(replace(problem, quadratic=None))
+
+
+def _again(problem: Problem) -> Problem:
+    """The problem with its magnitudes found anew."""
+    parts = problem.rows, problem.quadratic, problem.origin, problem.pairs, problem.near
+    return _with_magnitudes(problem.program, problem.instances, *parts)
 
 
 def _with_magnitudes(
@@ -58,6 +68,8 @@ def _with_magnitudes(
     rows: Rows,
     quadratic: QuadraticCost | None,
     z: Tensor,
+    pairs: Pairs | None,
+    near: bool,
 ) -> Problem:
     hinges = kinks = _scaled_hinges(program, instances)
     slope = mean_slopes(program, instances, quadratic, z)
@@ -65,9 +77,14 @@ def _with_magnitudes(
         # Kernels are where the kinks are.
         kinks = _scaled_hinges(program, instances.exact())
     length = _length(rows, kinks, z)
+    if pairs is None:
+        pairs = () if kinks is None else kinks.opposites()
     if hinges is not None:
+        hinges = hinges.one_sided(pairs)
         slope = torch.maximum(slope, largest(hinges.weight.sum(1)))
-    problem = Problem(program, instances, rows, hinges, quadratic, z, length, length, slope)
+    problem = Problem(
+        program, instances, rows, hinges, quadratic, z, length, length, slope, pairs, near
+    )
     if not bool(((length > 0) & (slope > 0)).all()):
         problem = _with_defaults(problem)
     return problem
@@ -216,7 +233,7 @@ def _scaled_hinges(program: Program, instances: Instances) -> ScaledHinges | Non
     unit = torch.where(unit > 0, unit, 1.0)
     jacobian = hinges.jacobian / unit.unsqueeze(3)
     plain = ((jacobian != 0).sum(3) == 1) & (unit == 1)
-    return ScaledHinges(weight, hinges.offset / unit, jacobian, bool(plain.all())).one_sided()
+    return ScaledHinges(weight, hinges.offset / unit, jacobian, bool(plain.all()))
 
 
 def cold_start(problem: Problem) -> Tensor:

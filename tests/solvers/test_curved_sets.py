@@ -110,3 +110,54 @@ def test_an_exponential_that_looks_flat_from_0_is_not_taken_for_flat(centre: flo
         assert bool((solved.exp().sum(1) <= 6 + 1e-6).all())
         unsolved = found.status[~found.solved]
         assert bool((unsolved == int(Status.NOT_CONVERGED)).all())
+
+
+@pytest.mark.parametrize("limit", [1.0, 1e3, 1e5, 1e7])
+def test_straight_rows_among_the_curved_keep_their_limits(limit: float) -> None:
+    program = TorchProgram(
+        3,
+        3,
+        smooth=lambda y, z: -(y @ z),
+        lower=0.0,
+        num_inequalities=2,
+        inequality=lambda x, z: torch.stack(
+            [z[0] + 2 * z[1] + z[2] - limit, 2 * z[0] + z[1] + 3 * z[2] - limit]
+        ),
+    )
+    y = torch.rand(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    found = solve(program, y)
+    assert bool(found.solved.all()) and int(found.iterations.max()) <= 20
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_the_units_of_a_row_are_nothing(unit: float) -> None:
+    program = TorchProgram(
+        SIZE,
+        SIZE,
+        smooth=lambda y, z: (y - 52) @ z,
+        num_inequalities=2,
+        inequality=lambda x, z: torch.stack(
+            [unit * SETS["ball"](z - 50), SETS["ellipsoid"](z - 50.5)]
+        ),
+    )
+    found = solve(program, outcomes(50.0))
+    assert bool(found.solved.all()) and int(found.iterations.max()) <= 20
+
+
+def test_a_small_set_in_some_coordinates_says_nothing_of_others() -> None:
+    far = torch.tensor([-1e9, -1e9, -1e4], dtype=torch.float64)
+    program = TorchProgram(
+        3,
+        3,
+        smooth=lambda y, z: (y + 1) @ z,
+        lower=far,
+        num_inequalities=1,
+        inequality=lambda x, z: (z[:2].square().sum() - 1e-8).reshape(1),
+    )
+    y = torch.rand(2, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    found = solve(program, y)
+    slope = (y + 1).mean(1)[:, :2]
+    assert bool(found.solved.all())
+    torch.testing.assert_close(found.decision[:, 2], torch.full_like(slope[:, 0], -1e4))
+    lowest = -1e-4 * slope / slope.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found.decision[:, :2], lowest, rtol=1e-6, atol=1e-12)

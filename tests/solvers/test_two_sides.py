@@ -89,7 +89,8 @@ def test_only_what_is_the_other_side_everywhere_is_joined() -> None:
     }
     for name, (hinges, count) in cases.items():
         made = TorchProgram(SIZE, SIZE, hinges=hinges, lower=0.0, upper=20.0)
-        scaled = scaled_problem(made, Instances.of(y)).hinges
+        problem = scaled_problem(made, Instances.of(y))
+        scaled = problem.hinges
         assert scaled is not None and scaled.weight.shape[2] == count, name
         assert (scaled.sides is not None) == (name in ("two sides", "scaled", "three")), name
 
@@ -129,3 +130,24 @@ def test_scenarios_without_weight_and_one_kink_for_all_scenarios() -> None:
         rtol=1e-8,
         atol=1e-8,
     )
+
+
+def test_two_sides_of_which_one_costs_nothing_are_one_before_and_after_smoothing() -> None:
+    y = torch.rand(4, 6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    y[:, :, 1] = 1.0  # Without spread its kink stays a kink.
+    some = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    made = TorchProgram(
+        2,
+        2,
+        smooth=lambda y, z: 0.1 * (z - y).square().sum(),
+        lower=0.0,
+        hinges=[Hinge(some, lambda y, z: y - z), Hinge(1.0, lambda y, z: z - y)],
+    )
+    alone = TorchProgram(
+        2,
+        2,
+        smooth=lambda y, z: 0.1 * (z - y).square().sum(),
+        lower=0.0,
+        hinges=[Hinge(1.0, lambda y, z: (y - z)[1:]), Hinge(1.0, lambda y, z: z - y)],
+    )
+    torch.testing.assert_close(DecisionLayer(made)(y), DecisionLayer(alone)(y))
