@@ -7,7 +7,8 @@ from torch import Tensor
 
 from diffusion_dfl.programs.constraints import Constraints, apply, transpose_apply
 from diffusion_dfl.solvers.active_set import Multipliers
-from diffusion_dfl.solvers.newton_system import Problem, ScaledHinges, side
+from diffusion_dfl.solvers.hinges import ScaledHinges
+from diffusion_dfl.solvers.newton_system import Problem, side
 from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.solution import Solution, Status
 

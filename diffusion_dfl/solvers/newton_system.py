@@ -19,152 +19,12 @@ from diffusion_dfl.programs import Hinges, Instances, Program
 from diffusion_dfl.programs.constraints import apply, transpose_apply
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.solvers.factor import Factor, with_diagonal
-from diffusion_dfl.solvers.rows import Rows, largest, take
+from diffusion_dfl.solvers.hinges import Pairs, ScaledHinges
+from diffusion_dfl.solvers.rows import Rows, gram, largest
 
-# Relative size of an argument whose sign is rounding's, and of a step that is safely beyond it.
-_AMBIGUOUS, _ASIDE = 1e-12, 1e-9
+# Relative size of a step that is safely beyond rounding.
+_ASIDE = 1e-9
 _IRRATIONAL = 0.6180339887498949
-
-
-#: Of hinges, by their columns.
-Pairs = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Of a sum of hinges, which of them are the other side of another.
-
-    Attributes:
-        pull: ``-sum_m d_m grad a``, of the part ``-d a`` that joins F: ``(B, n)``.
-        column: ``(K,)``, where each of the hinges as they were is now.
-        flipped: ``(K,)`` bool: of the opposite argument there.
-    """
-
-    pull: Tensor
-    column: Tensor
-    flipped: Tensor
-
-    def select(self, rows: Tensor) -> "Sides":
-        return Sides(self.pull[rows], self.column, self.flipped)
-
-
-@dataclass(frozen=True)
-class ScaledHinges:
-    """Hinges ``weight (a)_+`` with ``a = offset + jacobian' z`` of unit gradient.
-
-    ``weight (B, M, K)`` holds omega_m, ``offset (B, M, K)``, ``jacobian (B|1, M|1, K, n)``. ``plain`` are
-    hinges like ``(y - z)_+``, whose argument has no rounding error at its kink. ``sides`` is what those
-    of opposite arguments became one by, or None.
-    """
-
-    weight: Tensor
-    offset: Tensor
-    jacobian: Tensor
-    plain: bool
-    sides: "Sides | None" = None
-
-    def select(self, rows: Tensor) -> "ScaledHinges":
-        return ScaledHinges(
-            self.weight[rows],
-            self.offset[rows],
-            take(self.jacobian, rows),
-            self.plain,
-            None if self.sides is None else self.sides.select(rows),
-        )
-
-    def opposites(self) -> Pairs:
-        """Which hinges ``(first, second)`` have opposite arguments in every scenario, each once."""
-        if self.jacobian.shape[:2] != (1, 1):
-            return ()
-        gradient = self.jacobian[0, 0]
-        contrary = (gradient.unsqueeze(0) == -gradient.unsqueeze(1)).all(2)
-        found: dict[int, int] = {}
-        for first, second in torch.nonzero(contrary.triu(1)).tolist():
-            taken = {first, second} & {*found, *found.values()}
-            if not taken and torch.equal(self.offset[..., first], -self.offset[..., second]):
-                found[first] = second
-        return tuple(found.items())
-
-    def one_sided(self, pairs: Pairs) -> "ScaledHinges":
-        """The same sum with one hinge for two of opposite arguments: half of a newsvendor's.
-
-        ``c (a)_+ + d (-a)_+ = (c + d) (a)_+ - d a``, whose last part joins F: see :class:`Sides`.
-        """
-        if not pairs:
-            return self
-        gradient = self.jacobian[0, 0]
-        of = {second: first for first, second in pairs}
-        kept = [k for k in range(len(gradient)) if k not in of]
-        place = {k: column for column, k in enumerate(kept)}
-        source = [place[of.get(k, k)] for k in range(len(gradient))]
-        column = torch.tensor(source, device=gradient.device)
-        flipped = torch.tensor([k in of for k in range(len(gradient))], device=gradient.device)
-        weight = torch.zeros_like(self.weight[..., : len(kept)]).index_add(2, column, self.weight)
-        pull = torch.where(flipped, self.weight, 0.0).sum(1) @ gradient
-        return ScaledHinges(
-            weight,
-            self.offset[..., kept],
-            self.jacobian[:, :, kept],
-            self.plain,
-            Sides(pull, column, flipped),
-        )
-
-    def given_shares(self, shares: Tensor) -> Tensor:
-        """Shares of slopes ``(B, M, K)`` of the hinges as they were: those of two sides add to 1."""
-        if self.sides is None:
-            return shares
-        found = shares[..., self.sides.column]
-        return torch.where(self.sides.flipped, 1 - found, found)
-
-    def given_marks(self, marks: Tensor) -> Tensor:
-        """Marks ``(B, M, K)`` bool of the hinges as they were: two sides have the same."""
-        return marks if self.sides is None else marks[..., self.sides.column]
-
-    @cached_property
-    def whole(self) -> bool:
-        """Whether all have weight."""
-        return bool((self.weight > 0).all())
-
-    def real(self, values: Tensor) -> Tensor:
-        """Values ``(B, M, K)``, 0 for hinges without weight."""
-        return values if self.whole else values * (self.weight > 0)
-
-    @cached_property
-    def count(self) -> Tensor:
-        """How many have weight, ``(B,)``."""
-        return (self.weight > 0).sum((1, 2))
-
-    def arguments(self, z: Tensor) -> Tensor:
-        """``(B, n) -> (B, M, K)``."""
-        return self.offset + self.push(z)
-
-    def near(self, z: Tensor) -> bool:
-        """Whether an argument is so close to 0 that its sign is rounding's."""
-        if self.plain:
-            return False
-        reach = _AMBIGUOUS * (self.offset.abs().amax(2) + z.abs().amax(1, keepdim=True))
-        close = self.arguments(z).abs() <= reach.unsqueeze(2)
-        return bool((close & (self.weight > 0)).any())
-
-    def push(self, direction: Tensor) -> Tensor:
-        """``jacobian' d``: ``(B, n) -> (B, M|1, K)``."""
-        if self.jacobian.shape[0] == 1:
-            flat = direction @ self.jacobian[0].flatten(0, 1).T
-            return flat.view(len(direction), *self.jacobian.shape[1:3])
-        return torch.einsum("bmkn,bn->bmk", self.jacobian, direction)
-
-    def force(self, slopes: Tensor) -> Tensor:
-        """``sum_mk slope_mk jacobian_mk``: ``(B, M, K) -> (B, n)``."""
-        if self.jacobian.shape[1] == 1:
-            slopes = slopes.sum(1, keepdim=True)
-        flat = self.jacobian.flatten(1, 2)
-        return transpose_apply(flat, slopes.flatten(1))
-
-    def gram(self, weight: Tensor) -> Tensor:
-        """``sum_mk weight_mk jacobian_mk jacobian_mk'``: ``(B, M, K) -> (B, n, n)``."""
-        if self.jacobian.shape[1] == 1:
-            weight = weight.sum(1, keepdim=True)
-        return _gram(self.jacobian.flatten(1, 2), weight.flatten(1))
 
 
 @dataclass(frozen=True)
@@ -377,9 +237,9 @@ class Problem:
         affine, _, _, smooth = row_weight.split(list(rows.counts), dim=1)
         system = with_diagonal(hessian, self.of_bounds(row_weight))
         if rows.matrix.shape[1]:
-            system += _gram(rows.matrix, affine)
+            system += gram(rows.matrix, affine)
         if at.jacobian is not None:
-            system += _gram(at.jacobian, smooth)
+            system += gram(at.jacobian, smooth)
         if self.hinges is not None:
             system += self.hinges.gram(hinge_weight)
         return system
@@ -445,9 +305,3 @@ def mean_slopes(
 def side(arguments: Tensor) -> Tensor:
     """Slope of a hinge by the sign of its argument: 0, 1, and 1/2 at 0."""
     return 0.5 * (1 + torch.sign(arguments))
-
-
-def _gram(matrix: Tensor, weight: Tensor) -> Tensor:
-    """``matrix' diag(weight) matrix``: ``(B|1, q, n), (B, q) -> (B, n, n)``."""
-    weighted = matrix * weight.unsqueeze(-1)
-    return matrix.transpose(1, 2) @ weighted

@@ -29,6 +29,12 @@ def largest(values: Tensor) -> Tensor:
     return flat.abs().amax(1) if flat.shape[1] else flat.new_zeros(len(flat))
 
 
+def gram(matrix: Tensor, weight: Tensor) -> Tensor:
+    """``matrix' diag(weight) matrix``: ``(B|1, q, n), (B, q) -> (B, n, n)``."""
+    weighted = matrix * weight.unsqueeze(-1)
+    return matrix.transpose(1, 2) @ weighted
+
+
 def gather_true(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of the true entries, padded to the longest row: indices and a mask, ``(B, k)``."""
     width = int(mask.sum(1).amax()) if mask.numel() else 0

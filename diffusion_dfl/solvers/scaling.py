@@ -9,7 +9,8 @@ from diffusion_dfl.programs import Instances, Program
 from diffusion_dfl.programs.constraints import Constraints, QuadraticConstraints
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
 from diffusion_dfl.solvers.factor import cholesky, with_diagonal
-from diffusion_dfl.solvers.newton_system import Pairs, Problem, ScaledHinges, mean_slopes
+from diffusion_dfl.solvers.hinges import Pairs, ScaledHinges
+from diffusion_dfl.solvers.newton_system import Problem, mean_slopes
 from diffusion_dfl.solvers.roots import longest_share
 from diffusion_dfl.solvers.rows import Rows, largest
 
