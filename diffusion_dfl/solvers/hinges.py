@@ -83,14 +83,16 @@ class ScaledHinges:
         kept = [k for k in range(len(gradient)) if k not in of]
         place = {k: column for column, k in enumerate(kept)}
         source = [place[of.get(k, k)] for k in range(len(gradient))]
+        # Not lists: as indices those would be tensors of the CPU.
+        chosen = torch.tensor(kept, device=gradient.device)
         column = torch.tensor(source, device=gradient.device)
         flipped = torch.tensor([k in of for k in range(len(gradient))], device=gradient.device)
         weight = torch.zeros_like(self.weight[..., : len(kept)]).index_add(2, column, self.weight)
         pull = torch.where(flipped, self.weight, 0.0).sum(1) @ gradient
         return ScaledHinges(
             weight,
-            self.offset[..., kept],
-            self.jacobian[:, :, kept],
+            self.offset.index_select(2, chosen),
+            self.jacobian.index_select(2, chosen),
             self.plain,
             Sides(pull, column, flipped),
         )
