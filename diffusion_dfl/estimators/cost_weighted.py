@@ -58,7 +58,7 @@ class CostWeighted:
         self, predictor: Predictor, layer: DecisionLayer, batch: Batch, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """``(B,)``, 0 where a program was not solved; and the mean cost."""
-        scenarios = predictor.scenarios(batch.decision_context, self.num_scenarios, generator)
+        scenarios = predictor.checked_sample(batch.decision_context, self.num_scenarios, generator)
         made = layer(scenarios, context=batch.constraint_context).expand(len(batch), -1)
         outcome = batch.outcome.double()
         context = batch.outcome_context.double()

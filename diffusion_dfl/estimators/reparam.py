@@ -56,7 +56,7 @@ class Reparam(Mixed):
         generator: torch.Generator,
         metrics: dict[str, Tensor],
     ) -> Tensor:
-        scenarios = predictor.scenarios(
+        scenarios = predictor.checked_sample(
             batch.decision_context,
             self.num_scenarios,
             generator,

@@ -180,7 +180,7 @@ class Score(Mixed):
     def _draw(
         self, predictor: Predictor, context: Tensor, count: int, generator: torch.Generator
     ) -> Tensor | ScenarioPath:
-        return predictor.scenarios(context, count, generator)
+        return predictor.checked_sample(context, count, generator)
 
     def _density(
         self,

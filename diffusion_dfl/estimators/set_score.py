@@ -80,7 +80,7 @@ class SetScore(Mixed):
     ) -> Tensor:
         self.check_predictor(predictor)
         sets, context = self.num_sets, batch.decision_context
-        scenarios = predictor.scenarios(context, sets * self.num_scenarios, generator)
+        scenarios = predictor.checked_sample(context, sets * self.num_scenarios, generator)
         with torch.no_grad():
             costs = self._costs(layer, scenarios, batch)
             gain = (costs - costs.mean(1, keepdim=True)) / (sets - 1)

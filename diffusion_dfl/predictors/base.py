@@ -134,10 +134,10 @@ class Predictor(DecisionMaker):
         generator: torch.Generator,
     ) -> tuple[list[Decided], Tensor]:
         count = max(rule.num_scenarios for rule in rules)
-        scenarios = self.scenarios(context, count, generator)[: len(exact_context)]
+        scenarios = self.checked_sample(context, count, generator)[: len(exact_context)]
         return [rule.optimal(scenarios, exact_context) for rule in rules], scenarios
 
-    def scenarios(
+    def checked_sample(
         self,
         context: Tensor,
         num_scenarios: int,

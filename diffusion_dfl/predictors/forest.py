@@ -209,7 +209,7 @@ class ForestWeights(TreePredictor):
         generator: torch.Generator,
     ) -> tuple[list[Decided], Tensor]:
         count = max(rule.num_scenarios for rule in rules)
-        scenarios = self.scenarios(context, count, generator)[: len(exact_context)]
+        scenarios = self.checked_sample(context, count, generator)[: len(exact_context)]
         weights = self.row_weights(context[: len(exact_context)])
         size = max(1, _CHUNK // len(self.known_outcomes))
         made = []

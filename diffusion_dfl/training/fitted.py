@@ -224,7 +224,7 @@ class Fitted:
         values = torch.as_tensor(self._contexts(contexts)).to(self.device)
         generator = torch_stream(self.seed, "test", self.device)
         with torch.no_grad():
-            found = self.predictor.scenarios(values.float(), num_scenarios, generator)
+            found = self.predictor.checked_sample(values.float(), num_scenarios, generator)
         return found.double().cpu().numpy()
 
     def evaluate(
