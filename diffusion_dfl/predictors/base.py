@@ -155,13 +155,13 @@ class Predictor(DecisionMaker):
         if differentiable:
             options = {"differentiable": True, "backpropagation": backpropagation}
         found = self.sample(context, num_scenarios, generator, **options)
-        # A prediction without spread is one scenario, however many are asked for.
-        count = num_scenarios if self.stochastic else 1
-        wanted, name = (len(context), count, self.outcome_size), type(self).__name__
+        wanted, name = (len(context), num_scenarios, self.outcome_size), type(self).__name__
+        # A prediction without spread may be one scenario, however many are asked for.
+        alone = (len(context), 1, self.outcome_size)
         if not isinstance(found, Tensor) or not found.is_floating_point():
             kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
             raise UserError(f"{name}.sample gave {kind}; expected a tensor of floats {wanted}")
-        if found.shape != wanted:
+        if found.shape != wanted and (self.stochastic or found.shape != alone):
             raise UserError(
                 f"{name}.sample gave scenarios {tuple(found.shape)}; expected (B, M, d_y) = {wanted}"
             )

@@ -173,6 +173,20 @@ def test_scenarios_without_graph_are_all_that_a_score_wants(task: FrameTask) -> 
         train(task, lambda x, y: Own(x, y, "no graph"), Score(10), **STAGES)
 
 
+def test_a_prediction_without_spread_may_be_given_once_or_as_often_as_asked() -> None:
+    context, generator = torch.zeros(2, 2), torch.Generator()
+    for count in (1, 10):
+
+        class Certain(Own):
+            stochastic = False
+
+            def sample(self, context: Tensor, *_: Any, times: int = count, **__: Any) -> Tensor:
+                return self.mean(context).unsqueeze(1).expand(-1, times, -1)
+
+        found = Certain(2, 1, "").checked_sample(context, 10, generator)
+        assert found.shape == (2, count, 1)
+
+
 class Priced(nn.Module):
     def forward(self, y: Tensor, z: Tensor, x: Tensor) -> Tensor:
         return (z - y - x[:1]).square().sum()
