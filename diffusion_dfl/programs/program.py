@@ -135,6 +135,10 @@ class Program(ABC):
         ruined = cost.isnan() & ~decision.isnan().any(-1) & ~outcome.isnan().any(-1)
         return torch.where(ruined, torch.inf, cost)
 
+    def with_kernels(self, instances: Instances) -> Instances:
+        """Valid instances with the bandwidths that smooth a kink, 0 for the others."""
+        return instances.resolvable() if self.kinked else instances.exact()
+
     def with_context(self, instances: Instances) -> tuple["Program", Instances]:
         """The program, and its instances, to solve in its place.
 

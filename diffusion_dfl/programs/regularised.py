@@ -100,6 +100,9 @@ class Regularised(Program):
         same = program is self.program
         return (self if same else Regularised(program, self.regulariser)), instances
 
+    def with_kernels(self, instances: Instances) -> Instances:
+        return self.program.with_kernels(instances)
+
     def objective(self, instances: Instances, z: Tensor) -> Tensor:
         return self.program.objective(instances, z) + self.regulariser.value(z)
 

@@ -99,7 +99,7 @@ def solve_instances(
         start = start.clone(memory_format=torch.contiguous_format)
     limits = program.constraints(instances.scenarios, instances.context)
     valid = instances.valid & limits.stated
-    instances = instances.resolvable() if program.kinked else instances.exact()
+    instances = program.with_kernels(instances)
     if bool(valid.all()):
         solution = _run(solver, program, instances, start)
         return solution.without_decision(limits.impossible)

@@ -59,13 +59,18 @@ _COLD, _WARM = 0.3, 0.01
 _STALL = 30
 # And before its active set is tried again, or evidence that it has no optimum is looked for.
 _PAUSE = 3
-# KKT residual at which the active set is first tried, and what divides it after a failure.
-_FIRST_POLISH, _NEXT_POLISH = 1e-7, 30.0
+# KKT residual at which the active set is first tried, that of rows alone, which show earlier than kinks do,
+# and what divides it after a failure.
+_FIRST_POLISH, _OF_ROWS, _NEXT_POLISH = 1e-7, 1e-5, 30.0
 # Share of the allowed residual that is aimed at before progress ends.
 _CLOSE = 0.1
 # An instance waits so many iterations until this share of all that are left can be polished with it.
 _WAIT, _COMPANY = 3, 0.8
 _NARROW_ROUNDS = 30
+# A kernel is wide from this share of its outcome's range on, and then a decision of the exact program with this
+# KKT residual is near enough to that of the smoothed one.
+_WIDE, _ROUGH = 0.03, 1e-3
+_SOLVED = int(Status.SOLVED)
 
 
 def solve_interior_point(
@@ -168,7 +173,7 @@ def _outcome(problem: Problem, start: Tensor | None) -> "_Outcome":
         first = None if start is None else start[rows]
         outcome.write(rows, _through_exact(problem.select(rows), first))
         # Where the exact program has no optimum, the smoothed one may.
-        rows = torch.nonzero(smoothed & (outcome.status != int(Status.SOLVED))).flatten()
+        rows = torch.nonzero(smoothed & (outcome.status != _SOLVED)).flatten()
         if rows.numel():
             outcome.write(rows, _interior(problem.select(rows), None))
     # Where many rows meet, steps can get ever shorter; a fresh start from there does not.
@@ -239,7 +244,30 @@ def _through_exact(problem: Problem, start: Tensor | None) -> _Outcome:
     where a kink holds it, it is at the middle of the kernel, from where Newton's method does not
     overshoot.
     """
-    outcome = _interior(without_kernels(problem), start)
+    exact = without_kernels(problem)
+    rough = _wide(problem.instances)
+    outcome = _at_kernels(problem, _interior(exact, start, rough))
+    rows = _smoothed(problem, outcome, torch.nonzero(outcome.status == _SOLVED).flatten())
+    if bool(rough[rows].any()):
+        again = rows[rough[rows]]
+        closer = _interior(exact.select(again), outcome.point.z[again])
+        outcome.write(again, _at_kernels(problem.select(again), closer))
+        again = _smoothed(problem, outcome, again[outcome.status[again] == _SOLVED])
+        rows = torch.cat([rows[~rough[rows]], again])
+    if rows.numel():
+        outcome.write(rows, _interior(problem.select(rows), outcome.point.z[rows]))
+    return outcome
+
+
+def _wide(instances: Instances) -> Tensor:
+    """Whether no kernel is narrow beside the spread of its outcome: ``(B,)``."""
+    spread = instances.scenarios.amax(1) - instances.scenarios.amin(1)
+    width = instances.bandwidth
+    return ((width <= 0) | (width >= _WIDE * spread)).all(1)
+
+
+def _at_kernels(problem: Problem, outcome: _Outcome) -> _Outcome:
+    """What the exact program came to, with the multipliers of the hinges that stay exact."""
     point = outcome.point
     if problem.hinges is None:
         alpha = point.z.new_zeros(len(point.z), 0, 0)
@@ -248,23 +276,31 @@ def _through_exact(problem: Problem, start: Tensor | None) -> _Outcome:
         real = problem.hinges.weight > 0
         alpha = torch.where(real, point.alpha, 0.0)
         point = replace(point, alpha=alpha, held=point.held & real)
-    outcome = replace(outcome, point=point)
-    rows = torch.nonzero(outcome.status == int(Status.SOLVED)).flatten()
+    return replace(outcome, point=point)
+
+
+def _smoothed(problem: Problem, outcome: _Outcome, rows: Tensor) -> Tensor:
+    """Solve the instances ``rows`` from decisions of the exact program, in place where that leads
+    somewhere.
+
+    Returns:
+        Those where it does not.
+    """
     if not rows.numel():
-        return outcome
-    part, begun = problem.select(rows), point.select(rows)
+        return rows
+    part, begun = problem.select(rows), outcome.point.select(rows)
     slack = torch.where(begun.dual > 0, 0.0, part.length.unsqueeze(1))
     found, score = polish(part, begun, slack, _NARROW_ROUNDS, 1)
     reached = score <= 1.0
-    point.write(rows[reached], found.select(reached))
-    rows = rows[~reached]
-    if rows.numel():
-        outcome.write(rows, _interior(problem.select(rows), point.z[rows]))
-    return outcome
+    outcome.point.write(rows[reached], found.select(reached))
+    return rows[~reached]
 
 
-def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
-    """One run of the iteration, from a cold start or from decisions ``(B, n)``."""
+def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = None) -> _Outcome:
+    """One run of the iteration, from a cold start or from decisions ``(B, n)``.
+
+    The instances ``rough (B,)`` are left as they are, and called solved, once their error is at most _ROUGH.
+    """
     first = cold_start(problem) if start is None else start
     if start is None and problem.near:
         first = near_curved(problem.rows.constraints, first)
@@ -275,7 +311,8 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
     final = _Outcome.of(iterate.multipliers())
     best = torch.full_like(problem.slope, torch.inf)
     stalled, waiting = torch.zeros_like(rows), torch.zeros_like(rows)
-    threshold = torch.full_like(problem.slope, _FIRST_POLISH)
+    early = _OF_ROWS if problem.hinges is None else _FIRST_POLISH
+    threshold = torch.full_like(problem.slope, early)
     ray = torch.zeros_like(first)
     for step in range(_MAX_ITERATIONS + 1):
         if not rows.numel():
@@ -287,13 +324,16 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
         outcome, proof = _excluded(iterate, hessian, bend, step, bool((stalled > 0).any()))
         lost = (stalled >= _STALL) | ~distance.isfinite() | (step == _MAX_ITERATIONS)
         suspect = (stalled % _PAUSE == 0) & (stalled > 0) & (distance > _FIRST_POLISH) | lost
-        suspect = torch.nonzero(suspect & (outcome == int(Status.NOT_CONVERGED))).flatten()
+        suspect = torch.nonzero(suspect & _undecided(outcome)).flatten()
         if suspect.numel():
             outcome[suspect], proof[suspect] = _without_optimum(
                 iterate.select(suspect), ray[suspect]
             )
         best = torch.minimum(best, distance)
-        known = outcome != int(Status.NOT_CONVERGED)
+        if rough is not None:
+            near = _undecided(outcome) & rough[rows] & (distance <= _ROUGH)
+            outcome = torch.where(near, _SOLVED, outcome)
+        known = ~_undecided(outcome)
         stuck = (stalled >= _PAUSE) & (distance <= _FIRST_POLISH)
         trying = ((distance <= threshold) | stuck | lost) & distance.isfinite() & ~known
         waiting = torch.where(trying, waiting + 1, 0)
@@ -305,13 +345,13 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
             point, score = polish(chosen.problem, chosen.multipliers(), chosen.slack)
             # What is allowed at last is more than what most get.
             enough = (score <= _CLOSE) | ((stuck | lost)[trying] & (score <= 1.0))
-            outcome[trying[enough]] = int(Status.SOLVED)
+            outcome[trying[enough]] = _SOLVED
             final.point.write(rows[trying], point)
             threshold[trying] = threshold[trying] / _NEXT_POLISH
         if bool(known.any()):
             shown = torch.nonzero(known).flatten()
-            final.point.write(rows[shown], iterate.multipliers().select(shown))
-        leaving = lost | (outcome != int(Status.NOT_CONVERGED))
+            final.point.write(rows[shown], iterate.active().select(shown))
+        leaving = lost | ~_undecided(outcome)
         if bool(leaving.any()):
             final.status[rows], final.proof[rows] = outcome, proof
             stay = torch.nonzero(~leaving).flatten()
@@ -326,6 +366,10 @@ def _interior(problem: Problem, start: Tensor | None) -> _Outcome:
         ray = iterate.z - before
         final.iterations[rows] += 1
     return final
+
+
+def _undecided(status: Tensor) -> Tensor:
+    return status == int(Status.NOT_CONVERGED)
 
 
 def _excluded(

@@ -11,7 +11,7 @@ used for further directions that bring the products that a longer step would spo
 target (Gondzio, Comput. Optim. Appl. 6, 1996).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -146,6 +146,12 @@ class Iterate:
         # A share well inside its interval while both parts of the argument vanish.
         held = (alpha * length > u * weight) & (weight > 0) & (beta * length > t * weight)
         return Multipliers(self.z, self.dual, self.nu, hinges.real(alpha), held)
+
+    def active(self) -> Multipliers:
+        """:meth:`multipliers`, 0 of rows that do not bind."""
+        point, problem = self.multipliers(), self.problem
+        binds = point.dual * problem.length.unsqueeze(1) > problem.slope.unsqueeze(1) * self.slack
+        return replace(point, dual=torch.where(binds & problem.rows.present, point.dual, 0.0))
 
     def moved(self, way: "Direction", length: Tensor) -> "Iterate":
         """After a step of ``length (B,)``; slacks of smooth rows that hold strictly follow their values."""

@@ -206,6 +206,15 @@ class TorchProgram(Program):
         y, width = torch.cat([y, every], dim=2), torch.cat([width, none], dim=1)
         return self._joint(context.shape[1]), replace(instances, scenarios=y, bandwidth=width)
 
+    def with_kernels(self, instances: Instances) -> Instances:
+        """The instances without the bandwidths of outcomes that no hinge depends on."""
+        instances = super().with_kernels(instances)
+        forms = self._closed_forms(instances.scenarios)
+        known = [form.outcome_slopes for form in forms if form is not None]
+        if not known or len(known) < len(forms):
+            return instances
+        return replace(instances, bandwidth=instances.bandwidth * (torch.cat(known) != 0).any(0))
+
     def _needed(self, context: Tensor | None) -> Tensor:
         if context is None:
             raise ValueError(
