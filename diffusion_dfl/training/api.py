@@ -153,7 +153,7 @@ def train(
 def _rule(
     decision: DecisionRule | None, estimator: Estimator, own: DecisionRule | None
 ) -> DecisionRule:
-    """The rule, whose M is that of the estimator: what is trained is what decides.
+    """The rule, which says how many scenarios the estimator learns from: M, or fewer by intent.
 
     ``own`` is that of the predictor, where it was trained before.
     """
@@ -162,11 +162,12 @@ def _rule(
         raise UserError(f"decision={decision!r}: expected a DecisionRule, or None for its defaults")
     if decision is None:
         begun = own or DecisionRule()
-        return begun if count is None else replace(begun, num_scenarios=count)
-    if count not in (None, decision.num_scenarios):
+        return begun if count is None else replace(begun, num_scenarios=count, train_scenarios=None)
+    if count not in (None, decision.learned_from):
         raise UserError(
             f"decision.num_scenarios={decision.num_scenarios}, but {type(estimator).__name__} has "
-            f"num_scenarios={count}; what is trained is what decides: make them the same"
+            f"num_scenarios={count}; make them the same, or say that it learns from others than those "
+            f"that decide: decision.train_scenarios={count}"
         )
     return decision
 

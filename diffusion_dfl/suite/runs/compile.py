@@ -139,7 +139,7 @@ def make_estimator(config: DictConfig) -> Estimator:
     name, target = config.grad.name, config.grad._target_
     given: dict[str, Any] = {}
     if "num_scenarios" in inspect.signature(locate("grad", name, target)).parameters:
-        given["num_scenarios"] = config.decision.num_scenarios
+        given["num_scenarios"] = decision_rule(config).learned_from
     check_keys("grad", name, config.grad, given)
     estimator: Estimator = _made("grad", config.grad, **given)
     try:
