@@ -343,6 +343,30 @@ def test_the_defaults_are_those_of_the_configuration() -> None:
     assert ddfl.DecisionRule(**plain["decision"]) == ddfl.DecisionRule()
 
 
+def test_a_stage_learns_from_fewer_scenarios_than_decide_by_intent_only() -> None:
+    drawn: list[int] = []
+
+    class Watched(ddfl.GaussianPredictor):
+        def sample(
+            self, context: torch.Tensor, num_scenarios: int, *given: Any, **options: Any
+        ) -> torch.Tensor:
+            drawn.append(num_scenarios)
+            return super().sample(context, num_scenarios, *given, **options)
+
+    rule = ddfl.DecisionRule(num_scenarios=6, train_scenarios=3)
+    predictor = partial(Watched, width=8, layers=1)
+    found = fitted(ddfl.Reparam(3), predictor=predictor, decision=rule)
+    assert set(drawn) == {3, 6}
+    assert found.rule == rule
+    drawn.clear()
+    found.decide([[0.5, 6.5]])
+    assert drawn == [6]
+    # No more than decide: a smaller M takes the other with it.
+    assert ddfl.DecisionRule(num_scenarios=2, train_scenarios=3).learned_from == 2
+    with pytest.raises(ddfl.UserError, match=r"or say .* decision.train_scenarios=4"):
+        fitted(ddfl.Reparam(4), decision=rule)
+
+
 @pytest.mark.parametrize(
     ("estimator", "options", "message"),
     [
