@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.arguments import fit_batch, pair
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.numbers import keep_numbers
@@ -67,11 +68,17 @@ class ProductAllocation(Program):
         return self.num_decisions
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
-        """``exp(-y' z)``: ``(..., d), (..., d) -> (...)``; ``inf`` for a loss ``-y' z`` above 709."""
+        """``exp(-y' z)``: ``(..., d), (..., d) -> (...)``; ``inf`` for a loss ``-y' z`` above 709.
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, by name.
+        """
+        outcome, decision = pair(self, outcome, decision)
         return torch.exp(-(outcome * decision).sum(-1))
 
     def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``F(z) = log sum_m omega_m exp(-y_m' z)``: ``(B,)``. It never overflows."""
+        fit_batch(self, instances, z)
         return torch.logsumexp(_log_shares(instances, z), dim=1)
 
     def shares(self, instances: Instances, z: Tensor) -> Tensor:

@@ -40,6 +40,13 @@ def vectors(**given: tuple[Numbers, int | None]) -> tuple[list[Tensor], torch.Si
     return list(found.values()), lead
 
 
+def pair(program: Program, outcome: Numbers, decision: Numbers) -> tuple[Tensor, Tensor]:
+    """Outcomes ``(..., d_y)`` and decisions ``(..., n)`` of a program's cost; raises as :func:`vectors`."""
+    sizes = program.num_outcomes, program.num_decisions
+    (y, z), _ = vectors(outcome=(outcome, sizes[0]), decision=(decision, sizes[1]))
+    return y, z
+
+
 def fit_batch(program: Program, instances: Instances, z: Tensor) -> None:
     """Raise ``ValueError`` unless scenarios and z are the program's, ``(B, M, d_y)`` and ``(B, n)``."""
     shape = tuple(instances.scenarios.shape)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.arguments import fit_batch, pair
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.numbers import keep_numbers
@@ -94,7 +95,12 @@ class Newsvendor(Program):
         return self.cb + self.ch
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
-        """f(y, z), exact, summed over items: ``(..., n), (..., n) -> (...)``."""
+        """f(y, z), exact, summed over items: ``(..., n), (..., n) -> (...)``.
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, by name.
+        """
+        outcome, decision = pair(self, outcome, decision)
         short, left = (outcome - decision).clamp_min(0), (decision - outcome).clamp_min(0)
         order = decision * (self.c0 + 0.5 * self.q0 * decision)
         shortage = short * (self.cb + self.rb / 3 * short**2)
@@ -103,6 +109,7 @@ class Newsvendor(Program):
 
     def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """Convolved sample objective ``sum_m omega_m f_s(y_m, z)``: ``(B,)``."""
+        fit_batch(self, instances, z)
         shortfall, width = instances.scenarios - z.unsqueeze(1), instances.bandwidth.unsqueeze(1)
         order = z * (self.c0 + 0.5 * self.q0 * z)
         linear = self.hinge_slope * hinge(shortfall, width) - self.ch * shortfall

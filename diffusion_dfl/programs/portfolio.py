@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.arguments import fit_batch, pair
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.numbers import keep_numbers
@@ -66,7 +67,12 @@ class MeanVariancePortfolio(Program):
         return self.num_decisions
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
-        """f(y, z): ``(..., n), (..., n) -> (...)``."""
+        """f(y, z): ``(..., n), (..., n) -> (...)``.
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, by name.
+        """
+        outcome, decision = pair(self, outcome, decision)
         gain = (outcome * decision).sum(-1)
         return (
             0.5 * self.risk_aversion * gain**2 - gain + 0.5 * self.ridge * decision.square().sum(-1)
@@ -74,6 +80,7 @@ class MeanVariancePortfolio(Program):
 
     def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """``sum_m omega_m f(y_m, z)``: ``(B,)``."""
+        fit_batch(self, instances, z)
         gain, weights = portfolio_returns(instances.scenarios, z), instances.weights
         cost = 0.5 * self.risk_aversion * gain**2 - gain
         return (weights * cost).sum(1) + 0.5 * self.ridge * weights.sum(1) * z.square().sum(1)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffusion_dfl.programs.arguments import fit_batch, pair
 from diffusion_dfl.programs.constraints import Constraints
 from diffusion_dfl.programs.instances import Instances
 from diffusion_dfl.programs.numbers import keep_numbers
@@ -76,17 +77,23 @@ class PowerProgram(Program):
         return self.shortage + self.excess
 
     def cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
-        """f(y, z), exact, summed over hours: ``(..., n), (..., n) -> (...)``."""
+        """f(y, z), exact, summed over hours: ``(..., n), (..., n) -> (...)``.
+
+        Raises:
+            TypeError, ValueError: arguments that do not fit, by name.
+        """
         return self.hourly_cost(outcome, decision).sum(-1)
 
     def hourly_cost(self, outcome: Tensor, decision: Tensor) -> Tensor:
         """The summands of :meth:`cost`, one an hour: ``(..., n), (..., n) -> (..., n)``."""
+        outcome, decision = pair(self, outcome, decision)
         surplus = decision - outcome
         linear = torch.where(surplus >= 0, self.excess * surplus, -self.shortage * surplus)
         return linear + 0.5 * surplus**2
 
     def objective(self, instances: Instances, z: Tensor) -> Tensor:
         """Convolved sample objective ``sum_m omega_m f_s(y_m, z)``, ``(B,)``, without its constant s^2/2."""
+        fit_batch(self, instances, z)
         shortfall = instances.scenarios - z.unsqueeze(1)
         smooth = hinge(shortfall, instances.bandwidth.unsqueeze(1))
         cost = 0.5 * shortfall**2 - self.excess * shortfall + self.hinge_slope * smooth

@@ -11,6 +11,10 @@ from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.programs import (
     Hinge,
     Instances,
+    MeanVariancePortfolio,
+    Newsvendor,
+    PowerProgram,
+    ProductAllocation,
     Program,
     Recourse,
     TorchProgram,
@@ -35,7 +39,14 @@ def bought(y: Tensor, z: Tensor, u: Tensor) -> Tensor:
 
 TWO = TwoStageProgram(2, 2, Recourse(2, bought, missing, lower=0.0), smooth=first, lower=0.0)
 ONE = TorchProgram(2, 2, smooth=first, hinges=Hinge(3.0, lambda y, z: y - z), lower=0.0)
-PROGRAMS = {"one stage": ONE, "two stages": TWO}
+PROGRAMS = {
+    "one stage": ONE,
+    "two stages": TWO,
+    "newsvendor": Newsvendor(num_decisions=2),
+    "power": PowerProgram(num_decisions=2),
+    "portfolio": MeanVariancePortfolio(2),
+    "allocation": ProductAllocation(2),
+}
 
 
 def uniform(*shape: int) -> Tensor:

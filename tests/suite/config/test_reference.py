@@ -92,7 +92,7 @@ def test_what_an_option_brings_along_is_told(page: str) -> None:
     section = page.split("### task=power_released\n")[1].split("\n#")[0]
     assert "It also sets `decision.num_scenarios=25`" in section
     section = page.split("### task=synthetic\n")[1].split("\n#")[0]
-    assert "It also sets `data=simulated`, `decision.num_scenarios=2000`" in section
+    assert "It also sets `data=simulated`, `decision.num_scenarios=5000`" in section
 
 
 def test_a_sign_in_a_quoted_value_is_no_comment() -> None:
