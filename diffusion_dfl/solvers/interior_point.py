@@ -9,13 +9,13 @@ to have no optimum.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Instances, Program
-from diffusion_dfl.solvers.active_set import Multipliers, polish
+from diffusion_dfl.solvers.active_set import polish
 from diffusion_dfl.solvers.certificate import (
     as_solution,
     kkt_residuals,
@@ -38,6 +38,7 @@ from diffusion_dfl.solvers.factor import has_negative_curvature
 from diffusion_dfl.solvers.newton_system import (
     Problem,
 )
+from diffusion_dfl.solvers.outcome import Outcome
 from diffusion_dfl.solvers.predictor_corrector import Iterate, newton_step, started
 from diffusion_dfl.solvers.rows import largest
 from diffusion_dfl.solvers.scaling import (
@@ -161,14 +162,14 @@ def _solved(problem: Problem, start: Tensor | None) -> Solution:
     return solution.replaced(rows, other)
 
 
-def _outcome(problem: Problem, start: Tensor | None) -> "_Outcome":
+def _outcome(problem: Problem, start: Tensor | None) -> Outcome:
     """What attempts, each from where the one before ended, come to."""
     smoothed = (problem.instances.bandwidth > 0).any(1) & problem.program.kinked
     rows = torch.nonzero(smoothed).flatten()
     if rows.numel() < len(smoothed):
         outcome = _interior(problem, start)
     else:
-        outcome = _Outcome.nothing(problem)
+        outcome = Outcome.nothing(problem)
     if rows.numel():
         first = None if start is None else start[rows]
         outcome.write(rows, _through_exact(problem.select(rows), first))
@@ -192,51 +193,7 @@ def _outcome(problem: Problem, start: Tensor | None) -> "_Outcome":
     return outcome
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """Decisions with multipliers, status, iterations ``(B,)`` and, of instances without an optimum,
-    the residual of the proof ``(B,)``."""
-
-    point: Multipliers
-    status: Tensor
-    iterations: Tensor
-    proof: Tensor
-
-    @staticmethod
-    def nothing(problem: Problem) -> "_Outcome":
-        """Without a solved instance."""
-        z = torch.zeros_like(problem.origin)
-        at = problem.first_order(z)
-        alpha = torch.zeros_like(at.arguments)
-        dual, nu = torch.zeros_like(at.values), torch.zeros_like(at.equality)
-        point = Multipliers(z, dual, nu, alpha, torch.zeros_like(alpha, dtype=torch.bool))
-        return _Outcome.of(point)
-
-    @staticmethod
-    def of(point: Multipliers) -> "_Outcome":
-        """Of decisions about which nothing is known."""
-        status = torch.full_like(point.z[:, 0], int(Status.NOT_CONVERGED), dtype=torch.int64)
-        unknown = torch.full_like(point.z[:, 0], torch.nan)
-        return _Outcome(point, status, torch.zeros_like(status), unknown)
-
-    def copied(self) -> "_Outcome":
-        """The same in new tensors."""
-        parts = self.status, self.iterations, self.proof
-        return _Outcome(self.point.copied(), *(part.clone() for part in parts))
-
-    def open(self, among: Tensor | None = None) -> Tensor:
-        """Indices of the instances ``among (B,)``, or all, that are not decided."""
-        left = self.status == int(Status.NOT_CONVERGED)
-        return torch.nonzero(left if among is None else left & among).flatten()
-
-    def write(self, rows: Tensor, other: "_Outcome") -> None:
-        """Put a further attempt at the instances ``rows``, in place; iterations add up."""
-        self.point.write(rows, other.point)
-        self.status[rows], self.proof[rows] = other.status, other.proof
-        self.iterations[rows] += other.iterations
-
-
-def _through_exact(problem: Problem, start: Tensor | None) -> _Outcome:
+def _through_exact(problem: Problem, start: Tensor | None) -> Outcome:
     """Solve convolved programs from the decisions of those with exact kinks.
 
     Through a narrow kernel the slope is a staircase, which Newton's method climbs one scenario at a
@@ -266,7 +223,7 @@ def _wide(instances: Instances) -> Tensor:
     return ((width <= 0) | (width >= _WIDE * spread)).all(1)
 
 
-def _at_kernels(problem: Problem, outcome: _Outcome) -> _Outcome:
+def _at_kernels(problem: Problem, outcome: Outcome) -> Outcome:
     """What the exact program came to, with the multipliers of the hinges that stay exact."""
     point = outcome.point
     if problem.hinges is None:
@@ -279,7 +236,7 @@ def _at_kernels(problem: Problem, outcome: _Outcome) -> _Outcome:
     return replace(outcome, point=point)
 
 
-def _smoothed(problem: Problem, outcome: _Outcome, rows: Tensor) -> Tensor:
+def _smoothed(problem: Problem, outcome: Outcome, rows: Tensor) -> Tensor:
     """Solve the instances ``rows`` from decisions of the exact program, in place where that leads
     somewhere.
 
@@ -296,7 +253,7 @@ def _smoothed(problem: Problem, outcome: _Outcome, rows: Tensor) -> Tensor:
     return rows[~reached]
 
 
-def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = None) -> _Outcome:
+def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = None) -> Outcome:
     """One run of the iteration, from a cold start or from decisions ``(B, n)``.
 
     The instances ``rough (B,)`` are left as they are, and called solved, once their error is at most _ROUGH.
@@ -308,7 +265,7 @@ def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = Non
     problem = rescaled(problem, first)
     iterate = started(problem, first, _COLD if start is None else _WARM)
     rows = torch.arange(len(first), device=first.device)
-    final = _Outcome.of(iterate.multipliers())
+    final = Outcome.of(iterate.multipliers())
     best = torch.full_like(problem.slope, torch.inf)
     stalled, waiting = torch.zeros_like(rows), torch.zeros_like(rows)
     early = _OF_ROWS if problem.hinges is None else _FIRST_POLISH
