@@ -92,7 +92,7 @@ def as_solution(
     exact = program.hinges(instances)
     shares = None
     if exact is None:
-        subgradients = program.gradients(instances, z)
+        subgradients = problem.gradients(z)
         at_kink = torch.zeros_like(subgradients[..., :0], dtype=torch.bool)
     else:
         shares = side(exact.arguments(z))

@@ -165,7 +165,8 @@ class ProgramInUnits(Program):
         found = self.given.quadratic(self.parts(instances)[0])
         if found is None:
             return None
-        return _QuadraticInUnits(found.hessian, found.linear, found.forms, found.each, self)
+        parts = found.hessian, found.linear, found.forms, found.slope, found.each
+        return _QuadraticInUnits(*parts, self)
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         """The program's, of w; ``like`` are the scenarios."""
@@ -187,11 +188,11 @@ class _QuadraticInUnits(QuadraticCost):
 
     program: ProgramInUnits
 
-    def slopes(self, instances: Instances, z: Tensor) -> Tensor | None:
-        """``(B, n)``."""
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor | None:
+        """``(B, M|1, n)``."""
         own, units = self.program.parts(instances)
-        found = super().slopes(own, units * z)
-        return None if found is None else units * found
+        found = super().gradients(own, units * z)
+        return None if found is None else units.unsqueeze(1) * found
 
     def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """``(B, n)``."""

@@ -131,12 +131,21 @@ class Problem:
         """Largest mean absolute slope of the scenarios' costs: ``(B, n) -> (B,)``."""
         return mean_slopes(self.program, self.instances, self.quadratic, z)
 
+    def gradients(self, z: Tensor) -> Tensor:
+        """Of the scenarios' costs, from their closed form if they have one: ``(B, n) -> (B, M, n)``."""
+        found = None
+        if self.quadratic is not None:
+            found = self.quadratic.gradients(self.instances, z)
+        if found is None:
+            return self.program.gradients(self.instances, z)
+        return found.expand(-1, self.instances.scenarios.shape[1], -1)
+
     def smooth_gradients(self, z: Tensor, exact: Hinges) -> Tensor:
         """Gradients of the scenarios' costs without their exact hinges: ``(B, n) -> (B, M, n)``."""
 
         def gradients(point: Tensor) -> Tensor:
             slopes = exact.coefficient * side(exact.arguments(point))
-            return self.program.gradients(self.instances, point) - exact.scenario_force(slopes)
+            return self.gradients(point) - exact.scenario_force(slopes)
 
         return self._smooth(z, gradients)
 

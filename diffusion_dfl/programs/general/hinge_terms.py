@@ -11,7 +11,7 @@ derivative in s is ``s d^2/da^2`` (the heat equation).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import perm
 
 import torch
@@ -290,3 +290,46 @@ class AffineHinge:
     def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_k multiplier_mk D_k``: ``(B, M, K) -> (B, M, d_y)``."""
         return multipliers @ self.outcome_slopes
+
+    def is_other_side(self, of: "AffineHinge") -> bool:
+        """Whether its arguments are those of another one with the other sign, ``(a)_+`` and ``(-a)_+``."""
+        pairs = (
+            (self.offset, of.offset),
+            (self.outcome_slopes, of.outcome_slopes),
+            (self.decision_slopes, of.decision_slopes),
+        )
+        alike = self.power == of.power == 1 and len(self.offset) == len(of.offset)
+        return alike and all(torch.equal(mine, -theirs) for mine, theirs in pairs)
+
+
+def joined(hinges: Sequence[AffineHinge]) -> tuple[tuple[AffineHinge, ...], Tensor | float]:
+    """The same sum as one hinge a power, beside a linear part: what an iteration evaluates.
+
+    Two sides of a kink are one, ``c (a)_+ + d (-a)_+ = (c + d) (a)_+ - d a``.
+
+    Returns:
+        The hinges, and the gradient ``(n,)`` of what is linear in the decision.
+    """
+    kept: list[AffineHinge] = []
+    slope: Tensor | float = 0.0
+    for form in hinges:
+        place = next((i for i, one in enumerate(kept) if form.is_other_side(one)), None)
+        if place is None:
+            kept.append(form)
+            continue
+        one = kept[place]
+        kept[place] = replace(one, coefficient=one.coefficient + form.coefficient)
+        slope = slope - form.coefficient @ one.decision_slopes
+    parts = []
+    for power in sorted({form.power for form in kept}):
+        same = [form for form in kept if form.power == power]
+        tensors = ("coefficient", "offset", "outcome_slopes", "decision_slopes")
+        parts.append(
+            same[0]
+            if len(same) == 1
+            else AffineHinge(
+                power=power,
+                **{name: torch.cat([getattr(h, name) for h in same]) for name in tensors},
+            )
+        )
+    return tuple(parts), slope

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import apply
-from diffusion_dfl.programs.general.hinge_terms import AffineHinge
+from diffusion_dfl.programs.general.hinge_terms import AffineHinge, joined
 from diffusion_dfl.programs.general.scenario_cost import ScenarioCost
 from diffusion_dfl.programs.instances import Instances
 
@@ -27,7 +27,8 @@ class QuadraticCost:
 
     Attributes:
         hessian, linear: Q ``(B, n, n)`` and c ``(B, n)``.
-        forms: the hinges.
+        forms: the hinges, as :func:`joined` has them.
+        slope: gradient ``(n,)`` of what is linear beside them, a scenario.
         each: gradients of the scenarios' smooth parts at 0, ``(B, M, n)``, where all have one Hessian;
             None where that is not known.
     """
@@ -35,6 +36,7 @@ class QuadraticCost:
     hessian: Tensor
     linear: Tensor
     forms: tuple[AffineHinge, ...]
+    slope: Tensor | float
     each: Tensor | None
 
     @staticmethod
@@ -51,20 +53,18 @@ class QuadraticCost:
             generic: a decision ``(B, n)`` at which the form is held against the gradient.
         """
         origin = torch.zeros_like(generic)
+        forms, slope = joined(forms)
         if smooth is None:
             square = origin.new_zeros(*origin.shape, origin.shape[1])
-            return QuadraticCost(square, origin, forms, instances.scenarios.new_zeros(1, 1, 1))
+            return QuadraticCost(square, origin, forms, slope, origin[:1].unsqueeze(1))
         exact = instances.exact()
         shared = smooth.shared_hessian(exact, origin)
         if shared is not None:
             each = smooth.gradients(exact, origin)
             hessian = instances.weights.sum(1)[:, None, None] * shared
             linear = torch.einsum("bm,bmn->bn", instances.weights, each)
-            return (
-                QuadraticCost(hessian, linear, forms, each)
-                if bool(linear.isfinite().all())
-                else None
-            )
+            known = bool(linear.isfinite().all())
+            return QuadraticCost(hessian, linear, forms, slope, each) if known else None
         # All points in one call, most of whose time is that of the call.
         times = torch.tensor([0.0, 1.0, -3.0, 4.0], dtype=generic.dtype, device=generic.device)
         points = times.view(-1, 1, 1) * generic
@@ -78,7 +78,7 @@ class QuadraticCost:
             size = linear.abs() + apply(hessian.abs(), z.abs())
             if not bool((error <= _SAME * size.amax(1, keepdim=True)).all()):
                 return None
-        return QuadraticCost(hessian, linear, forms, None)
+        return QuadraticCost(hessian, linear, forms, slope, None)
 
     @property
     def proved(self) -> bool:
@@ -100,16 +100,27 @@ class QuadraticCost:
         each = self.each
         if each is not None and len(each) == len(self.linear):
             each = each[rows]
-        return replace(self, hessian=self.hessian[rows], linear=self.linear[rows], each=each)
+        part = replace(self, hessian=self.hessian[rows], linear=self.linear[rows], each=each)
+        if "diagonal" in self.__dict__:
+            part.__dict__["diagonal"] = self.diagonal
+        return part
 
-    def slopes(self, instances: Instances, z: Tensor) -> Tensor | None:
-        """Mean absolute gradient of the scenarios' costs, ``(B, n)``; None where they are not known."""
+    def gradients(self, instances: Instances, z: Tensor) -> Tensor | None:
+        """Of the scenarios' costs, ``(B, M|1, n)``; None where they are not known."""
         if self.each is None:
             return None
         total = instances.weights.sum(1, keepdim=True)
-        found = self.each + (apply(self.hessian, z) / total).unsqueeze(1)
+        found = self.each + self.slope + (apply(self.hessian, z) / total).unsqueeze(1)
         for form in self.forms:
             found = found + form.gradients(instances, z)
+        return found
+
+    def slopes(self, instances: Instances, z: Tensor) -> Tensor | None:
+        """Mean absolute gradient of the scenarios' costs, ``(B, n)``; None where they are not known."""
+        found = self.gradients(instances, z)
+        if found is None:
+            return None
+        total = instances.weights.sum(1, keepdim=True)
         if found.shape[1] == 1:
             return total * found.squeeze(1).abs()
         return torch.einsum("bm,bmn->bn", instances.weights, found.abs())
@@ -117,6 +128,8 @@ class QuadraticCost:
     def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:
         """Gradient of the sum, ``(B, n)``; ``kinks``: with the hinges of power 1."""
         total = self.linear + apply(self.hessian, z)
+        if kinks:
+            total = total + self.slope * instances.weights.sum(1, keepdim=True)
         for form in self.forms:
             if kinks or form.power > 1:
                 total = total + form.gradient(instances, z)
