@@ -297,7 +297,7 @@ class TwoStageProgram(TorchProgram):
             self.recourse,
             self.terms,
         )
-        counts, smooth = self._num_arguments, self.smooth
+        counts, smooth = self._forms.counts, self.smooth
         assert smooth is not None
 
         def parted(v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

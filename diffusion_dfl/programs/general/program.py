@@ -25,6 +25,7 @@ from torch.func import vmap
 from diffusion_dfl.programs.arguments import fit_batch, vectors
 from diffusion_dfl.programs.batching import is_differentiated, over_batch
 from diffusion_dfl.programs.constraints import Constraints, transpose_apply
+from diffusion_dfl.programs.general.closed_forms import ClosedForms, generic
 from diffusion_dfl.programs.general.feasible_set import FeasibleSet, Limit
 from diffusion_dfl.programs.general.hinge_terms import AffineHinge, Hinge, as_hinges
 from diffusion_dfl.programs.general.quadratic import QuadraticCost
@@ -33,7 +34,6 @@ from diffusion_dfl.programs.general.trial import (
     Segments,
     TrialPoints,
     must_be_batched_alike,
-    try_affine_in_decision,
     try_function,
     try_kinks,
 )
@@ -43,12 +43,6 @@ from diffusion_dfl.programs.integers import continuous, refuse_integers
 from diffusion_dfl.programs.numbers import Numbers
 from diffusion_dfl.programs.program import Hinges, KKTValues, Optimum, Program
 from diffusion_dfl.sizes import as_size
-
-_CURVED_HINGE = (
-    "z, so that its hinge has no closed form and may not be convex: put a smooth part into `smooth`, or "
-    "state what is curved as recourse (TwoStageProgram): a decision of its own in every scenario and an "
-    "inequality that bounds it. For the tail of a convex loss: conditional_value_at_risk(convex=True)"
-)
 
 
 class TorchProgram(Program):
@@ -151,9 +145,9 @@ class TorchProgram(Program):
         functions += [] if smooth is None else [smooth]
         self.cost_context = any(takes_context(function) for function in functions)
         self.contextual = self.feasible_set.contextual or self.cost_context
-        # What the first use finds out about the hinges, a device each: their closed forms.
-        self._forms: dict[torch.device, list[AffineHinge | None]] = {}
-        self._num_arguments: list[int] = []
+        self._forms = ClosedForms(self.terms, num_outcomes, num_decisions)
+        # Where the smooth part was tried, and whether it takes batches of both arguments only.
+        self._met: set[torch.device] = set()
         self._alike = False
         self._quadratic = True
         self._tried = False
@@ -285,9 +279,9 @@ class TorchProgram(Program):
         if not self._quadratic or len(closed) < len(forms):
             return None
         size = y.abs().amax((1, 2)).clamp_min(1e-3).unsqueeze(1)
-        generic = size * _generic(y, self.num_decisions)
+        trial = size * generic(y, self.num_decisions)
         smooth = None if self.smooth is None else ScenarioCost(self.smooth, alike=self._alike)
-        found = QuadraticCost.of(smooth, closed, instances, generic)
+        found = QuadraticCost.of(smooth, closed, instances, trial)
         self._quadratic = found is not None
         return found
 
@@ -320,8 +314,8 @@ class TorchProgram(Program):
         if not self.kinked:
             return None
         y = instances.scenarios
-        z = _generic(y, self.num_decisions).expand(len(y), -1)
-        found = [kink.kinks(instances, z) for kink in self._kinks(y)]
+        z = generic(y, self.num_decisions).expand(len(y), -1)
+        found = [kink.kinks(instances, z) for kink in self._forms.kinks(y)]
         if len(found) == 1:
             return found[0]
         jacobians = [kink.jacobian for kink in found]
@@ -335,12 +329,9 @@ class TorchProgram(Program):
 
     def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_k multiplier_mk grad_y a_k(y_m, z)``: ``(B, M, K) -> (B, M, d_y)``."""
-        kinks = self._kinks(z)
-        sizes = [
-            size
-            for size, term in zip(self._num_arguments, self.terms, strict=True)
-            if term.power == 1
-        ]
+        kinks = self._forms.kinks(z)
+        counts = zip(self._forms.counts, self.terms, strict=True)
+        sizes = [count for count, term in counts if term.power == 1]
         parts = zip(kinks, multipliers.split(sizes, dim=2), strict=True)
         return _sum(kink.hinge_product(instances, z, part) for kink, part in parts)
 
@@ -352,13 +343,9 @@ class TorchProgram(Program):
         constraints = self.constraints(z, instances.context)
         values = constraints.inequality_values(z)
         equalities = constraints.equality_residual(z)
-        every, column = [], 0
-        for term, size in zip(self.terms, self._num_arguments, strict=True):
-            every.append((term, slice(column, column + size)))
-            column += size if term.power == 1 else 0
         instances = self._smoothed(instances)
         convolved = bool((instances.bandwidth > 0).any())
-        cost = ScenarioCost(self.smooth, tuple(every), convolved, self._alike)
+        cost = ScenarioCost(self.smooth, tuple(self._forms.columns), convolved, self._alike)
         stationarity = cost.gradient(instances, z, optimum.shares)
         stationarity = stationarity + constraints.inequality_force(z, optimum.duals)
         stationarity = stationarity + transpose_apply(
@@ -426,7 +413,8 @@ class TorchProgram(Program):
                 segments = Segments.of(outcomes, self.num_decisions, *bounds)
                 try_kinks("smooth(y, z)", self.smooth, segments, "declare it in hinges=")
             self._tried = True
-        self._verify_forms(y)
+        self._closed_forms(y)
+        self._forms.verify(y)
 
     def _smoothed(self, instances: Instances) -> Instances:
         return instances if self.kinked else instances.exact()
@@ -434,67 +422,27 @@ class TorchProgram(Program):
     def _parts(self, instances: Instances) -> list[AffineHinge | ScenarioCost]:
         """The summands of f: hinges with a closed form, and the rest."""
         forms = self._closed_forms(instances.scenarios)
-        rest, column = [], 0
-        for term, form, size in zip(self.terms, forms, self._num_arguments, strict=True):
-            columns = slice(column, column + size)
-            column += size if term.power == 1 else 0
-            if form is None:
-                rest.append((term, columns))
+        of_columns = zip(self._forms.columns, forms, strict=True)
+        rest = [hinge for hinge, form in of_columns if form is None]
         parts: list[AffineHinge | ScenarioCost] = [form for form in forms if form is not None]
         if self.smooth is not None or rest:
             convolved = bool(rest) and bool((instances.bandwidth > 0).any())
             parts.append(ScenarioCost(self.smooth, tuple(rest), convolved, self._alike))
         return parts
 
-    def _kinks(self, like: Tensor) -> list[AffineHinge | Hinge]:
-        forms = zip(self.terms, self._closed_forms(like), strict=True)
-        return [form or term for term, form in forms if term.power == 1]
-
     def _closed_forms(self, like: Tensor) -> list[AffineHinge | None]:
-        """The closed form of every hinge that has one; tries out the functions once a device."""
-        if like.device in self._forms:
-            return self._forms[like.device]
-        return self._tried_forms(like)
+        """The closed form of every hinge that has one, after all functions were tried."""
+        if self.smooth is not None and like.device not in self._met:
+            self._try_smooth(self.smooth, like)
+            self._met.add(like.device)
+        return self._forms.of(like)
 
     @without_saved_tensor_hooks()
-    def _tried_forms(self, like: Tensor) -> list[AffineHinge | None]:
-        sizes = (self.num_outcomes, self.num_decisions)
-        if self.smooth is not None:
-            bounds = self.feasible_set.bounds(like, None)
-            points = TrialPoints.of(like, *sizes, *bounds)
-            try_function("smooth(y, z)", self.smooth, points, scalar=True)
-            self._alike = must_be_batched_alike(self.smooth, points)
-        forms, counts = [], []
-        points = TrialPoints.of(like, *sizes, None, None)
-        for index, term in enumerate(self.terms):
-            name = f"the argument of hinges[{index}], {term.name}(y, z),"
-            values = try_function(name, term.argument, points)
-            try_affine_in_decision(name, term.values, points, _CURVED_HINGE)
-            counts.append(1 if values.dim() == 1 else values.shape[1])
-            coefficients = term.coefficients(values)
-            if coefficients.dim() and len(coefficients) != counts[-1]:
-                raise ValueError(
-                    f"{name} has {counts[-1]} values, but {len(coefficients)} coefficients; give one "
-                    "number for all, or one a value"
-                )
-            forms.append(AffineHinge.of(term, points.outcome, points.decision))
-        self._num_arguments = counts
-        self._forms[like.device] = forms
-        return forms
-
-    def _verify_forms(self, scenarios: Tensor) -> None:
-        """Renew closed forms whose tensors have changed; give up those that these scenarios contradict."""
-        forms = self._closed_forms(scenarios)
-        size = scenarios.abs().amax((1, 2)).nan_to_num(1.0, 1.0).unsqueeze(1)
-        z = size * _generic(scenarios, self.num_decisions)
-        for index, (term, form) in enumerate(zip(self.terms, forms, strict=True)):
-            if form is None or form.holds(term, scenarios, z):
-                continue
-            sizes = (self.num_outcomes, self.num_decisions)
-            points = TrialPoints.of(scenarios, *sizes, None, None)
-            again = AffineHinge.of(term, points.outcome, points.decision)
-            usable = again is not None and again.holds(term, scenarios, z)
-            forms[index] = again if usable else None
+    def _try_smooth(self, smooth: Callable[..., Tensor], like: Tensor) -> None:
+        bounds = self.feasible_set.bounds(like, None)
+        points = TrialPoints.of(like, self.num_outcomes, self.num_decisions, *bounds)
+        try_function("smooth(y, z)", smooth, points, scalar=True)
+        self._alike = must_be_batched_alike(smooth, points)
 
 
 def takes_context(function: Callable[..., Tensor], arguments: int = 3) -> bool:
@@ -517,12 +465,6 @@ def takes_context(function: Callable[..., Tensor], arguments: int = 3) -> bool:
     return len(wanted) == arguments or (
         len(wanted) == arguments - 1 and optional == places[len(wanted) : arguments] != []
     )
-
-
-def _generic(like: Tensor, size: int) -> Tensor:
-    """A fixed decision ``(n,)`` without zeros or ties."""
-    steps = torch.arange(1, size + 1, dtype=like.dtype, device=like.device)
-    return torch.cos(steps * steps)
 
 
 def _sum(parts: Any) -> Tensor:
