@@ -34,6 +34,7 @@ TEMPLATE = REPOSITORY / "docs" / "templates" / "audit.md"
 _METRICS = {
     "rmse": RMSE,
     "regret": "test.regret",
+    "large": "test.task_large",
     "objective": "test.mean_variance",
     "coverage": "test.coverage_90",
     "crps": "test.crps",
