@@ -79,13 +79,11 @@ def violation(
     """
     z, hinges = point.z, problem.hinges
     size = z.abs().amax(1)
-    slope = problem.slope
-    if problem.quadratic is None:
-        # Where the cost is not quadratic, slopes met on the way say nothing of those here.
-        here = torch.maximum(steep, largest(hessian) * (problem.length + size))
-        if hinges is not None:
-            here = torch.maximum(here, largest(hinges.weight.sum(1)))
-        slope = torch.minimum(slope, here)
+    # What is summed up here: a hinge that costs much elsewhere, and slopes met on the way, say nothing of it.
+    here = torch.maximum(steep, largest(hessian) * (problem.length + size))
+    if hinges is not None:
+        here = torch.maximum(here, largest(point.alpha.sum(1)))
+    slope = torch.minimum(problem.slope, here)
     steep = steep + 1e-5 * slope
     near = problem.hinge_length + 1e-3 * size
     reach = (size + 1e-6 * problem.length).unsqueeze(1)
@@ -96,9 +94,10 @@ def violation(
     unused = torch.where(point.dual > 0, point.dual * at.values / of_rows, 0.0)
     if hinges is not None:
         stationarity = stationarity + hinges.force(point.alpha)
-        steep = torch.maximum(steep, largest(hinges.weight.sum(1)))
-        above = (hinges.weight - point.alpha) * at.arguments.clamp_min(0)
-        below = point.alpha * at.arguments.clamp_max(0)
+        steep = torch.maximum(steep, largest(point.alpha.sum(1)))
+        rounding = (10 * _ROUNDING * (size + problem.length)).view(-1, 1, 1)
+        above = (hinges.weight - point.alpha) * (at.arguments - rounding).clamp_min(0)
+        below = point.alpha * (at.arguments + rounding).clamp_max(0)
         ratios += [largest(part) / (steep * near) for part in (above, below)]
         ratios.append(largest(at.arguments * point.held) / near)
     ratios.append(largest(unused) / steep.clamp_min(1e-300))
@@ -115,6 +114,7 @@ def polish(
     slack: Tensor,
     rounds: int = _ROUNDS,
     refinements: int = _REFINEMENTS,
+    enough: float = _ENOUGH,
 ) -> tuple[Multipliers, Tensor]:
     """Solve for the active set that an interior iterate points to.
 
@@ -124,6 +124,7 @@ def polish(
         slack: ``(B, q)`` of the iterate.
         rounds: how often the active set may change.
         refinements: steps with the same Hessian in each round.
+        enough: a violation below which no further round is taken.
 
     Returns:
         The best decision found and its :func:`violation`.
@@ -157,14 +158,15 @@ def polish(
         candidate = Multipliers(z, dual.clamp_min(0), nu, clamped, held)
         hessian = problem.curvature(z, candidate.dual)[0]
         score = violation(problem, candidate, at, hessian, steep)
-        if problem.quadratic is None and bool((score <= 1).any()):
+        straight = problem.quadratic is not None and not problem.quadratic.forms
+        if not straight and bool((score <= 1).any()):
             # Slopes may be of another size here than where the last round ended.
             steep = torch.minimum(steep, problem.slopes(z))
             score = violation(problem, candidate, at, hessian, steep)
         better = score < best_violation
         best = candidate.where(better, best)
         best_violation = torch.where(better, score, best_violation)
-        if not bool((better & (best_violation > _ENOUGH)).any()):
+        if not bool((better & (best_violation > enough)).any()):
             break
         # What the signs say against, changes sides.
         rounding = _ROUNDING * (z.abs().amax(1) + problem.length)

@@ -100,10 +100,15 @@ def as_solution(
         if hinges is not None:
             found, known = _tied_alike(hinges, point)
             shares = torch.where(hinges.given_marks(known), hinges.given_shares(found), shares)
-            held = hinges.given_marks(point.held & (hinges.weight > 0))
-            at_kink = held & (shares > _STRICT) & (shares < 1 - _STRICT)
         subgradients = problem.smooth_gradients(z, exact)
         subgradients = subgradients + exact.scenario_force(exact.coefficient * shares)
+        if hinges is not None:
+            slopes = torch.einsum("bm,bmn->bn", instances.weights, subgradients.abs())
+            # Of a large price a small share is what holds the decision.
+            least = _STRICT * torch.minimum(hinges.weight, largest(slopes).view(-1, 1, 1))
+            force = found * hinges.weight
+            strict = (force > least) & (hinges.weight - force > least)
+            at_kink = hinges.given_marks(point.held & (hinges.weight > 0) & strict)
     return Solution(
         decision=z,
         duals=dual,

@@ -59,7 +59,10 @@ class ScaledHinges:
         )
 
     def opposites(self) -> Pairs:
-        """Which hinges ``(first, second)`` have opposite arguments in every scenario, each once."""
+        """Which hinges ``(first, second)`` have opposite arguments in every scenario, each once.
+
+        The first costs more: :meth:`one_sided` takes off what the second costs.
+        """
         if self.jacobian.shape[:2] != (1, 1):
             return ()
         gradient = self.jacobian[0, 0]
@@ -69,7 +72,8 @@ class ScaledHinges:
             taken = {first, second} & {*found, *found.values()}
             if not taken and torch.equal(self.offset[..., first], -self.offset[..., second]):
                 found[first] = second
-        return tuple(found.items())
+        cost = self.weight.sum((0, 1)).tolist() if found else []
+        return tuple((a, b) if cost[a] >= cost[b] else (b, a) for a, b in found.items())
 
     def one_sided(self, pairs: Pairs) -> "ScaledHinges":
         """The same sum with one hinge for two of opposite arguments: half of a newsvendor's.

@@ -67,7 +67,7 @@ _FIRST_POLISH, _OF_ROWS, _NEXT_POLISH = 1e-7, 1e-5, 30.0
 _CLOSE = 0.1
 # An instance waits so many iterations until this share of all that are left can be polished with it.
 _WAIT, _COMPANY = 3, 0.8
-_NARROW_ROUNDS = 30
+_NARROW_ROUNDS, _EXACT = 30, 1e-5
 # A kernel is wide from this share of its outcome's range on, and then a decision of the exact program with this
 # KKT residual is near enough to that of the smoothed one.
 _WIDE, _ROUGH = 0.03, 1e-3
@@ -247,7 +247,8 @@ def _smoothed(problem: Problem, outcome: Outcome, rows: Tensor) -> Tensor:
         return rows
     part, begun = problem.select(rows), outcome.point.select(rows)
     slack = torch.where(begun.dual > 0, 0.0, part.length.unsqueeze(1))
-    found, score = polish(part, begun, slack, _NARROW_ROUNDS, 1)
+    # What is allowed follows the steepest hinge, however little it bends where the decision is.
+    found, score = polish(part, begun, slack, _NARROW_ROUNDS, 1, _EXACT)
     reached = score <= 1.0
     outcome.point.write(rows[reached], found.select(reached))
     return rows[~reached]
@@ -268,7 +269,8 @@ def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = Non
     final = Outcome.of(iterate.multipliers())
     best = torch.full_like(problem.slope, torch.inf)
     stalled, waiting = torch.zeros_like(rows), torch.zeros_like(rows)
-    early = _OF_ROWS if problem.hinges is None else _FIRST_POLISH
+    rows_alone = problem.hinges is None and iterate.at.values.shape[1] > 0
+    early = _OF_ROWS if rows_alone else _FIRST_POLISH
     threshold = torch.full_like(problem.slope, early)
     ray = torch.zeros_like(first)
     for step in range(_MAX_ITERATIONS + 1):

@@ -160,16 +160,21 @@ def _rule(
     count = getattr(estimator, "num_scenarios", None)
     if not isinstance(decision, DecisionRule | None):
         raise UserError(f"decision={decision!r}: expected a DecisionRule, or None for its defaults")
+    rule = own or DecisionRule() if decision is None else decision
+    if count in (None, rule.learned_from):
+        return rule
     if decision is None:
-        begun = own or DecisionRule()
-        return begun if count is None else replace(begun, num_scenarios=count, train_scenarios=None)
-    if count not in (None, decision.learned_from):
-        raise UserError(
-            f"decision.num_scenarios={decision.num_scenarios}, but {type(estimator).__name__} has "
-            f"num_scenarios={count}; make them the same, or say that it learns from others than those "
-            f"that decide: decision.train_scenarios={count}"
+        return replace(rule, num_scenarios=count, train_scenarios=None)
+    mend = "make them the same"
+    if count < rule.num_scenarios:
+        mend += (
+            ", or say that it learns from fewer than those that decide: "
+            f"decision.train_scenarios={count}"
         )
-    return decision
+    raise UserError(
+        f"decision.num_scenarios={rule.num_scenarios}, but {type(estimator).__name__} has "
+        f"num_scenarios={count}; {mend}"
+    )
 
 
 def _owner(experiment: Experiment, predictor: DecisionMaker) -> str:

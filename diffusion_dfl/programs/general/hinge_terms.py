@@ -11,7 +11,7 @@ derivative in s is ``s d^2/da^2`` (the heat equation).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import perm
 
 import torch
@@ -301,6 +301,23 @@ class AffineHinge:
         alike = self.power == of.power == 1 and len(self.offset) == len(of.offset)
         return alike and all(torch.equal(mine, -theirs) for mine, theirs in pairs)
 
+    def with_other_side(self, coefficient: Tensor) -> tuple["AffineHinge", Tensor]:
+        """The sum with its other side ``(-a)_+`` of a ``coefficient (K,)``, as one hinge and the gradient
+        ``(n,)`` of a linear part.
+
+        It has the arguments of the side that costs more: of a difference of two large numbers the small
+        one would be rounded away.
+        """
+        sign = torch.where(coefficient > self.coefficient, -1.0, 1.0).to(self.offset)
+        hinge = AffineHinge(
+            self.coefficient + coefficient,
+            self.power,
+            sign * self.offset,
+            sign.unsqueeze(1) * self.outcome_slopes,
+            sign.unsqueeze(1) * self.decision_slopes,
+        )
+        return hinge, -torch.minimum(self.coefficient, coefficient) @ hinge.decision_slopes
+
 
 def joined(hinges: Sequence[AffineHinge]) -> tuple[tuple[AffineHinge, ...], Tensor | float]:
     """The same sum as one hinge a power, beside a linear part: what an iteration evaluates.
@@ -310,16 +327,21 @@ def joined(hinges: Sequence[AffineHinge]) -> tuple[tuple[AffineHinge, ...], Tens
     Returns:
         The hinges, and the gradient ``(n,)`` of what is linear in the decision.
     """
+    sides: list[tuple[AffineHinge, Tensor | None]] = []
+    for form in hinges:
+        place = next((i for i, (one, _) in enumerate(sides) if form.is_other_side(one)), None)
+        if place is None:
+            sides.append((form, None))
+        else:
+            one, other = sides[place]
+            sides[place] = one, form.coefficient if other is None else other + form.coefficient
     kept: list[AffineHinge] = []
     slope: Tensor | float = 0.0
-    for form in hinges:
-        place = next((i for i, one in enumerate(kept) if form.is_other_side(one)), None)
-        if place is None:
-            kept.append(form)
-            continue
-        one = kept[place]
-        kept[place] = replace(one, coefficient=one.coefficient + form.coefficient)
-        slope = slope - form.coefficient @ one.decision_slopes
+    for one, other in sides:
+        if other is not None:
+            one, pull = one.with_other_side(other)
+            slope = slope + pull
+        kept.append(one)
     parts = []
     for power in sorted({form.power for form in kept}):
         same = [form for form in kept if form.power == power]
