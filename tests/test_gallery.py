@@ -106,7 +106,7 @@ def test_a_script_prints_what_its_page_says(page: str) -> None:
     after = os.times()
     assert done.returncode == 0, done.stderr
     # Of one core, whatever else the machine does.
-    assert after.children_user - before.children_user < 45
+    assert after.children_user - before.children_user < 90
     said, found = numbers(printed(page)), numbers(done.stdout)
     assert [len(row) for row in found] == [len(row) for row in said]
     # Other versions and processors differ in the last digit, and training carries it further.
