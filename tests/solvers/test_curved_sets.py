@@ -144,6 +144,7 @@ def test_the_units_of_a_row_are_nothing(unit: float) -> None:
     assert bool(found.solved.all()) and int(found.iterations.max()) <= 20
 
 
+@pytest.mark.slow
 def test_a_small_set_in_some_coordinates_says_nothing_of_others() -> None:
     far = torch.tensor([-1e9, -1e9, -1e4], dtype=torch.float64)
     program = TorchProgram(
