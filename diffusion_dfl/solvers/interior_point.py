@@ -247,7 +247,7 @@ def _smoothed(problem: Problem, outcome: Outcome, rows: Tensor) -> Tensor:
         return rows
     part, begun = problem.select(rows), outcome.point.select(rows)
     slack = torch.where(begun.dual > 0, 0.0, part.length.unsqueeze(1))
-    # What is allowed follows the steepest hinge, however little it bends where the decision is.
+    # From a rough start the first step that is near enough is not yet as near as its next one.
     found, score = polish(part, begun, slack, _NARROW_ROUNDS, 1, _EXACT)
     reached = score <= 1.0
     outcome.point.write(rows[reached], found.select(reached))

@@ -308,7 +308,8 @@ class AffineHinge:
         It has the arguments of the side that costs more: of a difference of two large numbers the small
         one would be rounded away.
         """
-        sign = torch.where(coefficient > self.coefficient, -1.0, 1.0).to(self.offset)
+        one = torch.ones_like(self.offset)
+        sign = torch.where(coefficient > self.coefficient, -one, one)
         hinge = AffineHinge(
             self.coefficient + coefficient,
             self.power,
