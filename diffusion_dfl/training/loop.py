@@ -173,7 +173,7 @@ class Stage:
     def _rate(self, epoch: int) -> float:
         if self.settings.decay == "constant":
             return 1.0
-        course = self.settings.decay_epochs or self.settings.epochs
+        course = max(self.settings.decay_epochs, self.settings.epochs)
         return 0.5 * (1.0 + math.cos(math.pi * epoch / course))
 
     def _step(self, index: Tensor, step: int) -> dict[str, Tensor]:

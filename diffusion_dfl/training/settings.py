@@ -17,8 +17,8 @@ class TrainingSettings:
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         decay: learning rate over the epochs: constant, cosine.
-        decay_epochs: epochs the decay's whole course takes, of which the stage goes ``epochs``; 0 for
-            as many.
+        decay_epochs: epochs the decay's whole course takes where the stage goes fewer; ``epochs`` where
+            that is more, or here is 0.
         gradient_clip: largest gradient norm; 0 for none.
         ema_decay: of the averaged weights that are validated and kept; 0 for none.
         patience: epochs without a better validation score before stopping; 0 for none.
@@ -72,10 +72,6 @@ class TrainingSettings:
                     raise TypeError(f"{name}={value!r} must be {mend}") from error
                 if not fits:
                     raise ValueError(f"{name}={value} must be {mend}")
-        if 0 < self.decay_epochs < self.epochs:
-            raise ValueError(
-                f"decay_epochs={self.decay_epochs} must be 0 or no less than epochs={self.epochs}"
-            )
         if self.patience and self.keep == "last":
             raise ValueError(
                 f"patience={self.patience} must be 0 with keep=last, which waits for no better score"
