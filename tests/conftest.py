@@ -2,9 +2,19 @@
 
 import gc
 import os
+from pathlib import Path
+
+import pytest
 
 # Before torch is imported anywhere: two workers on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs whole commands goes first: a long test at the end leaves the other worker idle."""
+    here = Path(__file__).parent
+    first = (here, here / "end_to_end")
+    items.sort(key=lambda item: item.path.parent not in first)
 
 
 def pytest_collection_finish() -> None:

@@ -268,7 +268,7 @@ class Constraints:
 
     def inequality_values(self, z: Tensor) -> Tensor:
         """``G z - h``, ``lower - z``, ``z - upper``, ``c(x, z)``, all <= 0 if feasible: ``(B, q)``."""
-        parts = [apply(self.matrix, z) - self.limit]
+        parts = [apply(self.matrix, z) - self.limit] if self.matrix.shape[1] else [z[:, :0]]
         if self.lower is not None:
             parts.append(self.lower - z)
         if self.upper is not None:
@@ -304,11 +304,15 @@ class Constraints:
 
     def equality_residual(self, z: Tensor) -> Tensor:
         """``A z - b``: ``(B, n) -> (B, p)``."""
+        if not self.equality_matrix.shape[1]:
+            return z[:, :0]
         return apply(self.equality_matrix, z) - self.equality_value
 
 
 def apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """``(B|1, m, n), (B, n) -> (B, m)``; one product where all instances share the matrix."""
+    if not matrix.shape[1]:
+        return vector.new_zeros(len(vector), 0)
     if matrix.shape[0] == 1:
         return vector @ matrix[0].T
     return (matrix @ vector.unsqueeze(2)).squeeze(2)
@@ -316,6 +320,8 @@ def apply(matrix: Tensor, vector: Tensor) -> Tensor:
 
 def transpose_apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """``(B|1, m, n), (B, m) -> (B, n)``; one product where all instances share the matrix."""
+    if not matrix.shape[1]:
+        return vector.new_zeros(len(vector), matrix.shape[2])
     if matrix.shape[0] == 1:
         return vector @ matrix[0]
     return (vector.unsqueeze(1) @ matrix).squeeze(1)

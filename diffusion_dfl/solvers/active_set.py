@@ -1,14 +1,9 @@
 """From an almost solved program to its active set: multipliers to rounding, and the certificate.
 
 An interior point knows which constraints bind and which hinges hold the decision, and stops short
-of them. Here the binding rows ``c_A(z) = 0`` and the holding hinges ``a_H(z) = 0`` become
-equalities. Newton's method on what is left, in the form of the method of multipliers
-
-    (H + rho C'C) d = -(gradient + C'y + rho C'r),    y <- y + rho (r + C d),
-
-needs one factorisation whatever the number of rows, and leaves redundant ones the multipliers
-they came with. Rows whose multiplier has the wrong sign, and rows that turn out violated, change
-sides. The KKT residuals, without any regularisation, decide what is solved.
+of them. Here they become equalities, and Newton's method solves what is left
+(:mod:`diffusion_dfl.solvers.active_newton`). Rows whose multiplier has the wrong sign, and rows that turn out
+violated, change sides. The KKT residuals, without any regularisation, decide what is solved.
 """
 
 from dataclasses import dataclass, fields
@@ -17,19 +12,20 @@ import torch
 from torch import Tensor
 
 from diffusion_dfl.programs.constraints import apply
-from diffusion_dfl.solvers.factor import Factor, cholesky
+from diffusion_dfl.solvers.active_newton import ROUNDING, Penalties, Point, Sides, newton
 from diffusion_dfl.solvers.newton_system import FirstOrder, Problem
 from diffusion_dfl.solvers.rows import largest
 
 #: Largest KKT residual of a solved instance, relative to the size of its data.
 TOLERANCE = 1e-9
-# What rounding alone may leave, relative to the magnitudes met on the way.
-_ROUNDING = 1e-14
-_PENALTY = 1e6
 # A violation this far below what is allowed is rounding.
 _ENOUGH = 1e-3
 _ROUNDS = 4
 _REFINEMENTS = 2
+# Penalties where sides change after every step, so that one step keeps to them.
+_STIFF = 1e9
+# Rounds without fewer changes after which one side changes at a time.
+_PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -80,9 +76,9 @@ def violation(
     z, hinges = point.z, problem.hinges
     size = z.abs().amax(1)
     # What is summed up here: a hinge that costs much elsewhere, and slopes met on the way, say nothing of it.
-    here = torch.maximum(steep, largest(hessian) * (problem.length + size))
     if hinges is not None:
-        here = torch.maximum(here, largest(point.alpha.sum(1)))
+        steep = torch.stack([steep, largest(at.gradient), largest(point.alpha.sum(1))]).amax(0)
+    here = torch.maximum(steep, largest(hessian) * (problem.length + size))
     slope = torch.minimum(problem.slope, here)
     steep = steep + 1e-5 * slope
     near = problem.hinge_length + 1e-3 * size
@@ -94,8 +90,7 @@ def violation(
     unused = torch.where(point.dual > 0, point.dual * at.values / of_rows, 0.0)
     if hinges is not None:
         stationarity = stationarity + hinges.force(point.alpha)
-        steep = torch.maximum(steep, largest(point.alpha.sum(1)))
-        rounding = (10 * _ROUNDING * (size + problem.length)).view(-1, 1, 1)
+        rounding = (10 * ROUNDING * (size + problem.length)).view(-1, 1, 1)
         above = (hinges.weight - point.alpha) * (at.arguments - rounding).clamp_min(0)
         below = point.alpha * (at.arguments + rounding).clamp_max(0)
         ratios += [largest(part) / (steep * near) for part in (above, below)]
@@ -103,7 +98,7 @@ def violation(
     ratios.append(largest(unused) / steep.clamp_min(1e-300))
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
     resolution = largest(apply(hessian.abs(), z.abs()))
-    rounding = _ROUNDING / TOLERANCE * (resolution + 10 * slope)
+    rounding = ROUNDING / TOLERANCE * (resolution + 10 * slope)
     ratios.append(largest(stationarity) / (steep + rounding).clamp_min(1e-300))
     return torch.stack(ratios).amax(0).nan_to_num(torch.inf, torch.inf) / TOLERANCE
 
@@ -129,200 +124,96 @@ def polish(
     Returns:
         The best decision found and its :func:`violation`.
     """
-    unit = (problem.slope / problem.length).unsqueeze(1)
-    present = problem.rows.present
-    active = present & (point.dual > unit * slack)
-    hinges = problem.hinges
-    held = point.held
-    if hinges is not None:
-        up = point.alpha > 0.5 * hinges.weight
-    else:
-        up = held
+    sides = _sides(problem, point, slack)
     best, best_violation = point, torch.full_like(problem.slope, torch.inf)
-    z, nu = point.z, point.nu
-    dual = torch.where(active, point.dual, 0.0)
-    alpha = point.alpha
-    steep = problem.slopes(point.z)
-    for _ in range(rounds):
-        begun = z
-        if hinges is not None:
-            alpha = alpha * held + hinges.weight * (up & ~held)
-        z, dual, nu, alpha = _equality_newton(
-            problem, z, dual, nu, alpha, active, held, refinements
-        )
-        z = _snapped(problem, z, active, held)
-        at = problem.first_order(z)
-        clamped = alpha
-        if hinges is not None:
-            clamped = torch.minimum(alpha.clamp_min(0), hinges.weight)
-        candidate = Multipliers(z, dual.clamp_min(0), nu, clamped, held)
-        hessian = problem.curvature(z, candidate.dual)[0]
-        score = violation(problem, candidate, at, hessian, steep)
-        straight = problem.quadratic is not None and not problem.quadratic.forms
-        if not straight and bool((score <= 1).any()):
-            # Slopes may be of another size here than where the last round ended.
-            steep = torch.minimum(steep, problem.slopes(z))
-            score = violation(problem, candidate, at, hessian, steep)
+    now = _begun(problem, point, sides)
+    penalties = Penalties.of(problem, now)
+    hessian: Tensor | None = None
+    ended: FirstOrder | None = None
+    fixed, curved = problem.closed and problem.bent_alike, problem.rows.constraints.smooth
+    steep = measured = None
+    for turn in range(rounds):
+        if turn and not fixed:
+            known = hessian if curved is None and now.at is ended else None
+            penalties = Penalties.of(problem, now, hessian=known)
+        begun, now = now, newton(problem, now, sides, penalties, refinements)
+        alpha, ended = now.alpha, now.at
+        if problem.hinges is not None:
+            alpha = torch.minimum(alpha.clamp_min(0), problem.hinges.weight)
+        candidate = Multipliers(now.z, now.dual.clamp_min(0), now.nu, alpha, sides.held)
+        hessian = penalties.hessian if fixed else problem.curvature(now.z, candidate.dual)[0]
+        if steep is None:
+            steep, measured = problem.smooth_slopes(now.z), turn
+        score = violation(problem, candidate, now.at, hessian, steep)
+        if measured != turn and bool((score <= 1).any()):
+            # Slopes may be of another size here than where the first round ended.
+            steep = torch.minimum(steep, problem.smooth_slopes(now.z))
+            score = violation(problem, candidate, now.at, hessian, steep)
         better = score < best_violation
         best = candidate.where(better, best)
         best_violation = torch.where(better, score, best_violation)
         if not bool((better & (best_violation > enough)).any()):
             break
-        # What the signs say against, changes sides.
-        rounding = _ROUNDING * (z.abs().amax(1) + problem.length)
-        if hinges is not None:
-            reach = 10 * rounding.view(-1, 1, 1)
-            crossed = (up & (at.arguments < -reach)) | (~up & (at.arguments > reach))
-            crossed = ~held & crossed & (hinges.weight > 0)
-            if bool((crossed.sum((1, 2)) > z.shape[1]).any()):
-                z, crossed = _to_first_kink(problem, begun, z, at.arguments, crossed)
-                at = problem.first_order(z)
-            strict = held & (alpha > 0) & (alpha < hinges.weight)
-            loose = held & ~strict
-            up = (loose & (alpha > 0)) | (~loose & up)
-            held = (strict & (hinges.weight > 0)) | crossed
-        active = present & ((active & (dual > 0)) | (at.values > 10 * rounding.unsqueeze(1)))
-        dual = torch.where(active, dual.clamp_min(0), 0.0)
+        sides, now, _ = sides.after(problem, begun, now, penalties.hessian)
     return best, best_violation
 
 
-def _to_first_kink(
-    problem: Problem, begun: Tensor, z: Tensor, arguments: Tensor, crossed: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Decisions on the way to z ``(B, n)`` where the first kink is met, and which kinks those are.
+def pivoted(
+    problem: Problem, point: Multipliers, slack: Tensor, rounds: int
+) -> tuple[Multipliers, Tensor] | None:
+    """Change sides from far away, without a look at residuals in between.
 
-    Only where more are crossed than can hold a decision: there the cost falls so slowly, as along an edge
-    of a linear program, that its slope says nothing of how far.
+    A program of few kinks, or of few decisions, is through in so many rounds as decisions are held
+    otherwise than where it began (primal-dual active set: Hintermueller, Ito and Kunisch, SIAM J. Optim.
+    13(3), 2002). An instance that goes in a circle changes one side at a time (Judice and Pires, Comput.
+    Oper. Res. 21(5), 1994). Where kinks are more than decisions, a step ends where the cost turns.
+
+    Args:
+        problem: what to solve; its Hessian is the same everywhere.
+        point, slack: as for :func:`polish`, which is to follow.
+        rounds: how often the active set may change.
+
+    Returns:
+        The last decision, and slack with which :func:`polish` takes its sides; None if no instance came through.
     """
-    assert problem.hinges is not None
-    before = problem.hinges.arguments(begun)
-    share = torch.where(crossed, before / (before - arguments), torch.inf).clamp_min(0.0)
-    share = share.nan_to_num(0.0)
-    first = share.amin((1, 2))
-    far = (crossed.sum((1, 2)) > z.shape[1]) & (first < 1)
-    met = share <= first.view(-1, 1, 1) * (1 + 1e-9)
-    z = torch.where(far.unsqueeze(1), begun + first.clamp_max(1.0).unsqueeze(1) * (z - begun), z)
-    return z, crossed & (met | ~far.view(-1, 1, 1))
-
-
-def _equality_newton(
-    problem: Problem,
-    z: Tensor,
-    dual: Tensor,
-    nu: Tensor,
-    alpha: Tensor,
-    active: Tensor,
-    held: Tensor,
-    refinements: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Newton steps on the equality-constrained program of an active set.
-
-    Where only bounds and equalities are beside a cost of single coordinates, the equalities are eliminated.
-    """
-    hinges, rows = problem.hinges, problem.rows.constraints
-    at = problem.first_order(z)
-    hessian, bend = problem.curvature(z, dual)
-    if bend is not None:
-        hessian = hessian + bend
-    # Stiffness of the cost along a row; rows that meet soft coordinates only get a soft penalty.
-    unit = problem.slope / problem.length
-    soft = 1.0 / (hessian.diagonal(dim1=1, dim2=2).clamp_min(0) + 1e-3 * unit.unsqueeze(1))
-    row_penalty = torch.where(active, _PENALTY / _square_sum(problem, at, soft), 0.0)
-    matrix = rows.equality_matrix
-    equality_penalty = _PENALTY / ((matrix**2) @ soft.unsqueeze(-1)).squeeze(-1).clamp_min(1e-300)
-    equality_penalty = torch.where((matrix != 0).any(2), equality_penalty, 0.0)
-    hinge_penalty = alpha
-    if hinges is not None:
-        square = _hinge_square_sum(problem, soft)
-        # Ties keep equal shares of their weights if their multipliers move in proportion to them.
-        top = hinges.weight.amax(1, keepdim=True).clamp_min(1e-300)
-        share = (hinges.weight / top).clamp_min(1e-4)
-        hinge_penalty = (_PENALTY * share / square) * held
-    typical = hessian.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0) + unit
-    factor: Factor | Tensor
-    if problem.diagonal:
-        factor = problem.factor(at, hessian, row_penalty, hinge_penalty, typical)
-        equality_penalty = torch.zeros_like(equality_penalty)
-    else:
-        system = problem.system(at, hessian, row_penalty, hinge_penalty)
-        if matrix.shape[1]:
-            system += matrix.transpose(1, 2) @ (matrix * equality_penalty.unsqueeze(-1))
-        system.diagonal(dim1=1, dim2=2).add_(1e-10 * typical.unsqueeze(1))
-        factor = cholesky(system)
-    for step in range(refinements):
-        if step:
-            at = problem.first_order(z)
-        right = at.gradient + problem.force(
-            at,
-            torch.where(active, dual + row_penalty * at.values, 0.0),
-            nu + equality_penalty * at.equality,
+    sides = _sides(problem, point, slack)
+    now = _begun(problem, point, sides)
+    penalties = Penalties.of(problem, now, _STIFF)
+    search = now.at.arguments[0].numel() > now.z.shape[1]
+    fewest = torch.full_like(problem.slope, torch.iinfo(torch.int64).max, dtype=torch.int64)
+    patience = torch.full_like(fewest, _PATIENCE)
+    totals: list[int] = []
+    for _ in range(rounds):
+        begun, now = now, newton(problem, now, sides, penalties, 1)
+        hessian, single = penalties.hessian, patience <= 0
+        sides, now, count = sides.after(problem, begun, now, hessian, search, single)
+        totals.append(int(count.sum()))
+        led_on = (
+            search
+            or len(totals) <= _PATIENCE
+            or totals[-1] < max(totals[-1 - _PATIENCE], len(count))
         )
-        if hinges is not None:
-            right = right + hinges.force(alpha + hinge_penalty * at.arguments)
-        if isinstance(factor, Factor):
-            move, further = factor.solve(-right, -at.equality)
-        else:
-            move = -torch.cholesky_solve(right.unsqueeze(-1), factor).squeeze(-1)
-            change = at.equality + (matrix @ move.unsqueeze(-1)).squeeze(-1)
-            further = equality_penalty * change
-        finite = move.isfinite().all(1, keepdim=True)
-        move, further = torch.where(finite, move, 0.0), torch.where(finite, further, 0.0)
-        dual = torch.where(active, dual + row_penalty * (at.values + problem.push(at, move)), 0.0)
-        nu = nu + further
-        if hinges is not None:
-            alpha = alpha + hinge_penalty * (at.arguments + hinges.push(move))
-        z = z + move
-    return z, dual, nu, alpha
+        if not totals[-1] or not led_on:
+            break
+        patience = torch.where((count < fewest) & (patience > 0), _PATIENCE, patience - 1)
+        fewest = torch.minimum(fewest, count)
+    if bool((count > 0).all()):
+        return None
+    alpha = sides.shares(problem, now.alpha)
+    point = Multipliers(now.z, now.dual, now.nu, alpha, sides.held)
+    return point, torch.where(sides.active, -1.0, torch.inf)
 
 
-def _square_sum(problem: Problem, at: FirstOrder, weight: Tensor) -> Tensor:
-    """``sum_j weight_j J_qj^2`` of every inequality: ``(B, n) -> (B, q)``."""
-    rows = problem.rows.constraints
-    parts = [((rows.matrix**2) @ weight.unsqueeze(-1)).squeeze(-1)]
-    parts += [weight for bound in (rows.lower, rows.upper) if bound is not None]
-    if at.jacobian is not None:
-        parts.append(((at.jacobian**2) @ weight.unsqueeze(-1)).squeeze(-1))
-    return torch.cat(parts, dim=1).clamp_min(1e-300)
-
-
-def _hinge_square_sum(problem: Problem, weight: Tensor) -> Tensor:
-    assert problem.hinges is not None
-    square = problem.hinges.jacobian**2
-    flat = (square.flatten(1, 2) @ weight.unsqueeze(-1)).squeeze(-1)
-    return flat.view(len(weight), *square.shape[1:3]).clamp_min(1e-300)
-
-
-def _snapped(problem: Problem, z: Tensor, active: Tensor, held: Tensor) -> Tensor:
-    """Decisions put exactly on the bounds, and on the kinks of one coordinate, that hold them."""
-    rows = problem.rows.constraints
-    _, low, high, _ = active.split(list(rows.counts), dim=1)
+def _sides(problem: Problem, point: Multipliers, slack: Tensor) -> Sides:
+    """As an interior iterate has them."""
+    unit = (problem.slope / problem.length).unsqueeze(1)
+    active = problem.rows.present & (point.dual > unit * slack)
+    up = point.held
     if problem.hinges is not None:
-        z = _on_kinks(problem, z, held)
-    # Equal bounds are stated as an equality, which is kept to rounding only.
-    rounding = (_ROUNDING * (z.abs().amax(1) + problem.length)).unsqueeze(1)
-    for bound, holds in ((rows.lower, low), (rows.upper, high)):
-        if bound is not None:
-            z = torch.where(holds | ((z - bound).abs() <= rounding), bound, z)
-    return z
+        up = point.alpha > 0.5 * problem.hinges.weight
+    return Sides(active, point.held, up)
 
 
-def _on_kinks(problem: Problem, z: Tensor, held: Tensor) -> Tensor:
-    hinges = problem.hinges
-    assert hinges is not None
-    jacobian = hinges.jacobian
-    single = (jacobian != 0).sum(3) == 1
-    size, column = jacobian.abs().max(3)
-    signed = torch.where(
-        single, jacobian.gather(3, column.unsqueeze(3)).squeeze(3), size.clamp_min(1.0)
-    )
-    column = column.expand_as(held).flatten(1)
-    kink = (-hinges.offset / signed).flatten(1)
-    chosen = (held & single).flatten(1)
-    distance = (z.gather(1, column) - kink).abs()
-    reach = 100 * _ROUNDING * (z.abs().amax(1, keepdim=True) + problem.length.unsqueeze(1))
-    near = chosen & (distance <= reach)
-    # Ties agree on the value; others that are this near differ by rounding only.
-    target = z.new_full(z.shape, -torch.inf).scatter_reduce(
-        1, column, torch.where(near, kink, -torch.inf), "amax"
-    )
-    return torch.where(target.isfinite(), target, z)
+def _begun(problem: Problem, point: Multipliers, sides: Sides) -> Point:
+    dual = torch.where(sides.active, point.dual, 0.0)
+    return Point(point.z, dual, point.nu, point.alpha, problem.first_order(point.z))

@@ -188,10 +188,10 @@ class _QuadraticInUnits(QuadraticCost):
 
     program: ProgramInUnits
 
-    def gradients(self, instances: Instances, z: Tensor) -> Tensor | None:
+    def gradients(self, instances: Instances, z: Tensor, kinks: bool = True) -> Tensor | None:
         """``(B, M|1, n)``."""
         own, units = self.program.parts(instances)
-        found = super().gradients(own, units * z)
+        found = super().gradients(own, units * z, kinks)
         return None if found is None else units.unsqueeze(1) * found
 
     def gradient(self, instances: Instances, z: Tensor, kinks: bool) -> Tensor:

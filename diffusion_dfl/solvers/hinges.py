@@ -138,22 +138,37 @@ class ScaledHinges:
         close = self.arguments(z).abs() <= reach.unsqueeze(2)
         return bool((close & (self.weight > 0)).any())
 
+    @cached_property
+    def _flat(self) -> Tensor:
+        """Gradients as the rows of a matrix: ``(B|1, M K | K, n)``."""
+        return self.jacobian.flatten(1, 2)
+
+    @cached_property
+    def single_kinks(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Which hinges are of one coordinate, ``(B|1, M|1, K)`` bool, which one, and its value at the kink,
+        ``(B, M, K)``; empty ones where there is none."""
+        single = (self.jacobian != 0).sum(3) == 1
+        if not bool(single.any()):
+            none = self.offset[:0]
+            return single[:0], none.long(), none
+        size, column = self.jacobian.abs().max(3)
+        signed = self.jacobian.gather(3, column.unsqueeze(3)).squeeze(3)
+        return single, column, -self.offset / torch.where(single, signed, size.clamp_min(1.0))
+
     def push(self, direction: Tensor) -> Tensor:
         """``jacobian' d``: ``(B, n) -> (B, M|1, K)``."""
         if self.jacobian.shape[0] == 1:
-            flat = direction @ self.jacobian[0].flatten(0, 1).T
-            return flat.view(len(direction), *self.jacobian.shape[1:3])
+            return (direction @ self._flat[0].T).view(len(direction), *self.jacobian.shape[1:3])
         return torch.einsum("bmkn,bn->bmk", self.jacobian, direction)
 
     def force(self, slopes: Tensor) -> Tensor:
         """``sum_mk slope_mk jacobian_mk``: ``(B, M, K) -> (B, n)``."""
         if self.jacobian.shape[1] == 1:
             slopes = slopes.sum(1, keepdim=True)
-        flat = self.jacobian.flatten(1, 2)
-        return transpose_apply(flat, slopes.flatten(1))
+        return transpose_apply(self._flat, slopes.flatten(1))
 
     def gram(self, weight: Tensor) -> Tensor:
         """``sum_mk weight_mk jacobian_mk jacobian_mk'``: ``(B, M, K) -> (B, n, n)``."""
         if self.jacobian.shape[1] == 1:
             weight = weight.sum(1, keepdim=True)
-        return gram(self.jacobian.flatten(1, 2), weight.flatten(1))
+        return gram(self._flat, weight.flatten(1))

@@ -11,11 +11,12 @@ to have no optimum.
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion_dfl.programs import Instances, Program
-from diffusion_dfl.solvers.active_set import polish
+from diffusion_dfl.solvers.active_set import pivoted, polish
 from diffusion_dfl.solvers.certificate import (
     as_solution,
     kkt_residuals,
@@ -29,6 +30,7 @@ from diffusion_dfl.solvers.columns import (
     in_given_units,
     with_units,
 )
+from diffusion_dfl.solvers.course import FIRST_POLISH, Course, on_device, on_host
 from diffusion_dfl.solvers.evidence import (
     cost_falls_for_ever,
     no_decision_satisfies,
@@ -56,22 +58,16 @@ from diffusion_dfl.solvers.solution import Solution, Status
 _MAX_ITERATIONS = 200
 # Distance to the constraints that a first decision begins with, as a share of the problem's length.
 _COLD, _WARM = 0.3, 0.01
-# Iterations without progress before an instance is given up.
-_STALL = 30
-# And before its active set is tried again, or evidence that it has no optimum is looked for.
-_PAUSE = 3
-# KKT residual at which the active set is first tried, that of rows alone, which show earlier than kinks do,
-# and what divides it after a failure.
-_FIRST_POLISH, _OF_ROWS, _NEXT_POLISH = 1e-7, 1e-5, 30.0
+# KKT residual at which the active set of rows alone is first tried, which show earlier than kinks do.
+_OF_ROWS = 1e-5
 # Share of the allowed residual that is aimed at before progress ends.
 _CLOSE = 0.1
-# An instance waits so many iterations until this share of all that are left can be polished with it.
-_WAIT, _COMPANY = 3, 0.8
+# Rounds in which a program of few kinks or decisions changes sides from its first decision.
+_PIVOTS = 24
 _NARROW_ROUNDS, _EXACT = 30, 1e-5
-# A kernel is wide from this share of its outcome's range on, and then a decision of the exact program with this
-# KKT residual is near enough to that of the smoothed one.
-_WIDE, _ROUGH = 0.03, 1e-3
-_SOLVED = int(Status.SOLVED)
+# A kernel is wide from this share of its outcome's range on.
+_WIDE = 0.03
+_SOLVED, _OPEN = int(Status.SOLVED), int(Status.NOT_CONVERGED)
 
 
 def solve_interior_point(
@@ -257,7 +253,7 @@ def _smoothed(problem: Problem, outcome: Outcome, rows: Tensor) -> Tensor:
 def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = None) -> Outcome:
     """One run of the iteration, from a cold start or from decisions ``(B, n)``.
 
-    The instances ``rough (B,)`` are left as they are, and called solved, once their error is at most _ROUGH.
+    The instances ``rough (B,)`` are left as they are, and called solved, once they are near their optimum.
     """
     first = cold_start(problem) if start is None else start
     if start is None and problem.near:
@@ -266,60 +262,53 @@ def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = Non
     problem = rescaled(problem, first)
     iterate = started(problem, first, _COLD if start is None else _WARM)
     rows = torch.arange(len(first), device=first.device)
-    final = Outcome.of(iterate.multipliers())
-    best = torch.full_like(problem.slope, torch.inf)
-    stalled, waiting = torch.zeros_like(rows), torch.zeros_like(rows)
+    final = Outcome.of(iterate.multipliers().copied())
     rows_alone = problem.hinges is None and iterate.at.values.shape[1] > 0
-    early = _OF_ROWS if rows_alone else _FIRST_POLISH
-    threshold = torch.full_like(problem.slope, early)
+    course = Course.of(len(first), _OF_ROWS if rows_alone else FIRST_POLISH, rough)
+    pivots = start is None and problem.pivots
     ray = torch.zeros_like(first)
     for step in range(_MAX_ITERATIONS + 1):
         if not rows.numel():
             break
         part = iterate.problem
         hessian, bend = part.curvature(iterate.z, iterate.dual)
-        distance = iterate.error
-        stalled = torch.where(distance < 0.9 * best, 0, stalled + 1)
-        outcome, proof = _excluded(iterate, hessian, bend, step, bool((stalled > 0).any()))
-        lost = (stalled >= _STALL) | ~distance.isfinite() | (step == _MAX_ITERATIONS)
-        suspect = (stalled % _PAUSE == 0) & (stalled > 0) & (distance > _FIRST_POLISH) | lost
-        suspect = torch.nonzero(suspect & _undecided(outcome)).flatten()
-        if suspect.numel():
-            outcome[suspect], proof[suspect] = _without_optimum(
-                iterate.select(suspect), ray[suspect]
-            )
-        best = torch.minimum(best, distance)
-        if rough is not None:
-            near = _undecided(outcome) & rough[rows] & (distance <= _ROUGH)
-            outcome = torch.where(near, _SOLVED, outcome)
-        known = ~_undecided(outcome)
-        stuck = (stalled >= _PAUSE) & (distance <= _FIRST_POLISH)
-        trying = ((distance <= threshold) | stuck | lost) & distance.isfinite() & ~known
-        waiting = torch.where(trying, waiting + 1, 0)
-        # Together is cheaper than one by one: the first wait for others, and get closer meanwhile.
-        alone = (trying.sum() < _COMPANY * len(rows)) & (waiting.amax() <= _WAIT) & ~lost.any()
-        trying = torch.nonzero(trying & ~alone).flatten()
-        if trying.numel():
-            chosen = iterate.select(trying)
-            point, score = polish(chosen.problem, chosen.multipliers(), chosen.slack)
+        lost = course.after(on_host(iterate.error)) | (step == _MAX_ITERATIONS)
+        status, proof = _excluded(iterate, hessian, bend, step, course)
+        suspect = np.flatnonzero((course.suspect | lost) & (status == _OPEN))
+        if len(suspect):
+            index = on_device(suspect, first)
+            found = _without_optimum(iterate.select(index), ray[index])
+            status[suspect], proof[suspect] = (on_host(part) for part in found)
+        status[course.rough & (status == _OPEN)] = _SOLVED
+        known = status != _OPEN
+        early = pivots and not step
+        trying = np.flatnonzero(~known) if early else course.trying(lost, known)
+        begun = None
+        if len(trying):
+            index = on_device(trying, first)
+            chosen = iterate if len(trying) == len(known) else iterate.select(index)
+            begun = chosen.multipliers(), chosen.slack
+            if early:
+                begun = pivoted(chosen.problem, *begun, _PIVOTS)
+        if begun is not None:
+            point, score = polish(chosen.problem, *begun)
             # What is allowed at last is more than what most get.
-            enough = (score <= _CLOSE) | ((stuck | lost)[trying] & (score <= 1.0))
-            outcome[trying[enough]] = _SOLVED
-            final.point.write(rows[trying], point)
-            threshold[trying] = threshold[trying] / _NEXT_POLISH
-        if bool(known.any()):
-            shown = torch.nonzero(known).flatten()
+            allowed = np.where((course.stuck | lost)[trying], 1.0, _CLOSE)
+            status[trying[on_host(score) <= allowed]] = _SOLVED
+            final.point.write(rows[index], point)
+        if known.any():
+            shown = on_device(np.flatnonzero(known), first)
             final.point.write(rows[shown], iterate.active().select(shown))
-        leaving = lost | ~_undecided(outcome)
-        if bool(leaving.any()):
-            final.status[rows], final.proof[rows] = outcome, proof
-            stay = torch.nonzero(~leaving).flatten()
-            if not stay.numel():
+        leaving = lost | (status != _OPEN)
+        if leaving.any():
+            final.status[rows] = on_device(status, first)
+            final.proof[rows] = on_device(proof, first).to(first.dtype)
+            stay = np.flatnonzero(~leaving)
+            if not len(stay):
                 break
-            rows, iterate = rows[stay], iterate.select(stay)
-            hessian, bend = hessian[stay], None if bend is None else bend[stay]
-            best, stalled, threshold = best[stay], stalled[stay], threshold[stay]
-            waiting = waiting[stay]
+            index = on_device(stay, first)
+            rows, iterate, course = rows[index], iterate.select(index), course.select(stay)
+            hessian, bend = hessian[index], None if bend is None else bend[index]
         before = iterate.z
         iterate = newton_step(iterate, hessian, bend)
         ray = iterate.z - before
@@ -327,21 +316,17 @@ def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = Non
     return final
 
 
-def _undecided(status: Tensor) -> Tensor:
-    return status == int(Status.NOT_CONVERGED)
-
-
 def _excluded(
-    iterate: Iterate, hessian: Tensor, bend: Tensor | None, step: int, stalled: bool
-) -> tuple[Tensor, Tensor]:
+    iterate: Iterate, hessian: Tensor, bend: Tensor | None, step: int, course: Course
+) -> tuple[np.ndarray, np.ndarray]:
     """Status of the instances that turned out to have no optimum, NOT_CONVERGED of the others, and
     the residual of the proof: ``(B,)`` each. Where all get closer none is taken for infeasible."""
-    problem = iterate.problem
-    outcome = torch.full_like(problem.slope, int(Status.NOT_CONVERGED), dtype=torch.int64)
-    proof = torch.full_like(problem.slope, torch.inf)
-    if stalled:
-        proof = no_decision_satisfies(problem, iterate.at, iterate.z, iterate.dual, iterate.nu)
-        outcome = torch.where(proof.isfinite(), int(Status.INFEASIBLE), outcome)
+    problem, count = iterate.problem, len(course.error)
+    outcome, proof = np.full(count, _OPEN), np.full(count, np.nan)
+    if (course.stalled > 0).any():
+        shown = no_decision_satisfies(problem, iterate.at, iterate.z, iterate.dual, iterate.nu)
+        proof = on_host(_finite_or_nan(shown))
+        outcome[~np.isnan(proof)] = int(Status.INFEASIBLE)
     # One that is the same everywhere has been looked at.
     typical = problem.slope / problem.length
     bends = [] if step and problem.bent_alike else [(hessian, typical)]
@@ -349,9 +334,9 @@ def _excluded(
         # Where a set is nearly flat the rounding of its bend is still that of where it is not.
         bends.append((bend, typical + largest(iterate.dual) * problem.rows.bending))
     for one, size in bends:
-        concave = has_negative_curvature(one, 1e-13 * size)
-        outcome = torch.where(concave, int(Status.NON_CONVEX), outcome)
-    return outcome, _finite_or_nan(proof)
+        concave = on_host(has_negative_curvature(one, 1e-13 * size))
+        outcome[concave] = int(Status.NON_CONVEX)
+    return outcome, proof
 
 
 def _without_optimum(iterate: Iterate, ray: Tensor) -> tuple[Tensor, Tensor]:

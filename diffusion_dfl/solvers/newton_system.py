@@ -24,6 +24,8 @@ from diffusion_dfl.solvers.rows import Rows, gram, largest
 
 # Relative size of a step that is safely beyond rounding.
 _ASIDE = 1e-9
+# So many decisions are few.
+_FEW = 3
 _IRRATIONAL = 0.6180339887498949
 
 
@@ -131,6 +133,17 @@ class Problem:
         """Largest mean absolute slope of the scenarios' costs: ``(B, n) -> (B,)``."""
         return mean_slopes(self.program, self.instances, self.quadratic, z)
 
+    def smooth_slopes(self, z: Tensor) -> Tensor:
+        """:meth:`slopes` without exact hinges, whose slope at a kink says nothing of what holds it there."""
+        if self.hinges is None or self._mixed:
+            return self.slopes(z)
+        if self.quadratic is not None and self.quadratic.proved:
+            return mean_slopes(self.program, self.instances, self.quadratic, z, kinks=False)
+        exact = self.program.hinges(self.instances)
+        assert exact is not None
+        gradients = self.smooth_gradients(z, exact).abs()
+        return largest(torch.einsum("bm,bmn->bn", self.instances.weights, gradients))
+
     def gradients(self, z: Tensor) -> Tensor:
         """Of the scenarios' costs, from their closed form if they have one: ``(B, n) -> (B, M, n)``."""
         found = None
@@ -194,6 +207,14 @@ class Problem:
         """Whether the Hessian of F is the same at all decisions."""
         return self.quadratic is not None and not self.quadratic.bent(self._smoothed)
 
+    @property
+    def pivots(self) -> bool:
+        """Whether a few changes of sides lead from afar to the optimum: one Hessian, and few kinks or decisions."""
+        if not (self.closed and self.bent_alike):
+            return False
+        size = self.origin.shape[1]
+        return self.hinges is None or self.hinges.weight[0].numel() <= size or size <= _FEW
+
     def _without_bounds(self, hessian: Tensor, z: Tensor) -> Tensor:
         """0 for what is not finite of a coordinate at its bound, as the slope of z^1.5 is at 0."""
         if bool(hessian.isfinite().all()):
@@ -209,7 +230,7 @@ class Problem:
     def push(self, at: "FirstOrder", direction: Tensor) -> Tensor:
         """Derivative of the rows along a direction: ``(B, n) -> (B, q)``."""
         rows = self.rows.constraints
-        parts = [apply(rows.matrix, direction)]
+        parts = [apply(rows.matrix, direction)] if rows.matrix.shape[1] else [direction[:, :0]]
         if rows.lower is not None:
             parts.append(-direction)
         if rows.upper is not None:
@@ -222,7 +243,9 @@ class Problem:
         """``J' dual + A' nu``: ``(B, q), (B, p) -> (B, n)``."""
         rows = self.rows.constraints
         affine, lower, upper, smooth = dual.split(list(rows.counts), dim=1)
-        total = transpose_apply(rows.matrix, affine) + transpose_apply(rows.equality_matrix, nu)
+        total = transpose_apply(rows.matrix, affine)
+        if nu.shape[1]:
+            total = total + transpose_apply(rows.equality_matrix, nu)
         if rows.lower is not None:
             total = total - lower
         if rows.upper is not None:
@@ -301,10 +324,17 @@ class FirstOrder:
 
 
 def mean_slopes(
-    program: Program, instances: Instances, quadratic: QuadraticCost | None, z: Tensor
+    program: Program,
+    instances: Instances,
+    quadratic: QuadraticCost | None,
+    z: Tensor,
+    kinks: bool = True,
 ) -> Tensor:
-    """Largest mean absolute slope of a program's scenarios, from its closed form if it has one: ``(B,)``."""
-    slopes = None if quadratic is None else quadratic.slopes(instances, z)
+    """Largest mean absolute slope of a program's scenarios, from its closed form if it has one: ``(B,)``.
+
+    Of a closed form also without its ``kinks``.
+    """
+    slopes = None if quadratic is None else quadratic.slopes(instances, z, kinks)
     if slopes is None:
         gradients = program.gradients(instances, z).abs()
         slopes = torch.einsum("bm,bmn->bn", instances.weights, gradients)

@@ -81,7 +81,8 @@ class Iterate:
     def of_hinges(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """The two values ``(B, M, K)`` of a hinge, of t and of u, from a tensor like ``room``."""
         both = pairs[:, self.at.values.shape[1] :].view(len(pairs), 2, *self.at.arguments.shape[1:])
-        return both[:, 0], both[:, 1]
+        t, u = both.unbind(1)
+        return t, u
 
     @cached_property
     def gap(self) -> Tensor:
@@ -373,10 +374,8 @@ class _Newton:
         size = largest(direction.z).clamp_min(1e-300)
         longest = (self._problem.length + largest(now.z)) / size
         if now.room.shape[1]:
-            for change, by in (
-                (direction.room, self._by_room),
-                (direction.price, self._by_price),
-            ):
-                fall = (change * by).amin(1).clamp_max(-1e-300)
-                longest = torch.minimum(longest, -fall.reciprocal())
+            rooms = (direction.room * self._by_room).amin(1)
+            prices = (direction.price * self._by_price).amin(1)
+            fall = torch.minimum(rooms, prices).clamp_max(-1e-300)
+            longest = torch.minimum(longest, -fall.reciprocal())
         return longest

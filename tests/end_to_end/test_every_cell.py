@@ -77,6 +77,11 @@ def epochs(root: Path, task: str, model: str, grad: str) -> list[dict[str, Any]]
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+def _of_grid(place: int, task: str, pair: int) -> bool:
+    """Product allocation and power with every model, of other tasks every third pair, each another one."""
+    return task in ("synthetic", "power") or pair % 3 == place % 3
+
+
 # The tables' task runs with every change; the rest of the grid in `make test-slow`.
 GRID = [
     pytest.param(
@@ -102,8 +107,9 @@ GRID = [
         ],
         id=f"{task}-{model}-{grad}",
     )
-    for task in TASKS
-    for model, grad in VALID
+    for place, task in enumerate(TASKS)
+    for pair, (model, grad) in enumerate(VALID)
+    if _of_grid(place, task, pair)
 ]
 
 

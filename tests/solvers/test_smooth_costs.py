@@ -57,8 +57,7 @@ def solved(program: TorchProgram, y: Tensor) -> Solution:
         (100.0, 6),
         *(
             pytest.param(level, scenarios, marks=pytest.mark.slow)
-            for level in (0.01, 5.0, 50.0, 300.0)
-            for scenarios in (1, 6)
+            for level, scenarios in ((0.01, 1), (5.0, 6), (50.0, 1), (300.0, 6))
         ),
     ],
 )

@@ -70,7 +70,7 @@ class QuadraticCost:
         points = times.view(-1, 1, 1) * generic
         every = exact.select(torch.arange(len(generic), device=generic.device).repeat(len(times)))
         linear, *others = smooth.gradient(every, points.flatten(0, 1)).view_as(points)
-        hessian = smooth.hessian(exact, origin)
+        hessian = smooth.summed_hessian(exact, origin)
         if not bool(linear.isfinite().all() & hessian.isfinite().all()):
             return None
         for found, z in zip(others, points[1:], strict=True):
@@ -105,19 +105,22 @@ class QuadraticCost:
             part.__dict__["diagonal"] = self.diagonal
         return part
 
-    def gradients(self, instances: Instances, z: Tensor) -> Tensor | None:
+    def gradients(self, instances: Instances, z: Tensor, kinks: bool = True) -> Tensor | None:
         """Of the scenarios' costs, ``(B, M|1, n)``; None where they are not known."""
         if self.each is None:
             return None
         total = instances.weights.sum(1, keepdim=True)
-        found = self.each + self.slope + (apply(self.hessian, z) / total).unsqueeze(1)
+        found = self.each + (apply(self.hessian, z) / total).unsqueeze(1)
+        if kinks:
+            found = found + self.slope
         for form in self.forms:
-            found = found + form.gradients(instances, z)
+            if kinks or form.power > 1:
+                found = found + form.gradients(instances, z)
         return found
 
-    def slopes(self, instances: Instances, z: Tensor) -> Tensor | None:
+    def slopes(self, instances: Instances, z: Tensor, kinks: bool = True) -> Tensor | None:
         """Mean absolute gradient of the scenarios' costs, ``(B, n)``; None where they are not known."""
-        found = self.gradients(instances, z)
+        found = self.gradients(instances, z, kinks)
         if found is None:
             return None
         total = instances.weights.sum(1, keepdim=True)

@@ -77,6 +77,10 @@ class ScenarioCost:
         shared = self.shared_hessian(instances, z)
         if shared is not None:
             return instances.weights.sum(1)[:, None, None] * shared
+        return self.summed_hessian(instances, z)
+
+    def summed_hessian(self, instances: Instances, z: Tensor) -> Tensor:
+        """``(B, n, n)``, scenario by scenario."""
 
         def second(total: _Total, z: Tensor, s: Tensor) -> Tensor:
             return jacrev(grad(total))(z, s)
