@@ -92,8 +92,15 @@ class Stages:
 def check_rule(rule: DecisionRule, program: Program, estimator: Estimator) -> None:
     """Raise ValueError for a rule that cannot decide a program, or under which an estimator is zero."""
     layer = rule.layer(program)
-    if isinstance(estimator, Score) and estimator.mixture.decision_weight:
+    if not (isinstance(estimator, Score) and estimator.mixture.decision_weight):
+        return
+    try:
         estimator.check_layer(layer)
+    except ValueError as error:
+        if rule.learned_from == rule.num_scenarios:
+            raise
+        said = str(error).replace("num_scenarios", "train_scenarios")
+        raise ValueError(said) from error
 
 
 @dataclass(frozen=True)

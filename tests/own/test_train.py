@@ -365,6 +365,9 @@ def test_a_stage_learns_from_fewer_scenarios_than_decide_by_intent_only() -> Non
     assert ddfl.DecisionRule(num_scenarios=2, train_scenarios=3).learned_from == 2
     with pytest.raises(ddfl.UserError, match="decision.train_scenarios=4"):
         fitted(ddfl.Reparam(4), decision=rule)
+    one = ddfl.DecisionRule(num_scenarios=6, train_scenarios=1)
+    with pytest.raises(ddfl.UserError, match="train_scenarios=1: the weights of one scenario"):
+        fitted(ddfl.Score(1), decision=one)
 
 
 @pytest.mark.parametrize(
