@@ -26,6 +26,7 @@ scenario whose slope share is 0 or 1 counts as not held by it; tied scenarios sh
 a rank-deficient set of binding rows is solved by its scaled pseudo-inverse.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -36,6 +37,7 @@ from torch import Tensor
 from diffusion_dfl.layers.adjoint import Adjoint, Degeneracy, solve_adjoint
 from diffusion_dfl.programs import Constraints, Hinges, Instances, Program
 from diffusion_dfl.programs.constraints import transpose_apply
+from diffusion_dfl.programs.program import block
 from diffusion_dfl.solvers import Solution
 
 Curvature = Literal["convolved", "saa", "paper"]
@@ -81,9 +83,13 @@ def differentiate(
         subgradients = program.masked_gradients(instances, z)
     hinges = program.hinges(instances) if held.shape[2] else None
     point = (instances, z)
-    hessian = (
-        program.hessian(*point) if program.separable else partial(program.hessian_block, *point)
-    )
+    hessian: Tensor | Callable[[Tensor], Tensor]
+    if program.separable:
+        hessian = program.hessian(*point)
+    elif solution.hessian is None:
+        hessian = partial(program.hessian_block, *point)
+    else:
+        hessian = partial(block, solution.hessian)
     constraints = program.constraints(z, instances.context)
     adjoint = solve_adjoint(solution, weights, constraints, hessian, hinges, held, right)
     degeneracy = adjoint.degeneracy
@@ -100,7 +106,7 @@ def differentiate(
     in_bandwidth = -program.bandwidth_product(instances, z, u)
     conditions: tuple[Tensor, ...] = ()
     if learned:
-        curved = program.hessian(*point)
+        curved = program.hessian(*point) if solution.hessian is None else solution.hessian
         conditions = _in_conditions(adjoint, constraints, curved, hinges, solution, held, right)
         rows = torch.nonzero(given.solved).flatten()
         conditions = tuple(part[rows] for part in conditions)
@@ -155,15 +161,16 @@ def _both(low: Tensor, high: Tensor) -> Tensor:
 
 def _stand_in(solution: Solution) -> Solution:
     """Finite values in place of what belongs to unsolved instances."""
-    column, block = solution.solved.unsqueeze(1), solution.solved.view(-1, 1, 1)
+    column, alone = solution.solved.unsqueeze(1), solution.solved.view(-1, 1, 1)
     return Solution(
         decision=torch.where(column, solution.decision, 0.0),
         duals=torch.where(column, solution.duals, 0.0),
         equality_duals=torch.where(column, solution.equality_duals, 0.0),
-        subgradients=torch.where(block, solution.subgradients, 0.0),
-        at_kink=solution.at_kink & block,
+        subgradients=torch.where(alone, solution.subgradients, 0.0),
+        at_kink=solution.at_kink & alone,
         status=solution.status,
         iterations=solution.iterations,
         residuals=solution.residuals,
-        shares=None if solution.shares is None else torch.where(block, solution.shares, 0.0),
+        shares=None if solution.shares is None else torch.where(alone, solution.shares, 0.0),
+        hessian=None if solution.hessian is None else torch.where(alone, solution.hessian, 0.0),
     )

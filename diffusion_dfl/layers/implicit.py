@@ -157,8 +157,8 @@ def _kept(ctx: Any) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
 
 
 def _parts_of(solution: Solution) -> tuple[Tensor, ...]:
-    """What a gradient needs of a solution, the decision first; no shares are a tensor ``(B,)``."""
-    shares = solution.shares
+    """What a gradient needs of a solution, the decision first; what it lacks is a tensor ``(B,)``."""
+    none = torch.zeros_like(solution.decision[:, :1].sum(1))
     return (
         solution.decision.clone(),
         solution.duals,
@@ -166,7 +166,8 @@ def _parts_of(solution: Solution) -> tuple[Tensor, ...]:
         solution.subgradients,
         solution.at_kink,
         solution.status,
-        torch.zeros_like(solution.decision[:, :1].sum(1)) if shares is None else shares,
+        none if solution.shares is None else solution.shares,
+        none.clone() if solution.hessian is None else solution.hessian,
     )
 
 
@@ -182,7 +183,7 @@ class _Adjoint(torch.autograd.Function):
         *parts: Any,
     ) -> tuple[Tensor, ...]:
         instances = Instances(*parts[:4])
-        decision, duals, equality_duals, subgradients, held, status, shares = parts[4:]
+        decision, duals, equality_duals, subgradients, held, status, shares, hessian = parts[4:]
         unknown = torch.zeros_like(status)
         solution = Solution(
             decision=decision,
@@ -194,6 +195,7 @@ class _Adjoint(torch.autograd.Function):
             iterations=unknown,
             residuals=torch.zeros_like(decision[:, :1]),
             shares=None if shares.dim() == 1 else shares,
+            hessian=None if hessian.dim() == 1 else hessian,
         )
         with torch.no_grad(), without_saved_tensor_hooks():
             found = differentiate(program, solution, instances, grad_decision, options.curvature)

@@ -12,7 +12,7 @@ it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -160,12 +160,12 @@ def _product(first: _Degrees, second: _Degrees) -> _Degrees:
     return found[0], found[1], found[2]
 
 
-def constant_hessian(
+def proved_hessian(
     function: Callable[[Tensor, Tensor], Tensor], outcome: Tensor, decision: Tensor
-) -> bool:
-    """Whether the Hessian of a scalar function in the decision is proved to be the same for all (y, z).
+) -> Literal["constant", "of the outcome"] | None:
+    """What the Hessian of a scalar function in the decision is proved to be, the same for all z.
 
-    False says nothing. The function is called once; what it reads beside its arguments is taken as it
+    None says nothing. The function is called once; what it reads beside its arguments is taken as it
     is now.
 
     Args:
@@ -173,14 +173,16 @@ def constant_hessian(
         outcome, decision: ``(d_y,)`` and ``(n,)``, any values.
     """
     found = _read(function, outcome, decision)
-    return found is not None and found[2] < 2
+    if found is None:
+        return None
+    return "constant" if found[2] < 2 else "of the outcome"
 
 
 def quadratic(
     function: Callable[[Tensor, Tensor], Tensor], outcome: Tensor, decision: Tensor
 ) -> bool:
     """Whether a function ``(y, z) -> (q,)`` is proved to be quadratic in the decision for every outcome;
-    otherwise as :func:`constant_hessian`."""
+    otherwise as :func:`proved_hessian`."""
     return _read(function, outcome, decision) is not None
 
 

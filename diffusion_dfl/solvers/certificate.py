@@ -120,6 +120,7 @@ def as_solution(
         residuals=kkt_residuals(given, instances.weights, z, subgradients, dual, nu),
         shares=shares,
         proof=proof,
+        hessian=problem.proved_hessian(z),
     )
 
 

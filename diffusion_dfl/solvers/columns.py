@@ -165,7 +165,7 @@ class ProgramInUnits(Program):
         found = self.given.quadratic(self.parts(instances)[0])
         if found is None:
             return None
-        parts = found.hessian, found.linear, found.forms, found.slope, found.each
+        parts = found.hessian, found.linear, found.forms, found.slope, found.each, found.proved
         return _QuadraticInUnits(*parts, self)
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
@@ -246,4 +246,5 @@ def in_given_units(solution: Solution, units: Tensor, given: Constraints) -> Sol
         decision=units * solution.decision,
         duals=torch.cat([affine, *bounds, smooth], dim=1),
         subgradients=solution.subgradients / units.unsqueeze(1),
+        hessian=None,
     )

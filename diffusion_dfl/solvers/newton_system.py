@@ -137,7 +137,7 @@ class Problem:
         """:meth:`slopes` without exact hinges, whose slope at a kink says nothing of what holds it there."""
         if self.hinges is None or self._mixed:
             return self.slopes(z)
-        if self.quadratic is not None and self.quadratic.proved:
+        if self.quadratic is not None and self.quadratic.each is not None:
             return mean_slopes(self.program, self.instances, self.quadratic, z, kinks=False)
         exact = self.program.hinges(self.instances)
         assert exact is not None
@@ -190,6 +190,12 @@ class Problem:
         unit = self.rows.unit[:, -smooth.size :]
         bend = smooth.hessian(z, dual[:, -smooth.size :] / unit)
         return hessian, self._without_bounds(bend, z)
+
+    def proved_hessian(self, z: Tensor) -> Tensor | None:
+        """Of F, ``(B, n, n)``, where its form is proved; None elsewhere."""
+        if self.quadratic is None or not self.quadratic.proved:
+            return None
+        return self.quadratic.curvature(self.instances, z, self._smoothed)
 
     @property
     def closed(self) -> bool:

@@ -77,6 +77,8 @@ class Solution:
         proof: of infeasible and unbounded instances, the residual of what proves it, relative to its
             terms; NaN for the others ``(B,)``, and None from solvers of programs that always have an
             optimum.
+        hessian: of the summed cost at z*, kinks of width 0 left out, ``(B, n, n)``; None where the solver
+            did not know it.
         recourse: what is decided in every scenario of a
             :class:`~diffusion_dfl.programs.TwoStageProgram`, ``(B, M, r)``; NaN like the decision.
         second_stage: its slacks and multipliers, which a gradient needs, in ``units (B, n + r)`` of
@@ -93,6 +95,7 @@ class Solution:
     residuals: Tensor
     shares: Tensor | None = None
     proof: Tensor | None = None
+    hessian: Tensor | None = None
     recourse: Tensor | None = None
     second_stage: "Point | None" = None
     units: Tensor | None = None
@@ -102,8 +105,10 @@ class Solution:
         """The solution of a batch that was solved in ``parts``, in their order."""
 
         def cat(values: list[Any]) -> Any:
-            if values[0] is None or isinstance(values[0], Tensor):
-                return None if values[0] is None else torch.cat(values)
+            if any(value is None for value in values):
+                return None
+            if isinstance(values[0], Tensor):
+                return torch.cat(values)
             return type(values[0])(
                 **{
                     f.name: torch.cat([getattr(v, f.name) for v in values])
@@ -126,6 +131,8 @@ class Solution:
         for field in fields(self):
             value, theirs = getattr(self, field.name), getattr(other, field.name)
             parts[field.name] = value if value is None or theirs is None else put(value, theirs)
+        if other.hessian is None:
+            parts["hessian"] = None
         return Solution(**parts)
 
     def select(self, rows: Tensor) -> "Solution":
@@ -168,6 +175,7 @@ class Solution:
             residuals=torch.where(column, torch.inf, self.residuals),
             shares=None if self.shares is None else blank(self.shares),
             proof=None if self.proof is None else torch.where(rows, torch.nan, self.proof),
+            hessian=self.hessian,
             recourse=None if self.recourse is None else blank(self.recourse),
             second_stage=self.second_stage,
             units=self.units,

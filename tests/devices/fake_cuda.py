@@ -11,7 +11,7 @@ the fake kernels cannot know is read off there: solvers take the branches they t
         decision = device.real(solve(program, scenarios).decision)
 
 Where CUDA copies in silence the harness is stricter, since in a solver that is a mistake: it raises
-when a tensor leaves the device, when a CPU tensor is written into one of the device, and on indices
+when a tensor leaves the device unless by ``solvers.course.on_host``, when a CPU tensor is written into one of the device, and on indices
 and masks from the CPU. Moving a tensor to the device with ``to`` is fine, and so are numbers:
 0-dim CPU tensors mix with everything, ``item()`` and ``bool()`` are answered.
 
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -32,6 +33,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from diffusion_dfl.solvers import course, interior_point
 
 DEVICE = torch.device("cuda", 0)
 # What torch's C++ side hears when it asks a tensor of DEVICE for its device. A build without CUDA
@@ -78,6 +81,12 @@ class FakeCuda(TorchDispatchMode):
         """The values of a tensor: a detached plain CPU tensor, for use after the mode's end."""
         with no_dispatch():
             return _real_part(value).detach().clone()
+
+    def to_host(self, value: Tensor) -> np.ndarray:
+        """The copy that a solver means to make, for which its caller waits."""
+        self.waits += value.device == DEVICE
+        with no_dispatch():
+            return _real_part(value).detach().clone().numpy()
 
     def __torch_dispatch__(
         self,
@@ -175,7 +184,9 @@ def fake_cuda() -> Iterator[FakeCuda]:
     """Everything inside runs under FakeTensorMode with real values beside it; see the module."""
     fake_mode = FakeTensorMode(allow_non_fake_inputs=False)
     backward = patch.object(torch.autograd, "_engine_run_backward", _run_backward)
-    with backward, fake_mode, FakeCuda(fake_mode) as mode, _PythonFace():
+    mode = FakeCuda(fake_mode)
+    meant = [patch.object(module, "on_host", mode.to_host) for module in (course, interior_point)]
+    with backward, meant[0], meant[1], fake_mode, mode, _PythonFace():
         yield mode
 
 

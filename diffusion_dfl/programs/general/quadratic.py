@@ -31,6 +31,7 @@ class QuadraticCost:
         slope: gradient ``(n,)`` of what is linear beside them, a scenario.
         each: gradients of the scenarios' smooth parts at 0, ``(B, M, n)``, where all have one Hessian;
             None where that is not known.
+        proved: whether the smooth part is known to be of this form, rather than seen to be at some decisions.
     """
 
     hessian: Tensor
@@ -38,6 +39,7 @@ class QuadraticCost:
     forms: tuple[AffineHinge, ...]
     slope: Tensor | float
     each: Tensor | None
+    proved: bool
 
     @staticmethod
     def of(
@@ -56,15 +58,21 @@ class QuadraticCost:
         forms, slope = joined(forms)
         if smooth is None:
             square = origin.new_zeros(*origin.shape, origin.shape[1])
-            return QuadraticCost(square, origin, forms, slope, origin[:1].unsqueeze(1))
+            return QuadraticCost(square, origin, forms, slope, origin[:1].unsqueeze(1), True)
         exact = instances.exact()
-        shared = smooth.shared_hessian(exact, origin)
-        if shared is not None:
+        kind = smooth.hessian_kind(exact, origin)
+        if kind is not None:
             each = smooth.gradients(exact, origin)
-            hessian = instances.weights.sum(1)[:, None, None] * shared
             linear = torch.einsum("bm,bmn->bn", instances.weights, each)
-            known = bool(linear.isfinite().all())
-            return QuadraticCost(hessian, linear, forms, slope, each) if known else None
+            if kind == "constant":
+                one = smooth.one_hessian(exact, origin)
+                hessian = instances.weights.sum(1)[:, None, None] * one
+            else:
+                hessian = smooth.summed_hessian(exact, origin)
+            if not bool(linear.isfinite().all() & hessian.isfinite().all()):
+                return None
+            alike = each if kind == "constant" else None
+            return QuadraticCost(hessian, linear, forms, slope, alike, True)
         # All points in one call, most of whose time is that of the call.
         times = torch.tensor([0.0, 1.0, -3.0, 4.0], dtype=generic.dtype, device=generic.device)
         points = times.view(-1, 1, 1) * generic
@@ -78,12 +86,7 @@ class QuadraticCost:
             size = linear.abs() + apply(hessian.abs(), z.abs())
             if not bool((error <= _SAME * size.amax(1, keepdim=True)).all()):
                 return None
-        return QuadraticCost(hessian, linear, forms, slope, None)
-
-    @property
-    def proved(self) -> bool:
-        """Whether the smooth part is known to be of this form, rather than seen to be at some decisions."""
-        return self.each is not None
+        return QuadraticCost(hessian, linear, forms, slope, None, False)
 
     def bent(self, kinks: bool) -> bool:
         """Whether hinges, ``kinks`` with those of power 1, make the Hessian depend on the decision."""

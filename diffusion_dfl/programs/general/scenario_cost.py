@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from diffusion_dfl.programs.batching import over_batch
-from diffusion_dfl.programs.degrees import constant_hessian
+from diffusion_dfl.programs.degrees import proved_hessian
 from diffusion_dfl.programs.general.hinge_terms import Hinge
 from diffusion_dfl.programs.instances import Instances
 
@@ -74,9 +74,8 @@ class ScenarioCost:
             bent = tuple((hinge, columns) for hinge, columns in self.hinges if hinge.power > 1)
             rest = ScenarioCost(self.smooth, bent, alike=self.alike)
             return rest.hessian(instances, z)
-        shared = self.shared_hessian(instances, z)
-        if shared is not None:
-            return instances.weights.sum(1)[:, None, None] * shared
+        if self.hessian_kind(instances, z) == "constant":
+            return instances.weights.sum(1)[:, None, None] * self.one_hessian(instances, z)
         return self.summed_hessian(instances, z)
 
     def summed_hessian(self, instances: Instances, z: Tensor) -> Tensor:
@@ -87,19 +86,21 @@ class ScenarioCost:
 
         return self._summed(second, instances, [z], values=z.shape[1])
 
-    def shared_hessian(self, instances: Instances, z: Tensor) -> Tensor | None:
-        """The Hessian ``(n, n)`` of every scenario at every decision; None where it is not proved to be
-        one.
+    def hessian_kind(self, instances: Instances, z: Tensor) -> str | None:
+        """What the scenarios' Hessian is proved to be (:func:`proved_hessian`).
 
         At each call, since tensors that the function holds may change: it costs one scenario.
         """
         if self.smooth is None or self.hinges or not len(z):
             return None
-        y_one, z_one = torch.ones_like(instances.scenarios[0, 0]), torch.ones_like(z[0])
-        if not constant_hessian(self.smooth, y_one, z_one):
-            return None
-        found: Tensor = jacrev(grad(self.smooth, argnums=1), argnums=1)(y_one, z_one)
-        return found if bool(found.isfinite().all()) else None
+        return proved_hessian(self.smooth, *_ones(instances, z))
+
+    def one_hessian(self, instances: Instances, z: Tensor) -> Tensor:
+        """``(n, n)`` of every scenario at every decision, where it is constant."""
+        assert self.smooth is not None
+        second = jacrev(grad(self.smooth, argnums=1), argnums=1)
+        found: Tensor = second(*_ones(instances, z))
+        return found
 
     def bandwidth_product(self, instances: Instances, z: Tensor, adjoint: Tensor) -> Tensor:
         """``(d/ds gradient)' u``: ``(B, d_y)``."""
@@ -183,22 +184,23 @@ class ScenarioCost:
         per_instance: Sequence[Tensor],
     ) -> Tensor:
         """``one(*per_scenario, *per_instance)`` of every scenario: ``(B, M, ...)``."""
-        every = vmap(one, in_dims=(0,) * len(per_scenario) + (None,) * len(per_instance))
-        if self.alike:
-
-            def every(*parts: Tensor) -> Tensor:
-                of_scenarios, of_instance = parts[: len(per_scenario)], parts[len(per_scenario) :]
-                count = len(of_scenarios[0])
-                return vmap(one)(*of_scenarios, *(p.expand(count, *p.shape) for p in of_instance))
-
         numbers = sum(part.shape[-1] for part in (*per_scenario, *per_instance))
         batch, num_scenarios = per_scenario[0].shape[:2]
         of_scenarios = _chunk(num_scenarios, numbers)
-        of_batch = _chunk(batch, numbers * of_scenarios)
-        parts = zip(*(part.split(of_scenarios, 1) for part in per_scenario), strict=True)
-        return torch.cat(
-            [over_batch(every, *part, *per_instance, chunk=of_batch) for part in parts], dim=1
-        )
+        found = []
+        for parts in zip(*(part.split(of_scenarios, 1) for part in per_scenario), strict=True):
+            count = parts[0].shape[1]
+            given = [part.unsqueeze(1).expand(-1, count, -1) for part in per_instance]
+            # One level of batches: two take twice the time where there is little to compute.
+            pairs = [part.flatten(0, 1) for part in (*parts, *given)]
+            values = over_batch(one, *pairs, chunk=_chunk(len(pairs[0]), numbers))
+            found.append(values.unflatten(0, (batch, count)))
+        return torch.cat(found, dim=1)
+
+
+def _ones(instances: Instances, z: Tensor) -> tuple[Tensor, Tensor]:
+    """An outcome and a decision."""
+    return torch.ones_like(instances.scenarios[0, 0]), torch.ones_like(z[0])
 
 
 def _chunk(count: int, numbers: int) -> int:
