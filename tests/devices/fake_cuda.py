@@ -11,7 +11,8 @@ the fake kernels cannot know is read off there: solvers take the branches they t
         decision = device.real(solve(program, scenarios).decision)
 
 Where CUDA copies in silence the harness is stricter, since in a solver that is a mistake: it raises
-when a tensor leaves the device unless by ``solvers.course.on_host``, when a CPU tensor is written into one of the device, and on indices
+when a tensor leaves the device (but by ``solvers.course.on_host``, the copy that is meant), when a
+CPU tensor is written into one of the device, and on indices
 and masks from the CPU. Moving a tensor to the device with ``to`` is fine, and so are numbers:
 0-dim CPU tensors mix with everything, ``item()`` and ``bool()`` are answered.
 
