@@ -33,8 +33,15 @@ CONSTANT: dict[str, Cost] = {
     "no z": lambda y, z: y.sum(),
 }
 
-OTHER: dict[str, Cost] = {
+#: Quadratic for every outcome, each with a Hessian of its own.
+OF_OUTCOME: dict[str, Cost] = {
     "second moment": lambda y, z: (y @ z) ** 2,
+    "data": lambda y, z: (y.data * z * z).sum(),
+    "weighted squares": lambda y, z: y.exp() @ z.square() - y.sum(),
+    "deviation": lambda y, z: ((y * z - z.mean()) ** 2).sum() + 1e-3 * z @ z,
+}
+
+OTHER: dict[str, Cost] = {
     "cubic": lambda y, z: (z**3).sum(),
     "exponential": lambda y, z: z.exp().sum(),
     "quartic beyond a threshold": lambda y, z: (
@@ -44,7 +51,6 @@ OTHER: dict[str, Cost] = {
     "quartic along a direction": lambda y, z: (z**2).sum() + (MATRIX[0] @ z) ** 4,
     "branch on y": lambda y, z: (z**2).sum() if y.sum() > 0 else (z**4).sum(),
     "branch on z": lambda y, z: (z**2).sum() if z[0].item() < 9 else (z**4).sum(),
-    "data": lambda y, z: (y.data * z * z).sum(),
     "detached": lambda y, z: (z.detach() * z * z).sum(),
     "learned": lambda y, z: (LEARNED @ z).square().sum(),
     "random": lambda y, z: (torch.rand(3, dtype=torch.float64) * z * z).sum(),
@@ -70,9 +76,19 @@ def test_a_quadratic_cost_is_proved_to_have_one_hessian(cost: Cost) -> None:
     torch.testing.assert_close(found[1:], [found[0]] * 2)
 
 
+@pytest.mark.parametrize("cost", OF_OUTCOME.values(), ids=OF_OUTCOME)
+def test_a_quadratic_cost_is_proved_to_have_one_hessian_an_outcome(cost: Cost) -> None:
+    assert proved_hessian(cost, *points(0)) == "of the outcome"
+    (y, _), (other, _) = points(0), points(1)
+    second = jacrev(grad(cost, argnums=1), argnums=1)
+    found = [second(y, points(seed)[1]) for seed in range(3)]
+    torch.testing.assert_close(found[1:], [found[0]] * 2)
+    assert not torch.allclose(second(other, points(0)[1]), found[0])
+
+
 @pytest.mark.parametrize("cost", OTHER.values(), ids=OTHER)
 def test_a_cost_that_only_looks_quadratic_is_not(cost: Cost) -> None:
-    assert proved_hessian(cost, *points(0)) != "constant"
+    assert proved_hessian(cost, *points(0)) is None
 
 
 class Halved(torch.autograd.Function):

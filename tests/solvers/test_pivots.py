@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_dfl.layers import DecisionLayer
 from diffusion_dfl.programs import Hinge, Instances, TorchProgram
-from diffusion_dfl.solvers import Status, active_set, solve
+from diffusion_dfl.solvers import Solution, Status, active_set, solve
 from diffusion_dfl.solvers.active_set import pivoted
 
 D: dict[str, Any] = {"dtype": torch.float64}
@@ -174,3 +174,20 @@ def test_gradients_are_those_of_differences() -> None:
     program, y = PROGRAMS["trades 4"]
     layer = DecisionLayer(program, curvature="saa")
     assert torch.autograd.gradcheck(layer, y[:3].clone().requires_grad_(), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.3])
+@pytest.mark.parametrize("name", ["trades 4", "shop 2", "tail"])
+def test_the_hessian_that_is_kept_is_the_programs(name: str, width: float) -> None:
+    program, y = PROGRAMS[name]
+    bandwidth = torch.full((B, y.shape[2]), width, **D)
+    found = solve(program, y, bandwidth=bandwidth)
+    assert found.solved.all() and found.hessian is not None
+    own = program.hessian(Instances.of(y, bandwidth=bandwidth), found.decision)
+    torch.testing.assert_close(found.hessian, own, rtol=1e-10, atol=1e-10)
+    first = torch.arange(3)
+    part = found.select(first)
+    assert part.hessian is not None and len(part.hessian) == 3
+    without = Solution(**{**vars(part), "hessian": None})
+    assert found.replaced(first, without).hessian is None
+    assert Solution.joined([part, without]).hessian is None
