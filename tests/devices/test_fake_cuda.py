@@ -154,9 +154,13 @@ def test_decisions_and_gradients_stay_on_the_device_in_float64(name: str) -> Non
         strays = [key for key, value in results.items() if value.device != DEVICE]
         values = {key: device.real(value) for key, value in results.items()}
     assert not strays
+    # Kept where a cost is proved quadratic, by its operations: those on fake tensors prove nothing.
+    assert expected.keys() - values.keys() <= {"hessian"}
     # The same operations on the same numbers.
-    for key, reference in expected.items():
-        torch.testing.assert_close(values[key], reference, rtol=1e-12, atol=1e-12, equal_nan=True)
+    for key in values:
+        torch.testing.assert_close(
+            values[key], expected[key], rtol=1e-12, atol=1e-12, equal_nan=True
+        )
     assert device.operations > 100
     assert device.floating == {torch.float64}
 
