@@ -35,11 +35,14 @@ class Hinges:
         coefficient: ``(B, M, K)``, >= 0; 0 where the hinge is smoothed.
         offset: ``(B, M, K)``.
         jacobian: ``(B|1, M|1, K, n)``.
+        as_written: whether arguments are a difference of a decision and one other number, so that they have the
+            sign that the program itself finds, at the kink too.
     """
 
     coefficient: Tensor
     offset: Tensor
     jacobian: Tensor
+    as_written: bool = False
 
     def arguments(self, z: Tensor) -> Tensor:
         """``offset + jacobian' z``: ``(B, n) -> (B, M, K)``."""
@@ -250,7 +253,7 @@ def shortfall_hinges(instances: Instances, slope: float) -> Hinges:
     y = instances.scenarios
     exact = (instances.bandwidth <= 0).unsqueeze(1).expand_as(y).to(y.dtype)
     eye = torch.eye(y.shape[2], dtype=y.dtype, device=y.device)
-    return Hinges(slope * exact, y, -eye.view(1, 1, *eye.shape))
+    return Hinges(slope * exact, y, -eye.view(1, 1, *eye.shape), True)
 
 
 def block(matrix: Tensor, coordinates: Tensor) -> Tensor:

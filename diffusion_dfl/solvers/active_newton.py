@@ -90,16 +90,10 @@ class Sides:
             if not search:
                 far = crossed.sum((1, 2)) > point.z.shape[1]
         if search or bool(far.any()):
-            steps = (
-                begun,
-                point,
-                crossed,
-                beyond,
-                far,
-                hessian,
-                _OUTSIDE / ROUNDING * rounding.unsqueeze(1),
+            outside = _OUTSIDE / ROUNDING * rounding.unsqueeze(1)
+            z, crossed, passed, beyond, early = self._to_turn(
+                problem, begun, point, crossed, beyond, far, hessian, outside
             )
-            z, crossed, passed, beyond, early = _to_turn(problem, *steps)
             up, at = up ^ passed, problem.first_order(z)
             point = replace(point, z=z, at=at)
             # Multipliers are those of the whole step, before which what was taken for active may not be. Near
@@ -123,6 +117,71 @@ class Sides:
         dual = torch.where(active, point.dual.clamp_min(0), 0.0)
         return Sides(active, held, up), replace(point, dual=dual), count
 
+    def _to_turn(
+        self,
+        problem: Problem,
+        begun: Point,
+        point: Point,
+        crossed: Tensor,
+        beyond: Tensor,
+        far: Tensor,
+        hessian: Tensor,
+        reach: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Where on the way from ``begun`` to ``point`` the cost begins to rise, in the instances ``far (B,)``.
+
+        Where the cost falls slowly, as along an edge of a linear program, its slope says nothing of how far. On
+        the way each kink that is ``crossed (B, M, K)`` adds to it; a row that is ``beyond (B, q)`` ends it.
+
+        Returns:
+            The decisions, the kinks that hold them and those that were passed, the rows that end the way, and
+            which instances stopped early.
+        """
+        count = beyond.shape[1]
+        before, after = begun.at.values, point.at.values
+        stops, gain = beyond, torch.where(beyond, torch.inf, 0.0)
+        if problem.hinges is not None:
+            before = torch.cat([before, begun.at.arguments.flatten(1)], dim=1)
+            after = torch.cat([after, point.at.arguments.flatten(1)], dim=1)
+            stops = torch.cat([stops, crossed.flatten(1)], dim=1)
+            steps = problem.hinges.weight * (point.at.arguments - begun.at.arguments).abs()
+            gain = torch.cat([gain, torch.where(crossed, steps, 0.0).flatten(1)], dim=1)
+        share = torch.where(stops, before / (before - after), torch.inf).nan_to_num(0.0, torch.inf)
+        share, order = share.clamp(0.0, None).sort(1)
+        gain = gain.gather(1, order)
+        way = point.z - begun.z
+        bend = (way * (hessian @ way.unsqueeze(2)).squeeze(2)).sum(1, keepdim=True).clamp_min(0.0)
+        slope = begun.at.gradient
+        if problem.hinges is not None:
+            sides = problem.hinges.weight * (begun.at.arguments > 0)
+            slope = slope + problem.hinges.force(sides)
+        fall = torch.maximum(bend, -(slope * way).sum(1, keepdim=True))
+        passed = (gain.cumsum(1) < fall - bend * share.clamp_max(1.0)) & (share < 1)
+        # Where it turned between two kinks none of them holds the decision.
+        so_far = torch.where(passed, gain, 0.0).sum(1, keepdim=True)
+        between = (fall - so_far) / bend.clamp_min(1e-300)
+        next_one = torch.where(passed, torch.inf, share).amin(1, keepdim=True)
+        at_kink = next_one <= between
+        reached = torch.where(at_kink, next_one, between.clamp(0.0, 1.0)).clamp_max(1.0)
+        # A way into the feasible set is gone to its end, whatever it costs.
+        outside = (begun.at.values > reach).any(1) | (begun.at.equality.abs() > reach).any(1)
+        whole = outside.unsqueeze(1)
+        reached = torch.where(whole, 1.0, reached)
+        of_row = order < count
+        passed = torch.where(whole, ~of_row, passed)
+        at_kink = at_kink | whole
+        mine = far.unsqueeze(1)
+        met = (share <= reached * (1 + 1e-9)) & ~passed & at_kink
+        met = torch.zeros_like(stops).scatter(1, order, met) & stops
+        passed = torch.zeros_like(stops).scatter(1, order, passed) & stops & mine
+        kept = torch.where(mine, met, stops)
+        z = torch.where(mine, begun.z + reached * way, point.z)
+        early = far & ((reached < 1).squeeze(1) | outside)
+        if problem.hinges is None:
+            return z, crossed, crossed, kept, early
+        of_hinges = kept[:, count:].view_as(crossed), passed[:, count:].view_as(crossed)
+        return z, *of_hinges, kept[:, :count], early
+
 
 def _largest_alone(
     problem: Problem, point: Point, rows: Tensor, kinks: Tensor, crossed: Tensor, single: Tensor
@@ -142,67 +201,6 @@ def _largest_alone(
     sizes = torch.where(chosen, sizes, -torch.inf)
     chosen = chosen & ((sizes == sizes.amax(1, keepdim=True)) | ~single.unsqueeze(1))
     return chosen[:, :count], chosen[:, count:].view_as(kinks)
-
-
-def _to_turn(
-    problem: Problem,
-    begun: Point,
-    point: Point,
-    crossed: Tensor,
-    beyond: Tensor,
-    far: Tensor,
-    hessian: Tensor,
-    reach: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Where on the way from ``begun`` to ``point`` the cost begins to rise, in the instances ``far (B,)``.
-
-    Where the cost falls slowly, as along an edge of a linear program, its slope says nothing of how far. On
-    the way each kink that is ``crossed (B, M, K)`` adds to it; a row that is ``beyond (B, q)`` ends it.
-
-    Returns:
-        The decisions, the kinks that hold them and those that were passed, the rows that end the way, and
-        which instances stopped early.
-    """
-    count = beyond.shape[1]
-    before, after = begun.at.values, point.at.values
-    stops, gain = beyond, torch.where(beyond, torch.inf, 0.0)
-    if problem.hinges is not None:
-        before = torch.cat([before, begun.at.arguments.flatten(1)], dim=1)
-        after = torch.cat([after, point.at.arguments.flatten(1)], dim=1)
-        stops = torch.cat([stops, crossed.flatten(1)], dim=1)
-        steps = problem.hinges.weight * (point.at.arguments - begun.at.arguments).abs()
-        gain = torch.cat([gain, torch.where(crossed, steps, 0.0).flatten(1)], dim=1)
-    share = torch.where(stops, before / (before - after), torch.inf).nan_to_num(0.0, torch.inf)
-    share, order = share.clamp(0.0, None).sort(1)
-    gain = gain.gather(1, order)
-    way = point.z - begun.z
-    bend = (way * (hessian @ way.unsqueeze(2)).squeeze(2)).sum(1, keepdim=True).clamp_min(0.0)
-    left = bend * (1 - share.clamp_max(1.0))
-    passed = (gain.cumsum(1) < left) & (share < 1)
-    # Where it turned between two kinks none of them holds the decision.
-    so_far = torch.where(passed, gain, 0.0).sum(1, keepdim=True)
-    between = 1 - so_far / bend.clamp_min(1e-300)
-    next_one = torch.where(passed, torch.inf, share).amin(1, keepdim=True)
-    at_kink = next_one <= between
-    reached = torch.where(at_kink, next_one, between.clamp(0.0, 1.0)).clamp_max(1.0)
-    # A way into the feasible set is gone to its end, whatever it costs.
-    outside = (begun.at.values > reach).any(1) | (begun.at.equality.abs() > reach).any(1)
-    whole = outside.unsqueeze(1)
-    reached = torch.where(whole, 1.0, reached)
-    of_row = order < count
-    passed = torch.where(whole, ~of_row, passed)
-    at_kink = at_kink | whole
-    mine = far.unsqueeze(1)
-    met = (share <= reached * (1 + 1e-9)) & ~passed & at_kink
-    met = torch.zeros_like(stops).scatter(1, order, met) & stops
-    passed = torch.zeros_like(stops).scatter(1, order, passed) & stops & mine
-    kept = torch.where(mine, met, stops)
-    z = torch.where(mine, begun.z + reached * way, point.z)
-    early = far & ((reached < 1).squeeze(1) | outside)
-    if problem.hinges is None:
-        return z, crossed, crossed, kept, early
-    of_hinges = kept[:, count:].view_as(crossed), passed[:, count:].view_as(crossed)
-    return z, *of_hinges, kept[:, :count], early
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ _REFINEMENTS = 2
 _STIFF = 1e9
 # Rounds without fewer changes after which one side changes at a time.
 _PATIENCE = 3
+# Share of the changes of sides that a few rounds are to leave at most.
+_FEWER = 0.7
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def violation(
         rounding = (10 * ROUNDING * (size + problem.length)).view(-1, 1, 1)
         above = (hinges.weight - point.alpha) * (at.arguments - rounding).clamp_min(0)
         below = point.alpha * (at.arguments + rounding).clamp_max(0)
-        ratios += [largest(part) / (steep * near) for part in (above, below)]
+        allowed = (steep * near).clamp_min(1e-300)
+        ratios += [largest(part) / allowed for part in (above, below)]
         ratios.append(largest(at.arguments * point.held) / near)
     ratios.append(largest(unused) / steep.clamp_min(1e-300))
     # A decision is a float64: its own rounding times the curvature is as small as a slope can get.
@@ -182,18 +185,13 @@ def pivoted(
     search = now.at.arguments[0].numel() > now.z.shape[1]
     fewest = torch.full_like(problem.slope, torch.iinfo(torch.int64).max, dtype=torch.int64)
     patience = torch.full_like(fewest, _PATIENCE)
-    totals: list[int] = []
+    left: list[tuple[int, int]] = []
     for _ in range(rounds):
         begun, now = now, newton(problem, now, sides, penalties, 1)
         hessian, single = penalties.hessian, patience <= 0
         sides, now, count = sides.after(problem, begun, now, hessian, search, single)
-        totals.append(int(count.sum()))
-        led_on = (
-            search
-            or len(totals) <= _PATIENCE
-            or totals[-1] < max(totals[-1 - _PATIENCE], len(count))
-        )
-        if not totals[-1] or not led_on:
+        left.append((int((count > 0).sum()), int(count.sum())))
+        if not left[-1][0] or _no_longer_falls(left):
             break
         patience = torch.where((count < fewest) & (patience > 0), _PATIENCE, patience - 1)
         fewest = torch.minimum(fewest, count)
@@ -202,6 +200,14 @@ def pivoted(
     alpha = sides.shares(problem, now.alpha)
     point = Multipliers(now.z, now.dual, now.nu, alpha, sides.held)
     return point, torch.where(sides.active, -1.0, torch.inf)
+
+
+def _no_longer_falls(left: list[tuple[int, int]]) -> bool:
+    """Whether neither open instances nor changes of sides are fewer than some rounds before."""
+    if len(left) <= _PATIENCE + 1:
+        return False
+    (open_then, then), (open_now, now) = left[-2 - _PATIENCE], left[-1]
+    return open_now >= open_then and now > _FEWER * then
 
 
 def _sides(problem: Problem, point: Multipliers, slack: Tensor) -> Sides:

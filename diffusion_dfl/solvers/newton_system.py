@@ -24,8 +24,9 @@ from diffusion_dfl.solvers.rows import Rows, gram, largest
 
 # Relative size of a step that is safely beyond rounding.
 _ASIDE = 1e-9
-# So many decisions are few.
-_FEW = 3
+# So many decisions or rows are few, and many; change of a slope over the length of a program, relative to slopes,
+# that curves it.
+_FEW, _MANY, _CURVED = 3, 64, 0.02
 _IRRATIONAL = 0.6180339887498949
 
 
@@ -215,11 +216,23 @@ class Problem:
 
     @property
     def pivots(self) -> bool:
-        """Whether a few changes of sides lead from afar to the optimum: one Hessian, and few kinks or decisions."""
+        """Whether a few changes of sides lead from afar to the optimum.
+
+        The Hessian is the same everywhere, and decisions are two or three and no row couples them; or kinks
+        are no more than decisions, rows are few and the cost is curved. Along what is flat or nearly so the
+        way leads from vertex to vertex.
+        """
         if not (self.closed and self.bent_alike):
             return False
-        size = self.origin.shape[1]
-        return self.hinges is None or self.hinges.weight[0].numel() <= size or size <= _FEW
+        rows, size = self.rows.constraints, self.origin.shape[1]
+        coupled = rows.matrix.shape[1] + rows.equality_matrix.shape[1]
+        if self.hinges is not None and self.hinges.weight[0].numel() > size:
+            return size <= _FEW and not coupled
+        if size > _MANY or coupled > max(_FEW, size // 4):
+            return False
+        assert self.quadratic is not None
+        bend = self.quadratic.hessian.diagonal(dim1=1, dim2=2).amin(1)
+        return bool((bend * self.length > _CURVED * self.slope).all())
 
     def _without_bounds(self, hessian: Tensor, z: Tensor) -> Tensor:
         """0 for what is not finite of a coordinate at its bound, as the slope of z^1.5 is at 0."""

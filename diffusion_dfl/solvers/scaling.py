@@ -233,8 +233,7 @@ def _scaled_hinges(program: Program, instances: Instances) -> ScaledHinges | Non
     weight = torch.where(unit > 0, weight * unit, 0.0)
     unit = torch.where(unit > 0, unit, 1.0)
     jacobian = hinges.jacobian / unit.unsqueeze(3)
-    plain = ((jacobian != 0).sum(3) == 1) & (unit == 1)
-    return ScaledHinges(weight, hinges.offset / unit, jacobian, bool(plain.all()))
+    return ScaledHinges(weight, hinges.offset / unit, jacobian, hinges.as_written)
 
 
 def cold_start(problem: Problem) -> Tensor:

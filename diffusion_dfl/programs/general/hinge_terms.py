@@ -12,6 +12,7 @@ derivative in s is ``s d^2/da^2`` (the heat equation).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import perm
 
 import torch
@@ -285,7 +286,16 @@ class AffineHinge:
             exact.expand_as(offset),
             offset,
             self.decision_slopes.view(1, 1, *self.decision_slopes.shape),
+            self._as_written,
         )
+
+    @cached_property
+    def _as_written(self) -> bool:
+        """Whether arguments are a decision and one outcome or constant, as they are or with the other sign."""
+        y, z = self.outcome_slopes, self.decision_slopes
+        of_one = ((z != 0).sum(1) == 1) & (z.abs().sum(1) == 1)
+        of_outcome = ((y != 0).sum(1) == 1) & (y.abs().sum(1) == 1) & (self.offset == 0)
+        return bool((of_one & (of_outcome | (y == 0).all(1))).all())
 
     def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
         """``sum_k multiplier_mk D_k``: ``(B, M, K) -> (B, M, d_y)``."""

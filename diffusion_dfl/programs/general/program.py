@@ -325,6 +325,7 @@ class TorchProgram(Program):
             torch.cat([kink.coefficient for kink in found], dim=2),
             torch.cat([kink.offset for kink in found], dim=2),
             torch.cat(jacobians, dim=2),
+            all(kink.as_written for kink in found),
         )
 
     def hinge_product(self, instances: Instances, z: Tensor, multipliers: Tensor) -> Tensor:
