@@ -8,7 +8,7 @@ program's matrices nearest to 1, in the sum of the squares of their logarithms.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -165,8 +165,8 @@ class ProgramInUnits(Program):
         found = self.given.quadratic(self.parts(instances)[0])
         if found is None:
             return None
-        parts = found.hessian, found.linear, found.forms, found.slope, found.each, found.proved
-        return _QuadraticInUnits(*parts, self)
+        parts = {part.name: getattr(found, part.name) for part in fields(found)}
+        return _QuadraticInUnits(**parts, program=self)
 
     def constraints(self, like: Tensor, context: Tensor | None = None) -> Constraints:
         """The program's, of w; ``like`` are the scenarios."""
@@ -186,7 +186,7 @@ class ProgramInUnits(Program):
 class _QuadraticInUnits(QuadraticCost):
     """The closed form of the given program, of w."""
 
-    program: ProgramInUnits
+    program: ProgramInUnits = field(kw_only=True)
 
     def gradients(self, instances: Instances, z: Tensor, kinks: bool = True) -> Tensor | None:
         """``(B, M|1, n)``."""

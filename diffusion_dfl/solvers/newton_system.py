@@ -138,7 +138,7 @@ class Problem:
         """:meth:`slopes` without exact hinges, whose slope at a kink says nothing of what holds it there."""
         if self.hinges is None or self._mixed:
             return self.slopes(z)
-        if self.quadratic is not None and self.quadratic.each is not None:
+        if self.quadratic is not None and self.quadratic.proved:
             return mean_slopes(self.program, self.instances, self.quadratic, z, kinks=False)
         exact = self.program.hinges(self.instances)
         assert exact is not None

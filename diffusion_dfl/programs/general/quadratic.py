@@ -32,6 +32,7 @@ class QuadraticCost:
         each: gradients of the scenarios' smooth parts at 0, ``(B, M, n)``, where all have one Hessian;
             None where that is not known.
         proved: whether the smooth part is known to be of this form, rather than seen to be at some decisions.
+        smooth: that part, where it is proved and ``each`` is not known.
     """
 
     hessian: Tensor
@@ -40,6 +41,7 @@ class QuadraticCost:
     slope: Tensor | float
     each: Tensor | None
     proved: bool
+    smooth: ScenarioCost | None = None
 
     @staticmethod
     def of(
@@ -71,8 +73,9 @@ class QuadraticCost:
                 hessian = smooth.summed_hessian(exact, origin)
             if not bool(linear.isfinite().all() & hessian.isfinite().all()):
                 return None
-            alike = each if kind == "constant" else None
-            return QuadraticCost(hessian, linear, forms, slope, alike, True)
+            if kind == "constant":
+                return QuadraticCost(hessian, linear, forms, slope, each, True)
+            return QuadraticCost(hessian, linear, forms, slope, None, True, smooth)
         # All points in one call, most of whose time is that of the call.
         times = torch.tensor([0.0, 1.0, -3.0, 4.0], dtype=generic.dtype, device=generic.device)
         points = times.view(-1, 1, 1) * generic
@@ -110,10 +113,13 @@ class QuadraticCost:
 
     def gradients(self, instances: Instances, z: Tensor, kinks: bool = True) -> Tensor | None:
         """Of the scenarios' costs, ``(B, M|1, n)``; None where they are not known."""
-        if self.each is None:
+        if self.each is not None:
+            total = instances.weights.sum(1, keepdim=True)
+            found = self.each + (apply(self.hessian, z) / total).unsqueeze(1)
+        elif self.smooth is not None:
+            found = self.smooth.gradients(instances.exact(), z)
+        else:
             return None
-        total = instances.weights.sum(1, keepdim=True)
-        found = self.each + (apply(self.hessian, z) / total).unsqueeze(1)
         if kinks:
             found = found + self.slope
         for form in self.forms:
