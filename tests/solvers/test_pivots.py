@@ -224,3 +224,22 @@ def test_linear_programs_of_two_items_and_many_rows_take_interior_steps() -> Non
     for program, y in ((linear, 5 + 2 * normal(B, M, 2)), (dense, 3 * normal(B, 5, 30))):
         found = solve(program, y)
         assert found.solved.all() and found.iterations.min() > 0
+
+
+def test_a_step_without_curvature_passes_all_kinks_up_to_the_quantile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From far away hundreds of kinks are passed in a few steps, not one in each."""
+    monkeypatch.setattr("diffusion_dfl.solvers.interior_point._PIVOTS", 5)
+    program = TorchProgram(
+        1,
+        1,
+        smooth=lambda y, z: z.sum(),
+        hinges=[Hinge(4.0, lambda y, z: y - z)],
+        lower=-1e3,
+    )
+    y = normal(B, 401, 1)
+    found = solve(program, y, solver="interior_point")
+    assert found.solved.all() and found.iterations.max() == 0
+    # 1 = 4 P(y > z).
+    torch.testing.assert_close(found.decision, y.sort(1).values[:, 300], rtol=0, atol=1e-12)
