@@ -326,6 +326,9 @@ def _solve_kkt(
     scaled_rows = rows * scale.unsqueeze(1)
     norm = scaled_rows.norm(dim=2)
     row_scale = torch.where(norm > 0, 1.0 / torch.where(norm > 0, norm, 1.0), 1.0)
+    # All whose coordinates are fixed: nothing is left for it to hold.
+    idle = mask & (norm == 0)
+    mask = mask & ~idle
     scaled_rows = scaled_rows * row_scale.unsqueeze(2)
     top = hessian * scale.unsqueeze(1) * scale.unsqueeze(2)
     top = top + torch.diag_embed((~is_free).to(top.dtype))
@@ -339,7 +342,7 @@ def _solve_kkt(
     )
     right = torch.cat([scale * target, target.new_zeros(len(target), rows.shape[1])], dim=1)
     answer, singular = _solve_symmetric(system, right)
-    return scale * answer[:, :size], row_scale * answer[:, size:], singular
+    return scale * answer[:, :size], row_scale * answer[:, size:], singular | idle.any(1)
 
 
 def _solve_symmetric(system: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
