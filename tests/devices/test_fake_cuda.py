@@ -29,13 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWar
 _FAST = (
     "power-slack-saa",
     "power-binding-saa",
-    "power-equal-saa",
     "power-slack-convolved",
-    "power-binding-convolved",
     "power-binding-paper",
     "portfolio",
     "allocation",
-    "newsvendor-saa",
     "newsvendor-convolved",
 )
 _OUTSIDE = torch.arange(12, dtype=torch.float64).view(3, 4)

@@ -104,7 +104,7 @@ def test_a_damaged_file_of_a_run_is_made_good(
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_configuration_is_refused_and_left(root: Path, kind: str) -> None:
     path = root / "runs" / identify(_config(root)).path / "config.yaml"
     bad = DAMAGE[kind](path.read_bytes())

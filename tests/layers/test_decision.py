@@ -88,8 +88,7 @@ def _bad_inputs(kind: str) -> tuple[Tensor, Tensor, Tensor | None]:
     return scenarios, weights, width
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0])
-@pytest.mark.parametrize("ramp", [0.4, 0.05, 0.0])
+@pytest.mark.parametrize(("ramp", "scale"), [(0.4, 1.0), (0.05, 0.0), (0.0, 1.0)])
 @pytest.mark.parametrize(
     "kind",
     [

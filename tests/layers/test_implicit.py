@@ -84,8 +84,7 @@ def test_gradients_with_a_fixed_bandwidth_match_central_differences(
 
 
 @pytest.mark.parametrize("ramp", RAMPS)
-@pytest.mark.parametrize("sample_size", [None, 50])
-@pytest.mark.parametrize("scale", [0.5, 1.5])
+@pytest.mark.parametrize(("sample_size", "scale"), [(None, 0.5), (50, 1.5)])
 def test_gradients_through_the_bandwidth_rule_match_central_differences(
     ramp: float, sample_size: int | None, scale: float
 ) -> None:

@@ -34,7 +34,13 @@ def held(analytic: Tensor, ahead: Tensor, here: Tensor, behind: Tensor) -> None:
     assert float(((analytic - central).abs() / size)[smooth].max()) < 1e-5
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (place > 0))
+        for place, name in enumerate(CASES)
+    ],
+)
 def test_scenarios_weights_and_context(name: str) -> None:
     case = CASES[name]()
     layer = DecisionLayer(case.program)

@@ -1,7 +1,7 @@
 """Scenarios in pairs: each is of the predictor's law, and their mean has hardly any noise."""
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -49,6 +49,7 @@ def test_every_scenario_is_of_the_law() -> None:
         assert float(values.square().mean()) == pytest.approx(1, abs=4 * math.sqrt(2 / 40_000))
 
 
+@cache
 def fitted(kind: Any, seed: int = 0) -> tuple[ddfl.Predictor, torch.Tensor]:
     """A predictor a few steps into its fit to correlated normal outcomes."""
     torch.manual_seed(seed)

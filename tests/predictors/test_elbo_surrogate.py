@@ -163,7 +163,6 @@ def _full_sum(predictor: DiffusionPredictor, context: Tensor, clean: float) -> T
         ("vlb", "schedule", {"elbo_mixing": 0.3, "num_elbo_timesteps": 3}),
         ("simple", "sampler", {"common_noise": True, "num_elbo_timesteps": 2}),
         ("vlb", "sampler", {"prediction": "v", "num_elbo_timesteps": 4}),
-        ("simple", "schedule", {"prediction": "x0", "num_elbo_timesteps": STEPS}),
     ],
 )
 def test_value_and_gradient_are_unbiased_for_the_full_sum(

@@ -18,9 +18,10 @@ COSTS: dict[str, tuple[Distance, Distance]] = {
 }
 
 
-@pytest.mark.parametrize("bound", [0.0, 0.5, 100.0])
+@pytest.mark.parametrize(
+    ("bound", "below"), [(0.0, True), (0.5, True), (100.0, True), (0.5, False)]
+)
 @pytest.mark.parametrize("name", COSTS)
-@pytest.mark.parametrize("below", [True, False])
 def test_the_optimum_inside_is_known(name: str, bound: float, below: bool) -> None:
     barrier, optimum = COSTS[name]
     y = 1 + torch.rand(4, 20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

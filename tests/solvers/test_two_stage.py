@@ -153,7 +153,9 @@ def test_a_recourse_without_bounds_does_not_hide_an_impossible_first_stage(
     assert solution.status.tolist() == [int(Status.INFEASIBLE)] * 3, solution.residuals
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 15)) for seed in range(40)]
+)
 def test_verdicts_of_random_linear_programs_are_those_of_highs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, r, k, scenarios = rng.integers(1, 4, 4)

@@ -189,6 +189,7 @@ def test_a_run_stopped_and_repeated_has_every_epoch_once(
         assert [score.step for score in scores] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_test_numbers(tmp_path: Path) -> None:
     summary = run(_config(tmp_path, "logger=all"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
