@@ -12,7 +12,8 @@ from pathlib import Path
 from diffusion_dfl.files import write_json, write_text
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.pipes import piped
-from diffusion_dfl.suite.reporting.audit import TEMPLATE, audit_tables, numbers, render
+from diffusion_dfl.suite.reporting.audit import audit_tables, numbers
+from diffusion_dfl.suite.reporting.claims import PAGES, render
 
 
 def main() -> int:
@@ -20,7 +21,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--output", type=Path, default=TEMPLATE.parents[1] / "audit.md")
+    parser.add_argument("--output", type=Path, default=PAGES / "audit.md")
     parser.add_argument("--text", action="store_true", help="no demonstrations")
     parser.add_argument("--keys", help="list the numbers whose key begins so")
     arguments = parser.parse_args()
@@ -36,7 +37,7 @@ def main() -> int:
                 if key.startswith(arguments.keys):
                     print(f"{key}: {value}")
             return 0
-        text = render(TEMPLATE.read_text(encoding="utf-8"), values)
+        text = render("audit", values)
     except REFUSALS as error:
         return fail(explain(error))
     write_text(arguments.output, text)

@@ -2,6 +2,7 @@
 
     python scripts/make_study.py pays                  what is not made yet, and the tables of all there is
     python scripts/make_study.py pays --show           the tables alone
+    python scripts/make_study.py pays --show --page    docs/pays.md too, whose claims must hold
 
 Where decision-focused training pays (docs/reproduce.md). It goes on where it was stopped; two models can be
 made at once, by two calls with --models.
@@ -16,6 +17,7 @@ import torch
 from diffusion_dfl.files import write_text
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.pipes import piped
+from diffusion_dfl.suite.reporting.claims import PAGES, render
 from diffusion_dfl.suite.reporting.figures.style import save
 from diffusion_dfl.suite.studies import pays, pays_report
 
@@ -30,6 +32,7 @@ def main() -> int:
         "--seeds", type=int, default=len(pays.SEEDS), help="how many of the study's, from the first"
     )
     parser.add_argument("--show", action="store_true", help="make nothing that is not there")
+    parser.add_argument("--page", action="store_true", help="docs/pays.md with the study's numbers")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, default=Path("results/studies"))
     arguments = parser.parse_args()
@@ -41,10 +44,12 @@ def main() -> int:
             seeds = pays.SEEDS[: arguments.seeds]
             pays.run(arguments.folder, arguments.models, seeds, torch.device(arguments.device))
         lines = pays_report.everything(arguments.folder)
+        if lines.empty:
+            return fail(f"{arguments.folder} has no study yet; leave --show out to make it")
+        if arguments.page:
+            write_text(PAGES / "pays.md", render("pays", pays_report.numbers(lines)))
     except REFUSALS as error:
         return fail(explain(error))
-    if lines.empty:
-        return fail(f"{arguments.folder} has no study yet; leave --show out to make it")
     text = pays_report.render(lines)
     print(text)
     write_text(arguments.folder / "pays.md", text)

@@ -13,7 +13,7 @@ from pathlib import Path
 from diffusion_dfl.files import write_text
 from diffusion_dfl.suite.cli import REFUSALS, explain, fail
 from diffusion_dfl.suite.commands.status import planned
-from diffusion_dfl.suite.reporting.audit import TEMPLATE
+from diffusion_dfl.suite.reporting.claims import PAGES
 from diffusion_dfl.suite.reporting.page.gather import gather
 from diffusion_dfl.suite.reporting.page.render import render
 from diffusion_dfl.suite.reporting.status import plan
@@ -38,7 +38,7 @@ def main() -> int:
             runs += plan(sweep, every_pair=False)
         except REFUSALS as error:
             print(f"a sweep that was started here cannot be planned any more: {explain(error)}")
-    audit = TEMPLATE.parents[1] / "audit.md"
+    audit = PAGES / "audit.md"
     try:
         report = gather(arguments.results, audit, list(dict.fromkeys(runs)))
     except REFUSALS as error:

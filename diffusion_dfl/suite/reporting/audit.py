@@ -8,27 +8,21 @@ the interval over seeds and days; the others come from
 results/audit/demonstrations.json and results/gradient_lab. A key that is not there is an error, so no
 number in the audit is typed by hand.
 
-What a sentence claims stands before it as ``{?key < key}``, of keys and numbers: a text whose claim no
-longer holds is not written.
+How they are filled in, and claims held, is :mod:`.claims`.
 """
 
 import json
-import re
-import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.suite.places import REPOSITORY
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.frame import frame
 from diffusion_dfl.suite.reporting.layout import BEYOND, LAYOUTS
 from diffusion_dfl.suite.reporting.paper import ROWS, TABLE_1
 from diffusion_dfl.suite.reporting.selection import selection
 from diffusion_dfl.suite.reporting.table1 import RMSE, Table, build
-
-TEMPLATE = REPOSITORY / "docs" / "templates" / "audit.md"
 
 # What a row has beside its headline number.
 _METRICS = {
@@ -94,55 +88,6 @@ def numbers(results: Path, tables: Mapping[str, Table]) -> dict[str, Any]:
     found.update({f"modes.{name}": share for name, share in figure["near_a_mode"].items()})
     found.update(dict(_of_memory(_read(results / "benchmarks" / "memory.json"))))
     return found
-
-
-def render(text: str, values: Mapping[str, Any]) -> str:
-    """The text with its numbers, without its claims.
-
-    Raises:
-        UserError: a key without a number, or a claim that does not hold.
-    """
-    parts = []
-    try:
-        for literal, key, form, _ in string.Formatter().parse(text):
-            parts.append(literal)
-            if key is not None and key.startswith("?"):
-                _hold(key.removeprefix("?").strip(), values)
-            elif key is not None:
-                parts.append(format(_value(key, values), form or ""))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"audit: the text or a format in it is damaged: {error}") from error
-    return "".join(parts)
-
-
-def _hold(claim: str, values: Mapping[str, Any]) -> None:
-    """``a < b > c``: every neighbour as the sign between them says."""
-    words = re.split(r"\s*([<>])\s*", claim)
-    signs = words[1::2]
-    if not signs:
-        raise UserError(f"audit: {claim} is no claim; write {{?key < key}} or {{?key > number}}")
-    found = [float(word if _is_number(word) else _value(word, values)) for word in words[::2]]
-    for left, sign, right in zip(found, signs, found[1:], strict=False):
-        if not (left < right if sign == "<" else left > right):
-            raise UserError(
-                f"audit: {claim} does not hold ({', '.join(f'{value:.6g}' for value in found)}); "
-                "write the sentence that stands on it anew, in docs/templates/audit.md"
-            )
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _value(key: str, values: Mapping[str, Any]) -> Any:
-    if key not in values:
-        near = [name for name in values if name.split(".")[0] == key.split(".")[0]]
-        raise UserError(f"audit: no number for {key}; there are {', '.join(near[:20])}")
-    return values[key]
 
 
 def _of_table(prefix: str, table: Table) -> Iterator[tuple[str, Any]]:

@@ -38,7 +38,8 @@ _LINES = 2 + 2 * len(GRADS)
 SEEDS = (*range(10), *range(15, 25))
 
 TRAIN_ROWS = 1600
-_HELD_OUT = 0.25
+# Of the rows to train on, and no more: what an epoch is chosen by need not grow with them.
+_HELD_OUT, _MOST_HELD_OUT = 0.25, 400
 _TEST_ROWS = 500
 # About twice what the searches chose at 1600 rows.
 _FIT_STEPS = 3000
@@ -103,9 +104,12 @@ AXES: Mapping[str, Axis] = {
         "rows to train on",
         TRAIN_ROWS,
         (50, 200, 800, 5000, 20_000),
-        lambda n: {"task.num_train": int(n), "task.num_validation": int(_HELD_OUT * n)},
+        lambda n: {
+            "task.num_train": int(n),
+            "task.num_validation": min(int(_HELD_OUT * n), _MOST_HELD_OUT),
+        },
     ),
-    "width": Axis("units of the network", 256, (2, 8, 32, 1024), lambda n: {"model.width": int(n)}),
+    "width": Axis("units of the network", 256, (2, 8, 32, 512), lambda n: {"model.width": int(n)}),
     "modes": Axis("modes of the demand", 3, (1, 2, 5), lambda n: {"task.num_components": int(n)}),
     "asymmetry": Axis(
         "cost of a unit short to that of one left over", None, (1, 5, 20, 200), _asymmetric

@@ -1,7 +1,11 @@
-"""Tables and figure of :mod:`.pays`."""
+"""Tables, figure and page of :mod:`.pays`.
 
-from collections.abc import Sequence
+What the page may name (:mod:`diffusion_dfl.suite.reporting.claims`) are :func:`numbers`.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,6 +56,68 @@ def gain(lines: pd.DataFrame, model: str, grad: str) -> Estimate:
     return estimate((100.0 * saved / whole).tolist())
 
 
+def short(lines: pd.DataFrame) -> str:
+    """Markdown: what every row saves on its twin, a line a value."""
+    heads = ["", "Value"]
+    for model in MODELS:
+        heads += [f"{_TITLES[model]}: two-stage regret", *(f"{grad} saves, %" for grad in GRADS)]
+    parts = table_head(heads)
+    for name, axis in AXES.items():
+        for place, value in enumerate(axis.values):
+            here = at(lines, name, axis, value)
+            cells = ["" if place else axis.title, _shown(value, axis)]
+            for model in MODELS:
+                base = regrets(here, model, "two_stage")
+                cells.append(f"{base.mean():.2f}" if len(base) else "–")
+                cells += [_saved(gain(here, model, grad)) for grad in GRADS]
+            parts.append(table_line(cells))
+    return "\n".join(parts)
+
+
+def numbers(lines: pd.DataFrame) -> dict[str, Any]:
+    """What the page may name: ``<model>.<axis>.<value>`` for the two-stage regret, behind it ``.<grad>`` for
+    what that row saves on its twin, ``.<grad>.own`` for what it saves on the two-stage fit, both in hundredths
+    of that fit's regret and with ``.low`` and ``.high``; ``.saa`` for the regret of the same order for all
+    contexts; ``<model>.seeds``; ``table``."""
+    found: dict[str, Any] = {"table": short(lines)}
+    for model in MODELS:
+        seeds = []
+        for name, axis in AXES.items():
+            for value in axis.values:
+                here = at(lines, name, axis, value)
+                base = regrets(here, model, "two_stage")
+                if not len(base):
+                    continue
+                seeds.append(len(base))
+                key = f"{model}.{name}.{value:g}"
+                found |= {key: base.mean(), f"{key}.saa": regrets(here, model, "saa").mean()}
+                for grad in GRADS:
+                    own = estimate(
+                        (100 * (base - regrets(here, model, grad)) / base.mean()).tolist()
+                    )
+                    found |= _ends(f"{key}.{grad}", gain(here, model, grad))
+                    found |= _ends(f"{key}.{grad}.own", own)
+        found[f"{model}.seeds"] = min(seeds, default=0)
+    return found
+
+
+def _ends(key: str, found: Estimate) -> Mapping[str, float]:
+    return {key: found.mean, f"{key}.low": found.low, f"{key}.high": found.high}
+
+
+def _saved(found: Estimate) -> str:
+    if not found.count:
+        return "–"
+    if np.isnan(found.low):
+        return f"{found.mean:.0f}"
+    mean = f"**{found.mean:.0f}**" if found.side() > 0 else f"{found.mean:.0f}"
+    return f"{mean} [{found.low:.0f}, {found.high:.0f}]"
+
+
+def _shown(value: float, axis: Axis) -> str:
+    return f"{value:g}" + (" (as it is)" if value == axis.own else "")
+
+
 def render(lines: pd.DataFrame) -> str:
     """Markdown: a table an axis, a line a value and model."""
     parts = []
@@ -72,9 +138,13 @@ def render(lines: pd.DataFrame) -> str:
 
 
 def _line(value: float, axis: Axis, here: pd.DataFrame, model: str, base: pd.Series) -> str:
-    shown = f"{value:g}" + (" (as it is)" if value == axis.own else "")
     plain = estimate(regrets(here, model, "saa").tolist())
-    cells = [shown, _TITLES[model], f"{plain.mean:.2f}", _number(estimate(base.tolist()))]
+    cells = [
+        _shown(value, axis),
+        _TITLES[model],
+        f"{plain.mean:.2f}",
+        _number(estimate(base.tolist())),
+    ]
     for grad in GRADS:
         own = regrets(here, model, grad)
         twin = regrets(here, model, grad, twin=True)

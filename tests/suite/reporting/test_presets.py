@@ -10,8 +10,9 @@ import pytest
 
 from diffusion_dfl.suite.config import compose, identities
 from diffusion_dfl.suite.reporting import roles, selection
-from diffusion_dfl.suite.reporting.audit import TEMPLATE, audit_tables, numbers, render
+from diffusion_dfl.suite.reporting.audit import audit_tables, numbers
 from diffusion_dfl.suite.reporting.checking import outdated
+from diffusion_dfl.suite.reporting.claims import render
 from diffusion_dfl.suite.reporting.collect import collect
 from diffusion_dfl.suite.reporting.figures import FIGURES, FigureSource
 from diffusion_dfl.suite.reporting.frame import frame
@@ -74,7 +75,7 @@ def test_no_configuration_is_composed_to_read_a_committed_number(composing_fails
     )
     assert text == (RESULTS / "tables" / "table1.md").read_text(encoding="utf-8")
     values = numbers(RESULTS, audit_tables(RESULTS))
-    audit = render(TEMPLATE.read_text(encoding="utf-8"), values)
+    audit = render("audit", values)
     assert audit == (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
     source = FigureSource(RESULTS, own=False)
     for name, figure in FIGURES.items():
