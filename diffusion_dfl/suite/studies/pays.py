@@ -191,6 +191,12 @@ def task_of(config: DictConfig, noise: float) -> Task:
 
 def measure(model: str, seed: int, setting: Setting, device: torch.device) -> list[Line]:
     """A unit: the two-stage fit, and from it every decision-focused stage and its twin."""
+    # Every stage is seeded, and goes on from there: dropout draws from the process's own generators.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return _measured(model, seed, setting, device)
+
+
+def _measured(model: str, seed: int, setting: Setting, device: torch.device) -> list[Line]:
     began, lines = time.process_time(), []
     told = recipe(model, setting)
 
@@ -211,24 +217,12 @@ def measure(model: str, seed: int, setting: Setting, device: torch.device) -> li
     regret = float(saa.metrics["regret"])
     lines.append(
         Line(
-            told,
-            setting.axis,
-            setting.value,
-            model,
-            seed,
-            "saa",
-            False,
-            saa.task,
-            regret,
-            0.0,
-            0,
-            0.0,
+            told, setting.axis, setting.value, model, seed, "saa", False, saa.task, regret, 0.0, 0, 0.0
         )
-    )
+    )  # fmt: skip
     steps, fitted = _prepared(config, task, device)
     assert isinstance(fitted, Predictor)
-    with torch.random.fork_rng(devices=[]):
-        steps.fit(fitted)
+    steps.fit(fitted)
     line("two_stage", False, steps, fitted, 0)
     for grad in GRADS:
         config = config_of(model, grad, seed, setting)
@@ -247,16 +241,14 @@ def _prepared(
     config: DictConfig, task: Task, device: torch.device, fitted: Predictor | None = None
 ) -> tuple[Steps, DecisionMaker]:
     steps = Steps(compiled(config, task), device, nowhere)
-    with torch.random.fork_rng(devices=[]):
-        predictor = steps.prepare()
+    predictor = steps.prepare()
     if fitted is not None:
         predictor.load_state_dict(fitted.state_dict())
     return steps, predictor
 
 
 def _train(steps: Steps, predictor: DecisionMaker) -> int:
-    with torch.random.fork_rng(devices=[]):
-        progress = steps.train(predictor, steps.experiment.estimator)
+    progress = steps.train(predictor, steps.experiment.estimator)
     assert progress is not None
     return progress.best_epoch
 

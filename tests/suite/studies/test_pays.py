@@ -82,6 +82,17 @@ def test_a_unit_has_every_row_and_its_twin(model: str) -> None:
             assert lines[own].regret == lines[twin].regret == lines[1].regret
 
 
+def test_a_unit_is_the_same_in_any_process() -> None:
+    """Dropout draws from the process's generator, which starts anywhere."""
+    found = []
+    for start in (1, 2):
+        torch.manual_seed(start)
+        state = torch.get_rng_state()
+        found.append([line.regret for line in pays.measure("gaussian", 0, SMALL, CPU)])
+        assert torch.equal(torch.get_rng_state(), state)
+    assert found[0] == found[1]
+
+
 @pytest.mark.slow
 def test_a_study_goes_on_where_it_was_stopped_and_refuses_another_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
