@@ -56,20 +56,19 @@ def gain(lines: pd.DataFrame, model: str, grad: str) -> Estimate:
     return estimate((100.0 * saved / whole).tolist())
 
 
-def short(lines: pd.DataFrame) -> str:
-    """Markdown: what every row saves on its twin, a line a value."""
-    heads = ["", "Value"]
-    for model in MODELS:
-        heads += [f"{_TITLES[model]}: two-stage regret", *(f"{grad} saves, %" for grad in GRADS)]
+def short(lines: pd.DataFrame, model: str) -> str:
+    """Markdown: regret of a model's rows and what they save on their twins, a line a value."""
+    heads = ["", "Value", "One order for all", "Two-stage"]
+    for grad in GRADS:
+        heads += [grad, "saves, %"]
     parts = table_head(heads)
     for name, axis in AXES.items():
         for place, value in enumerate(axis.values):
             here = at(lines, name, axis, value)
             cells = ["" if place else axis.title, _shown(value, axis)]
-            for model in MODELS:
-                base = regrets(here, model, "two_stage")
-                cells.append(f"{base.mean():.2f}" if len(base) else "–")
-                cells += [_saved(gain(here, model, grad)) for grad in GRADS]
+            cells += [_mean(regrets(here, model, grad)) for grad in ("saa", "two_stage")]
+            for grad in GRADS:
+                cells += [_mean(regrets(here, model, grad)), _saved(gain(here, model, grad))]
             parts.append(table_line(cells))
     return "\n".join(parts)
 
@@ -78,8 +77,8 @@ def numbers(lines: pd.DataFrame) -> dict[str, Any]:
     """What the page may name: ``<model>.<axis>.<value>`` for the two-stage regret, behind it ``.<grad>`` for
     what that row saves on its twin, ``.<grad>.own`` for what it saves on the two-stage fit, both in hundredths
     of that fit's regret and with ``.low`` and ``.high``; ``.saa`` for the regret of the same order for all
-    contexts; ``<model>.seeds``; ``table``."""
-    found: dict[str, Any] = {"table": short(lines)}
+    contexts; ``<model>.seeds``; ``<model>.table``."""
+    found: dict[str, Any] = {f"{model}.table": short(lines, model) for model in MODELS}
     for model in MODELS:
         seeds = []
         for name, axis in AXES.items():
@@ -103,6 +102,10 @@ def numbers(lines: pd.DataFrame) -> dict[str, Any]:
 
 def _ends(key: str, found: Estimate) -> Mapping[str, float]:
     return {key: found.mean, f"{key}.low": found.low, f"{key}.high": found.high}
+
+
+def _mean(values: pd.Series) -> str:
+    return f"{values.mean():.2f}" if len(values) else "–"
 
 
 def _saved(found: Estimate) -> str:

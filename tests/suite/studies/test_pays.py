@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from diffusion_dfl.errors import UserError
+from diffusion_dfl.suite.reporting.claims import render
 from diffusion_dfl.suite.studies import pays, pays_report
 
 CPU = torch.device("cpu")
@@ -179,6 +180,34 @@ def test_gains_are_over_the_twin_paired_and_bold_beyond_their_interval() -> None
     assert "**12**" in line
     assert line.rstrip(" |").endswith("10")
     assert "**" not in pays_report.render(_lines(saved=-0.4))
+
+
+def test_the_page_may_name_what_is_saved_on_twin_and_fit() -> None:
+    lines = _lines(saved=0.4)
+    found = pays_report.numbers(lines)
+    whole = 2.0 + 0.3 * 4.5
+    assert found["gaussian.rows.1600"] == found["gaussian.modes.3"] == pytest.approx(whole)
+    assert found["gaussian.rows.1600.saa"] == pytest.approx(6.0 + 0.3 * 4.5)
+    assert found["gaussian.rows.1600.reparam"] == pytest.approx(100 * 0.4005 / whole)
+    assert found["gaussian.rows.1600.reparam.own"] == pytest.approx(100 * 0.9005 / whole)
+    assert found["gaussian.rows.1600.score.low"] == found["gaussian.rows.1600.score.high"] == 0
+    assert found["gaussian.seeds"] == 10 and found["diffusion.seeds"] == 0
+    table = found["gaussian.table"].splitlines()
+    assert (
+        "| 1600 (as it is) | 7.35 | 3.35 | 2.45 | **12** [12, 12] | 2.85 | 0 [0, 0] |" in table[5]
+    )
+    assert "gaussian.rows.50" not in found and "| 50 | – | – | – | – |" in table[2]
+
+
+@pytest.mark.slow
+def test_the_committed_page_is_what_the_committed_files_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    root = Path(__file__).parents[3]
+    lines = pays_report.everything(root / "results" / "studies")
+    page = render("pays", pays_report.numbers(lines))
+    assert page == (root / "docs" / "pays.md").read_text(encoding="utf-8")
 
 
 def test_the_figure_has_a_panel_an_axis_and_a_curve_a_row() -> None:
