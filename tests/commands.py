@@ -110,6 +110,7 @@ SMALL: dict[str, Small] = {
     "python scripts/benchmark.py files": Small("--output build"),
     "python scripts/feature_study.py --seeds 5": Small("--help"),
     "python scripts/make_study.py pays": Small("--help"),
+    "python scripts/make_study.py pays --show --page": Small(),
     # Its goals are for the paper's sizes; missing one is code 1.
     "python scripts/benchmark.py memory": Small("--width 8 --steps 12 --timesteps 1", codes=(1,)),
     # Its goal is a ratio of times, of which one turn says nothing.

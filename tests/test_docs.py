@@ -65,7 +65,7 @@ def test_a_page_that_runs_elsewhere_is_named_by_its_test(page: str) -> None:
     assert any(Path(page).name in path.read_text(encoding="utf-8") for path in others)
 
 
-@pytest.mark.parametrize("page", [*pages(), "docs/templates/audit.md"])
+@pytest.mark.parametrize("page", [*pages(), "docs/templates/audit.md", "docs/templates/pays.md"])
 def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
     # A template's links are those of the page it becomes.
     folder = (ROOT / page.replace("/templates/", "/")).parent
