@@ -111,10 +111,8 @@ AXES: Mapping[str, Axis] = {
     ),
     "width": Axis("units of the network", 256, (2, 8, 32, 512), lambda n: {"model.width": int(n)}),
     "modes": Axis("modes of the demand", 3, (1, 2, 5), lambda n: {"task.num_components": int(n)}),
-    "asymmetry": Axis(
-        "cost of a unit short to that of one left over", None, (1, 5, 20, 200), _asymmetric
-    ),
-    "noise": Axis("noise on the contexts, in their standard deviations", 0.0, (0.5, 1.0, 2.0)),
+    "asymmetry": Axis("cost of a unit short over one left", None, (1, 5, 20, 200), _asymmetric),
+    "noise": Axis("noise on the contexts, in deviations", 0.0, (0.5, 1.0, 2.0)),
 }
 
 #: All, the task as it is first.

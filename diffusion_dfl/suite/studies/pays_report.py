@@ -76,8 +76,8 @@ def short(lines: pd.DataFrame, model: str) -> str:
 def numbers(lines: pd.DataFrame) -> dict[str, Any]:
     """What the page may name: ``<model>.<axis>.<value>`` for the two-stage regret, behind it ``.<grad>`` for
     what that row saves on its twin, ``.<grad>.own`` for what it saves on the two-stage fit, both in hundredths
-    of that fit's regret and with ``.low`` and ``.high``; ``.saa`` for the regret of the same order for all
-    contexts; ``<model>.seeds``; ``<model>.table``."""
+    of that fit's regret and with ``.low`` and ``.high``; ``.<grad>.regret``; ``.saa`` for the regret of one
+    order for all contexts; ``<model>.seeds``; ``<model>.table``."""
     found: dict[str, Any] = {f"{model}.table": short(lines, model) for model in MODELS}
     for model in MODELS:
         seeds = []
@@ -91,11 +91,11 @@ def numbers(lines: pd.DataFrame) -> dict[str, Any]:
                 key = f"{model}.{name}.{value:g}"
                 found |= {key: base.mean(), f"{key}.saa": regrets(here, model, "saa").mean()}
                 for grad in GRADS:
-                    own = estimate(
-                        (100 * (base - regrets(here, model, grad)) / base.mean()).tolist()
-                    )
+                    own = regrets(here, model, grad)
+                    on_fit = estimate((100 * (base - own) / base.mean()).tolist())
+                    found[f"{key}.{grad}.regret"] = own.mean()
                     found |= _ends(f"{key}.{grad}", gain(here, model, grad))
-                    found |= _ends(f"{key}.{grad}.own", own)
+                    found |= _ends(f"{key}.{grad}.own", on_fit)
         found[f"{model}.seeds"] = min(seeds, default=0)
     return found
 
@@ -173,21 +173,25 @@ def _between(found: Estimate) -> str:
 
 def figure(lines: pd.DataFrame, models: Sequence[str] = MODELS) -> Figure:
     """Share of the two-stage regret that a row saves on its twin, a panel an axis."""
-    drawing, axes = panels(len(AXES), width=3.0)
-    for panel, (name, axis) in zip(axes.flat, AXES.items(), strict=True):
+    drawing, axes = panels(3, -(-len(AXES) // 3), height=2.6)
+    for panel in axes.flat[len(AXES) :]:
+        panel.set_axis_off()
+    for panel, (name, axis) in zip(axes.flat, AXES.items(), strict=False):
         every = axis.values
+        # Values are few, and no scale suits all of them: each has the same room.
+        places = range(len(every))
         for index, (model, grad) in enumerate((m, g) for m in models for g in GRADS):
             found = [gain(at(lines, name, axis, value), model, grad) for value in every]
-            known = [(x, one) for x, one in zip(every, found, strict=True) if one.count]
+            known = [(x, one) for x, one in zip(places, found, strict=True) if one.count]
             if not known:
                 continue
             mean = np.array([one.mean for _, one in known])
             error = np.array([one.error for _, one in known])
             band(panel, [x for x, _ in known], mean, error, index, f"{_TITLES[model]}, {grad}")
         panel.axhline(0.0, color="0.4", lw=0.8)
-        if name != "noise":
-            panel.set_xscale("log")
-        panel.set(title=axis.title, xlabel=name)
-    axes[0, 0].set_ylabel("saved by the decision loss, % of regret")
+        panel.set_xticks(places, [f"{value:,g}" for value in every])
+        panel.set_title(axis.title, fontsize=9)
+    for row in axes:
+        row[0].set_ylabel("saved on the twin, %")
     legend(axes[0, 0])
     return drawing

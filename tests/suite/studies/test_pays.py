@@ -212,6 +212,8 @@ def test_the_committed_page_is_what_the_committed_files_say(
 
 def test_the_figure_has_a_panel_an_axis_and_a_curve_a_row() -> None:
     drawing = pays_report.figure(_lines(saved=0.4))
-    assert [axis.get_title() for axis in drawing.axes] == [a.title for a in pays.AXES.values()]
+    assert [axis.get_title() for axis in drawing.axes[: len(pays.AXES)]] == [
+        a.title for a in pays.AXES.values()
+    ]
     labels = [text.get_text() for text in drawing.axes[0].get_legend().get_texts()]
     assert labels == ["Gaussian, reparam", "Gaussian, score"]
