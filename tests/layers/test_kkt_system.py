@@ -116,3 +116,22 @@ def test_the_multiplier_of_an_equality_may_be_negative() -> None:
     multipliers = [float(solve(program, y).equality_duals) for y in (gain, loss)]
     # Stationarity at y = (g, g): g'z = g, so g^2 - g + nu = 0.
     assert multipliers == pytest.approx([0.5 - 0.25, -0.5 - 0.25])
+
+
+def test_an_equality_without_a_free_coordinate_is_counted_and_holds_nothing() -> None:
+    """Of z0 = z1, both at their bounds, nothing is left; z2 is two thirds of the mean outcome."""
+    program = TorchProgram(
+        3,
+        1,
+        smooth=lambda y, z: z[0] + 2 * z[1] + 0.5 * (z[2] - y[0]) ** 2 + 0.25 * z[2] ** 2,
+        lower=[0.0, 0.0, -10.0],
+        equality_matrix=torch.tensor([[1.0, -1.0, 0.0]], **D),
+        equality_value=0.0,
+    )
+    y = _returns(4).transpose(1, 2)[:, :, :1].clone().requires_grad_()
+    layer = DecisionLayer(program, curvature="saa")
+    z = layer(y)
+    torch.testing.assert_close(z[0, 2], y.mean() / 1.5, rtol=1e-9, atol=1e-12)
+    z[0, 2].backward()
+    torch.testing.assert_close(y.grad, torch.full_like(y, 1 / (1.5 * y.numel())))
+    assert layer.statistics.rank_deficient == 1

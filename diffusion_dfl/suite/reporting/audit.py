@@ -5,10 +5,8 @@ The text (docs/templates/audit.md) names a number as ``{key:format}``. Keys of r
 difference to the best row that is not decision-focused), ``.own`` (to the same model's two-stage fit),
 ``.reparam`` (to the same model's reparam), ``.twin`` (to the twin) behind, and ``.days`` of these for
 the interval over seeds and days; the others come from
-results/audit/demonstrations.json and results/gradient_lab. A key that is not there is an error, so no
-number in the audit is typed by hand.
-
-How they are filled in, and claims held, is :mod:`.claims`.
+results/audit/demonstrations.json and results/gradient_lab. How they are filled in, and claims held, is
+:mod:`.claims`.
 """
 
 import json
