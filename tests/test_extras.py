@@ -16,15 +16,15 @@ def test_a_clone_installs_itself_from_wherever_it_is_called(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert installing("flow") == "pip install --editable '.[flow]'"
+    assert installing("search") == "pip install --editable '.[search]'"
     monkeypatch.chdir(tmp_path)
-    assert installing("flow") == f"pip install --editable '{ROOT}[flow]'"
+    assert installing("search") == f"pip install --editable '{ROOT}[search]'"
 
 
 def test_an_installed_package_is_added_to_by_the_packages_that_an_extra_needs(
     tmp_path: Path,
 ) -> None:
-    assert re.fullmatch(r"pip install 'zuko<2,>=1.4'", installing("flow", tmp_path))
+    assert re.fullmatch(r"pip install 'optuna>=4.2'", installing("search", tmp_path))
     layers = installing("layers", tmp_path)  # One that names another extra of ours.
     assert all(name in layers for name in ("cvxpylayers", "cvxpy>", "clarabel"))
     assert "diffusion-dfl" not in layers

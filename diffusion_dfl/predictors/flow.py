@@ -1,20 +1,15 @@
 """Conditional normalising flow: an exact density and a pathwise sampler, of equal cost.
 
-The generative model of Gen-DFL (Wang et al., 2025). Transformations are zuko's: a location and a
-scale of every coordinate given the context, and coupling layers (Dinh et al., 2017) of monotonic
-rational-quadratic splines (Durkan et al., 2019) on what is left.
+The generative model of Gen-DFL (Wang et al., 2025): a location and a scale of every coordinate given
+the context, and coupling layers of splines (:mod:`.coupling`) on what is left.
 """
 
 import math
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_dfl.errors import UserError
-from diffusion_dfl.extras import installing
-from diffusion_dfl.predictors.backbone import ActivationName, hidden_layer
+from diffusion_dfl.predictors.backbone import ActivationName, backbone
 from diffusion_dfl.predictors.base import (
     FULL,
     Backpropagation,
@@ -22,14 +17,11 @@ from diffusion_dfl.predictors.base import (
     Predictor,
     row_mean,
 )
+from diffusion_dfl.predictors.coupling import Coupling, log_slope
 from diffusion_dfl.predictors.gaussian import base_of
 from diffusion_dfl.predictors.noise import scenario_noise
 from diffusion_dfl.predictors.residual import BaseModels, OutcomeScaling
 from diffusion_dfl.sizes import check_sizes
-
-# Smallest slope of an affine map and of a spline's knots, its inverse being the largest: a standard
-# deviation given the context stays within 0.01..100 of the outcome's own.
-_SLOPE = 1e-2
 
 # Rows of scenarios transformed at once where no graph is kept.
 _ROWS = 8192
@@ -63,7 +55,6 @@ class FlowPredictor(Predictor):
             hardly any of it.
 
     Raises:
-        UserError: zuko is not installed.
         ValueError: an argument out of range.
     """
 
@@ -91,37 +82,22 @@ class FlowPredictor(Predictor):
         )
         check_sizes(0, couplings=couplings)
         check_sizes(2, bins=bins)
-        try:
-            from zuko.flows.coupling import GeneralCouplingTransform
-            from zuko.flows.gaussianization import ElementWiseTransform
-            from zuko.lazy import LazyComposedTransform
-            from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
-        except ImportError as error:
-            raise UserError(f"the flow needs the package zuko: {installing('flow')}") from error
-        between = partial(_between_layers, activation, dropout)
-        location_scale = ElementWiseTransform(
-            outcome_size,
-            self.encoded_size,
-            univariate=partial(MonotonicAffineTransform, slope=_SLOPE),
-            hidden_features=[width] * layers,
-            activation=between,
+        self.location_scale = backbone(
+            self.encoded_size, 2 * outcome_size, width, layers, activation, dropout
         )
-        stack = [
-            GeneralCouplingTransform(
-                outcome_size,
+        self.couplings = nn.ModuleList(
+            Coupling(
                 self.encoded_size,
-                mask=torch.arange(outcome_size) % 2 == number % 2,
-                univariate=partial(MonotonicRQSTransform, slope=_SLOPE),
-                shapes=[(bins,), (bins,), (bins - 1,)],
-                hidden_features=[coupling_width] * layers,
-                activation=between,
+                outcome_size,
+                number % 2,
+                bins,
+                coupling_width,
+                layers,
+                activation,
+                dropout,
             )
             for number in range(couplings)
-        ]
-        for coupling in stack:
-            _make_identity(coupling)
-        # From standardised outcomes to noise, as zuko has it.
-        self.transform = LazyComposedTransform(location_scale, *stack)
+        )
 
     def log_density(self, context: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density of standardised outcomes and the noise that makes them.
@@ -133,7 +109,13 @@ class FlowPredictor(Predictor):
         Returns:
             ``log p``, ``(B, M)``, and z, ``(B, M, d_y)``.
         """
-        noise, determinant = self._given(context).call_and_ladj(self.standardised(context, outcome))
+        encoded = self.encoded(context)
+        shift, logarithm = self._location_scale(encoded)
+        noise = self.standardised(context, outcome) * logarithm.exp() + shift
+        determinant = logarithm.sum(-1)
+        for coupling in self.couplings:
+            noise, part = coupling(encoded, noise)
+            determinant = determinant + part
         constant = self.outcome_size * math.log(2 * math.pi)
         return determinant - 0.5 * (noise.square().sum(-1) + constant), noise
 
@@ -164,7 +146,7 @@ class FlowPredictor(Predictor):
         size = len(context) if differentiable else max(_ROWS // num_scenarios, 1)
         with torch.set_grad_enabled(differentiable):
             parts = [
-                self._given(rows).inv(part)
+                self._outcome(rows, part)
                 for rows, part in zip(context.split(size), noise.split(size), strict=True)
             ]
             return self.raw(context, torch.cat(parts))
@@ -191,18 +173,17 @@ class FlowPredictor(Predictor):
             outside = beyond.double().mean()
         return LogDensity((share * value).sum(), outside)
 
-    def _given(self, context: Tensor) -> Any:
-        """The zuko transform of ``(B, M, d_y)`` given ``(B, d_x)``."""
-        return self.transform(self.encoded(context).unsqueeze(1))
+    def _outcome(self, context: Tensor, noise: Tensor) -> Tensor:
+        """Standardised outcomes ``(B, M, d_y)`` of noise, given ``(B, d_x)``."""
+        encoded = self.encoded(context)
+        for coupling in reversed(self.couplings):
+            assert isinstance(coupling, Coupling)
+            noise = coupling.inverse(encoded, noise)
+        shift, logarithm = self._location_scale(encoded)
+        return (noise - shift) * (-logarithm).exp()
 
-
-def _between_layers(activation: ActivationName, dropout: float) -> nn.Module:
-    return nn.Sequential(*hidden_layer(activation, dropout))
-
-
-def _make_identity(transform: nn.Module) -> None:
-    """Zero the last layer of a coupling's network: splines with equal bins and slope 1."""
-    network = transform.get_submodule("hyper")
-    assert isinstance(network, nn.Sequential)
-    for parameter in network[-1].parameters():
-        nn.init.zeros_(parameter)
+    def _location_scale(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and log-slope from outcomes to noise, ``(B, 1, d_y)`` each."""
+        raw = self.location_scale(encoded).unsqueeze(1)
+        shift, logarithm = raw.unflatten(-1, (self.outcome_size, 2)).unbind(-1)
+        return shift, log_slope(logarithm)
