@@ -43,7 +43,7 @@ def test_random_programs_are_what_they_are_called(orders: float) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_random_programs_are_what_they_are_called() -> None:
-    found = _check(range(1000, 1250), 40, 4.0)
+    found = _check(range(1000, 1125), 80, 4.0)
     assert found.total() == 10_000 and min(found.values()) >= 500
 
 
