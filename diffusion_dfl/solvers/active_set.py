@@ -20,6 +20,8 @@ from diffusion_dfl.solvers.rows import largest
 TOLERANCE = 1e-9
 # A violation this far below what is allowed is rounding.
 _ENOUGH = 1e-3
+# From here one more round may solve an instance.
+_NEAR = 1e4
 _ROUNDS = 4
 _REFINEMENTS = 2
 # Penalties where sides change after every step, so that one step keeps to them.
@@ -135,6 +137,7 @@ def polish(
     ended: FirstOrder | None = None
     fixed, curved = problem.closed and problem.bent_alike, problem.rows.constraints.smooth
     steep = measured = None
+    near = False
     for turn in range(rounds):
         if turn and not fixed:
             known = hessian if curved is None and now.at is ended else None
@@ -145,13 +148,15 @@ def polish(
             alpha = torch.minimum(alpha.clamp_min(0), problem.hinges.weight)
         candidate = Multipliers(now.z, now.dual.clamp_min(0), now.nu, alpha, sides.held)
         hessian = penalties.hessian if fixed else problem.curvature(now.z, candidate.dual)[0]
-        if steep is None:
-            steep, measured = problem.smooth_slopes(now.z), turn
+        # Slopes may be of another size where it is solved than where the first round ended.
+        if steep is None or near:
+            here, measured = problem.smooth_slopes(now.z), turn
+            steep = here if steep is None else torch.minimum(steep, here)
         score = violation(problem, candidate, now.at, hessian, steep)
         if measured != turn and bool((score <= 1).any()):
-            # Slopes may be of another size here than where the first round ended.
             steep = torch.minimum(steep, problem.smooth_slopes(now.z))
             score = violation(problem, candidate, now.at, hessian, steep)
+        near = bool((score <= _NEAR).any())
         better = score < best_violation
         best = candidate.where(better, best)
         best_violation = torch.where(better, score, best_violation)
@@ -163,7 +168,7 @@ def polish(
 
 def pivoted(
     problem: Problem, point: Multipliers, slack: Tensor, rounds: int
-) -> tuple[Multipliers, Tensor] | None:
+) -> tuple[Multipliers, Tensor, Tensor]:
     """Change sides from far away, without a look at residuals in between.
 
     A program of few kinks, or of few decisions, is through in so many rounds as decisions are held
@@ -177,7 +182,7 @@ def pivoted(
         rounds: how often the active set may change.
 
     Returns:
-        The last decision, and slack with which :func:`polish` takes its sides; None if no instance came through.
+        The last decision, slack with which :func:`polish` takes its sides, and which instances came through.
     """
     sides = _sides(problem, point, slack)
     now = _begun(problem, point, sides)
@@ -195,11 +200,9 @@ def pivoted(
             break
         patience = torch.where((count < fewest) & (patience > 0), _PATIENCE, patience - 1)
         fewest = torch.minimum(fewest, count)
-    if bool((count > 0).all()):
-        return None
     alpha = sides.shares(problem, now.alpha)
     point = Multipliers(now.z, now.dual, now.nu, alpha, sides.held)
-    return point, torch.where(sides.active, -1.0, torch.inf)
+    return point, torch.where(sides.active, -1.0, torch.inf), count == 0
 
 
 def _no_longer_falls(left: list[tuple[int, int]]) -> bool:

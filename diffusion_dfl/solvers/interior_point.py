@@ -289,7 +289,14 @@ def _interior(problem: Problem, start: Tensor | None, rough: Tensor | None = Non
             chosen = iterate if len(trying) == len(known) else iterate.select(index)
             begun = chosen.multipliers(), chosen.slack
             if early:
-                begun = pivoted(chosen.problem, *begun, _PIVOTS)
+                point, slack, through = pivoted(chosen.problem, *begun, _PIVOTS)
+                begun = point, slack
+                near = course.hasty[trying] & on_host(through)
+                if near.all():  # Residuals would say more than a rough decision needs.
+                    final.point.write(rows[index], point)
+                    status[trying] = _SOLVED
+                if near.all() or not through.any():
+                    begun = None
         if begun is not None:
             point, score = polish(chosen.problem, *begun)
             # What is allowed at last is more than what most get.
