@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import gc
+import math
 import os
 from pathlib import Path
 
@@ -21,3 +22,9 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: the collector need not walk through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every epoch, whatever share of the time it takes."""
+    monkeypatch.setattr("diffusion_dfl.training.checkpoint._SHARE", math.inf)

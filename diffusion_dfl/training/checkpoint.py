@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 #: A path -> a temporary one that takes its place at the end of the block.
 Replacing = Callable[[Path], AbstractContextManager[Path]]
 
+# Of a stage's time, what its checkpoints may take.
+_SHARE = 0.05
+
 _MARK = b"sha256:"
 _SEAL_BYTES = len(_MARK) + 64
 # The end record of a zip archive: its signature, and where the length of the comment stands.
@@ -89,8 +92,6 @@ class Checkpoint:
     Args:
         path: file of the last; the one before is ``<stem>.previous<suffix>``.
         owner: what the state belongs to; a file of another owner is refused.
-        interval: seconds that pass at least between two generations, but for the last of a stage. A
-            network of milliseconds a step spends more on a generation an epoch than on its steps.
         replacing: how files are written.
         version: of the source that goes on with the state; None where nothing is told of it.
         accept_other: whether it goes on with what another one computed otherwise.
@@ -103,16 +104,15 @@ class Checkpoint:
         self,
         path: Path,
         owner: str = "",
-        interval: float = 0.0,
         replacing: Replacing = replacing,
         version: Version | None = None,
         accept_other: bool = False,
     ) -> None:
-        self.path, self.owner, self.interval = path, owner, interval
+        self.path, self.owner = path, owner
         self._replacing = replacing
         self.version, self.accept_other = version, accept_other
         self.versions: list[Version] = []
-        self._saved = -math.inf
+        self._next = -math.inf
         self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
 
     def exists(self) -> bool:
@@ -120,12 +120,13 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether the interval has passed since the last generation this process wrote."""
-        return time.monotonic() - self._saved >= self.interval
+        """Whether a generation is worth its time: a small network would spend more on one an epoch than
+        on its steps."""
+        return time.monotonic() >= self._next
 
     def save(self, value: dict[str, Any]) -> None:
         """Write a new generation; the current one becomes the previous one."""
-        self._saved = time.monotonic()
+        began = time.monotonic()
         if self.path.exists():
             with self._replacing(self.previous) as partial:
                 try:
@@ -136,6 +137,8 @@ class Checkpoint:
             self.versions.append(self.version)
         told = {"owner": self.owner, "versions": [list(one) for one in self.versions]}
         write_tensors(self.path, told | value, self._replacing)
+        ended = time.monotonic()
+        self._next = ended + (ended - began) / _SHARE
 
     def load(self, device: torch.device) -> dict[str, Any]:
         """The last generation, or the one before where the last is damaged, which is told.

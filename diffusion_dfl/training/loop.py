@@ -1,4 +1,4 @@
-"""The training loop: epochs, model selection on validation, a checkpoint an epoch."""
+"""The training loop: epochs, model selection on validation, checkpoints."""
 
 import copy
 import math
@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffusion_dfl.errors import RunFailed, UserError
 from diffusion_dfl.estimators import Batch, Estimator, Loss
 from diffusion_dfl.layers import DecisionLayer, LayerStatistics, SolverFailure
 from diffusion_dfl.predictors import DecisionMaker, Predictor, Scaling
+from diffusion_dfl.training.average import WeightAverage
 from diffusion_dfl.training.balance import GradientBalance
 from diffusion_dfl.training.checkpoint import Checkpoint
 from diffusion_dfl.training.memory import SavedBytes
@@ -101,11 +101,9 @@ class Stage:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.average: AveragedModel | None = None
+        self.average: WeightAverage | None = None
         if settings.ema_decay:
-            self.average = AveragedModel(
-                predictor, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)
-            )
+            self.average = WeightAverage(predictor, settings.ema_decay)
         self.best = copy.deepcopy(predictor.state_dict())
         self.progress = Progress()
         self.history: list[tuple[int, dict[str, float]]] = []
@@ -113,16 +111,14 @@ class Stage:
     @property
     def evaluated(self) -> DecisionMaker:
         """The weights that are validated: the average if there is one."""
-        module = self.predictor if self.average is None else self.average.module
-        assert isinstance(module, DecisionMaker)
-        return module
+        return self.predictor if self.average is None else self.average.module
 
     def run(self) -> Progress:
         """Train to the end from the start or the checkpoint; load the best weights.
 
         Raises:
             TrainingDiverged: a loss or gradient that is not finite. The best weights so far are
-                in the predictor and in the checkpoint.
+                in the predictor.
         """
         if self.checkpoint is not None and self.checkpoint.exists():
             self._load()
@@ -201,7 +197,7 @@ class Stage:
             )
         self.optimizer.step()
         if self.average is not None:
-            self.average.update_parameters(self.predictor)
+            self.average.update()
         end = time.perf_counter()
         self.progress.seconds["forward"] += middle - start
         self.progress.seconds["backward"] += end - middle
@@ -281,7 +277,7 @@ class Stage:
                 "stage": self.name,
                 "history": self.history,
                 "predictor": self.predictor.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
+                "average": None if self.average is None else self.average.state(),
                 "best": self.best,
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
@@ -303,7 +299,7 @@ class Stage:
         refuse_other_architecture(path, saved["predictor"], self.predictor)
         self.predictor.load_state_dict(saved["predictor"])
         if self.average is not None:
-            self.average.load_state_dict(saved["average"])
+            self.average.restore(saved["average"])
         self.best = saved["best"]
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"].cpu())

@@ -18,6 +18,8 @@ from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
 from tests.processes import forked
 
+pytestmark = pytest.mark.usefixtures("every_epoch")
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "data=simulated",

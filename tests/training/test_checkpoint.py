@@ -57,6 +57,25 @@ def two_generations(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def test_generations_take_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+
+    def written(*given: Any) -> None:
+        clock[0] += 2.0
+
+    monkeypatch.setattr("diffusion_dfl.training.checkpoint.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("diffusion_dfl.training.checkpoint.write_tensors", written)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
+    assert checkpoint.due
+    checkpoint.save(value(1))
+    clock[0] += 39.0
+    assert not checkpoint.due
+    clock[0] += 1.0
+    assert checkpoint.due
+
+
 def test_the_last_generation_is_read_and_the_one_before_is_kept(tmp_path: Path) -> None:
     checkpoint = two_generations(tmp_path)
     assert checkpoint.load(CPU)["epoch"] == 2

@@ -17,6 +17,8 @@ from diffusion_dfl.training.loop import Stage
 from diffusion_dfl.training.steps import Steps
 from tests.training.problems import RULE, WHOLE, task
 
+pytestmark = pytest.mark.usefixtures("every_epoch")
+
 torch.set_num_threads(1)
 SMALL = partial(ddfl.GaussianPredictor, width=8, layers=1, dropout=0.2)
 RESIDUAL = partial(SMALL, outcome_scaling="residual", base_models=ddfl.BaseModels(2, 8, 1))

@@ -27,6 +27,8 @@ from diffusion_dfl.training.checkpoint import Checkpoint, read_tensors
 from diffusion_dfl.training.loop import Stage, TrainingDiverged
 from diffusion_dfl.training.settings import TrainingSettings
 
+pytestmark = pytest.mark.usefixtures("every_epoch")
+
 HOURS, EPOCHS = 2, 4
 Score_ = Callable[[Predictor], float]
 

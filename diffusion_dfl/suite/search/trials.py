@@ -19,9 +19,6 @@ from diffusion_dfl.training.steps import StageName, Steps
 #: The grid of c, the bandwidth scale of the decision rule, of every stochastic row.
 BANDWIDTH_SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5)
 
-# A killed trial fits again what it had fitted in these.
-_CHECKPOINT_SECONDS = 60.0
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -133,7 +130,7 @@ class Bench:
             part = "base" if name == "foundation" else seeded.model.name
             folder = self.cache / f"{seeded.task.name}-{part}" / told
             folder.mkdir(parents=True, exist_ok=True)
-            return Checkpoint(folder / f"{label}.pt", told, _CHECKPOINT_SECONDS), _Silent()
+            return Checkpoint(folder / f"{label}.pt", told), _Silent()
 
         return Steps(compiled(seeded, instance.task), self.device, place), log
 

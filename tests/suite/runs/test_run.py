@@ -25,6 +25,8 @@ from diffusion_dfl.suite.config.compose import fit_path, identify
 from diffusion_dfl.suite.runs.run import run
 from tests.configs import composed
 
+pytestmark = pytest.mark.usefixtures("every_epoch")
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 TINY = (
     "data=simulated",
