@@ -135,7 +135,14 @@ def numbers(
             f"{', '.join(map(str, missing))}. The frame has: {', '.join(map(str, frame.columns))}."
         )
     if len(set(columns)) < len(columns) or frame[list(columns)].shape[1] != len(columns):
-        raise DataError(f"data set {name}: {label} columns repeat: {', '.join(map(str, columns))}.")
+        repeated = [
+            column
+            for column in dict.fromkeys(columns)
+            if list(columns).count(column) > 1 or list(frame.columns).count(column) > 1
+        ]
+        raise DataError(
+            f"data set {name}: {label} columns repeat: {', '.join(map(str, repeated))}."
+        )
     for column in columns:
         kind = frame[column].dtype
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind)):
@@ -143,8 +150,12 @@ def numbers(
                 raise DataError(f"data set {name}: the frame has no rows.")
             raise DataError(
                 f"data set {name}: {label} column {column} is {kind}, and found "
-                f"{frame[column].iloc[0]!r} in it; expected numbers (pandas.get_dummies makes some of "
-                "categories)."
+                f"{frame[column].iloc[0]!r} in it; expected numbers (pandas.to_numeric makes some of texts "
+                "and objects, pandas.get_dummies of categories)."
+            )
+        if pd.api.types.is_complex_dtype(kind):
+            raise DataError(
+                f"data set {name}: {label} column {column} is {kind}; expected real numbers."
             )
     # A copy: pandas may hand out memory that is not to be written, which torch warns of.
     values = frame[list(columns)].to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
@@ -155,6 +166,14 @@ def numbers(
             f"data set {name}: {label} column {columns[column]} is {values[row, column]} in row "
             f"{frame.index[row]} ({len(bad)} such values in all); every value must be a finite number: "
             "fill it in, or drop the row."
+        )
+    far = np.argwhere(np.abs(values) > np.finfo(np.float32).max)
+    if len(far):
+        row, column = far[0]
+        raise DataError(
+            f"data set {name}: {label} column {columns[column]} is {values[row, column]} in row "
+            f"{frame.index[row]} ({len(far)} such values in all), which single precision cannot hold: measure it "
+            "in a larger unit."
         )
     return values
 

@@ -41,6 +41,8 @@ class Coupling(nn.Module):
         width, layers, activation, dropout: of the network of the knots.
     """
 
+    order: Tensor
+
     def __init__(
         self,
         context_size: int,
@@ -57,7 +59,11 @@ class Coupling(nn.Module):
         self.kept = slice(0, 0) if alone else slice(first, None, 2)
         self.moved = slice(None) if alone else slice(1 - first, None, 2)
         self.bins = bins
-        kept, moved = (len(range(outcome_size)[part]) for part in (self.kept, self.moved))
+        every = list(range(outcome_size))
+        kept, moved = len(every[self.kept]), len(every[self.moved])
+        # Where the coordinates are once those kept stand before those moved.
+        order = torch.tensor([*every[self.kept], *every[self.moved]]).argsort()
+        self.register_buffer("order", order, persistent=False)
         outputs = moved * (3 * bins - 1)
         self.network = backbone(kept + context_size, outputs, width, layers, activation, dropout)
         # Equal bins, slope 1.
@@ -97,9 +103,8 @@ class Coupling(nn.Module):
         return value[..., self.moved].flatten(0, -2).T
 
     def _with(self, value: Tensor, moved: Tensor) -> Tensor:
-        whole = value.clone()
-        whole[..., self.moved] = moved.T.view(whole[..., self.moved].shape)
-        return whole
+        there = moved.T.view(value[..., self.moved].shape)
+        return torch.cat([value[..., self.kept], there], dim=-1)[..., self.order]
 
 
 class _Piece(NamedTuple):
@@ -159,22 +164,28 @@ class Splines(NamedTuple):
         )
 
     def inverse(self, value: Tensor) -> Tensor:
-        """Argument of an image, ``(...)`` (equations 6 to 8)."""
+        """Argument of an image, ``(...)`` (equations 6 to 8).
+
+        With t the image's share of its bin and q = (1 - t) first - t last, the discriminant is
+        ``q^2 + 4 slope^2 t (1 - t)`` times the bin's height squared: a sum without cancellation.
+        """
         piece = self._piece(value, self.heights)
         slope = piece.height / piece.width
-        above = torch.where(piece.inside, value - piece.bottom, 0.0)
-        bend = above * (piece.first + piece.last - 2 * slope)
-        a = piece.height * (slope - piece.first) + bend
-        b = piece.height * piece.first - bend
-        c = -slope * above
-        share = 2 * c / (-b - (b.square() - 4 * a * c).sqrt())
+        above = torch.where(piece.inside, (value - piece.bottom) / piece.height, 0.0)
+        rest = 1 - above
+        tilt = piece.first * rest - piece.last * above
+        root = (tilt.square() + 4 * slope.square() * (above * rest).clamp_min(0.0)).sqrt()
+        low, high = 2 * slope * above, 2 * slope * rest
+        share = torch.where(
+            tilt < 0, (root - tilt) / (root - tilt + high), low / (low + tilt + root)
+        )
         return torch.where(piece.inside, piece.left + share * piece.width, value)
 
     def _piece(self, value: Tensor, shares: Tensor) -> _Piece:
         """The bin of a value, of the axis that ``shares`` divide."""
         with torch.no_grad():
             beyond = shares.cumsum(0) < (value + _BOUND) / (2 * _BOUND)
-            number = beyond.sum(0).clamp_(max=len(shares) - 1)
+            number = beyond.sum(0).clamp(max=len(shares) - 1)
             bins = torch.arange(len(shares), device=value.device).view(-1, *[1] * value.dim())
             at, below = (mask.to(value.dtype) for mask in (bins == number, bins < number))
         (left, width), (bottom, height) = (

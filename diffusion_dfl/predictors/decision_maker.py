@@ -58,7 +58,9 @@ class Standardiser(nn.Module):
         """Take the statistics of ``values`` ``(N, size)``: training rows only."""
         mean, scale = values.double().mean(0), values.double().std(0, correction=0)
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(scale > 1e-8 * (1.0 + mean.abs()), scale, 1.0))
+        # A deviation that is rounding, of a column's own numbers or of the largest of all, is none.
+        size = values.double().abs().amax() if values.numel() else mean.new_zeros(())
+        self.scale.copy_(torch.where(scale > 1e-8 * mean.abs() + 1e-13 * size, scale, 1.0))
 
     def forward(self, values: Tensor) -> Tensor:
         """``(..., size)`` in raw units -> standardised float32."""

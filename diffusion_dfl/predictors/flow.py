@@ -108,14 +108,16 @@ class FlowPredictor(Predictor):
 
         Returns:
             ``log p``, ``(B, M)``, and z, ``(B, M, d_y)``.
+
+        Raises:
+            ValueError: outcomes of another shape.
         """
-        encoded = self.encoded(context)
-        shift, logarithm = self._location_scale(encoded)
-        noise = self.standardised(context, outcome) * logarithm.exp() + shift
-        determinant = logarithm.sum(-1)
-        for coupling in self.couplings:
-            noise, part = coupling(encoded, noise)
-            determinant = determinant + part
+        if outcome.dim() != 3 or outcome.shape[::2] != (len(context), self.outcome_size):
+            raise ValueError(
+                f"outcome has shape {tuple(outcome.shape)}; expected ({len(context)}, M, {self.outcome_size}), "
+                "M of each context"
+            )
+        noise, determinant = self._noise(context, self.standardised(context, outcome))
         constant = self.outcome_size * math.log(2 * math.pi)
         return determinant - 0.5 * (noise.square().sum(-1) + constant), noise
 
@@ -143,7 +145,7 @@ class FlowPredictor(Predictor):
         mean, shape = self.outcomes.mean, (len(context), num_scenarios, self.outcome_size)
         antithetic = self.antithetic_scenarios
         noise = scenario_noise(shape, generator, mean.device, mean.dtype, antithetic)
-        size = len(context) if differentiable else max(_ROWS // num_scenarios, 1)
+        size = len(context) if differentiable else max(_ROWS // max(num_scenarios, 1), 1)
         with torch.set_grad_enabled(differentiable):
             parts = [
                 self._outcome(rows, part)
@@ -171,7 +173,19 @@ class FlowPredictor(Predictor):
             beyond = (share > 0) & (error > trust_region * self.outcome_size)
             share = share.masked_fill(beyond, 0.0)
             outside = beyond.double().mean()
-        return LogDensity((share * value).sum(), outside)
+        # A density may overflow where it has no say.
+        return LogDensity(torch.where(share == 0, 0.0, share * value).sum(), outside)
+
+    def _noise(self, context: Tensor, outcome: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise ``(B, M, d_y)`` of standardised outcomes given ``(B, d_x)``, and the log-determinant."""
+        encoded = self.encoded(context)
+        shift, logarithm = self._location_scale(encoded)
+        noise = outcome * logarithm.exp() + shift
+        determinant = logarithm.sum(-1)
+        for coupling in self.couplings:
+            noise, part = coupling(encoded, noise)
+            determinant = determinant + part
+        return noise, determinant
 
     def _outcome(self, context: Tensor, noise: Tensor) -> Tensor:
         """Standardised outcomes ``(B, M, d_y)`` of noise, given ``(B, d_x)``."""

@@ -164,6 +164,8 @@ class GaussianPredictor(Predictor):
                 beyond = (share > 0) & (error > trust_region * self.outcome_size)
                 share = share.masked_fill(beyond, 0.0)
                 outside = beyond.double().mean()
+            # A square may overflow where it has no say.
+            offsets = torch.where((share == 0).unsqueeze(2), 0.0, offsets)
             total = share.sum(1, keepdim=True)
             first = torch.einsum("bm,bmi->bi", share, offsets)
             second = torch.einsum("bm,bmi->bi", share, offsets.square())

@@ -73,8 +73,8 @@ def violation(
 ) -> Tensor:
     """KKT residuals over what is allowed: at most 1 in a solved instance, ``(B,)``.
 
-    Stationarity is relative to the sizes of the scenarios' gradients, feasibility of a row to the
-    decision and to its own limit (of hinges to the size of their arguments), complementarity to
+    Stationarity is relative to the sizes of the scenarios' gradients, feasibility of a row to its own
+    terms (of hinges to the size of their arguments), complementarity to
     the product of both.
     """
     z, hinges = point.z, problem.hinges
@@ -86,9 +86,9 @@ def violation(
     slope = torch.minimum(problem.slope, here)
     steep = steep + 1e-5 * slope
     near = problem.hinge_length + 1e-3 * size
-    reach = (size + 1e-6 * problem.length).unsqueeze(1)
-    of_rows = problem.rows.sizes + reach
-    of_equalities = problem.rows.constraints.equality_value.abs() + reach
+    of_rows, of_equalities = problem.rows.terms(z)
+    least = (1e-6 * problem.length).unsqueeze(1)
+    of_rows, of_equalities = of_rows + least, of_equalities + least
     stationarity = at.gradient + problem.force(at, point.dual, point.nu)
     ratios = [largest(at.values.clamp_min(0) / of_rows), largest(at.equality / of_equalities)]
     unused = torch.where(point.dual > 0, point.dual * at.values / of_rows, 0.0)

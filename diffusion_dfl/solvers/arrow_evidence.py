@@ -94,8 +94,9 @@ def violated(arrow: Arrow, point: Point) -> Tensor:
     values = torch.cat([scenarios.row_values(v), scenarios.bounds(w)], dim=2).clamp_min(0)
     of_equalities = scenarios.equalities.offset.abs()
     of_equalities = of_equalities + push(scenarios.equalities.slope.abs(), v.abs())
-    noise = _NOISE * largest(z).unsqueeze(1)
-    every = _NOISE * v.abs().amax(2, keepdim=True)
+    # Where nothing but 0 is left to decide, its rounding is all that there is.
+    noise = _NOISE * torch.maximum(largest(z), arrow.length).unsqueeze(1)
+    every = _NOISE * torch.maximum(v.abs().amax(2), arrow.length.unsqueeze(1)).unsqueeze(2)
     parts = (
         first > _OWN * (arrow.first.sizes + torch.cat(own, dim=1)) + noise,
         arrow.constraints.equality_residual(z).abs() > _OWN * equal + noise,

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs.constraints import Constraints, QuadraticConstraints
+from diffusion_dfl.programs.constraints import Constraints, QuadraticConstraints, apply
 
 
 def take(value: Tensor, rows: Tensor) -> Tensor:
@@ -73,6 +73,19 @@ class Rows:
         """Size of decisions ``(B, n)``, as far as curved sets far from 0 leave room for it: ``(B,)``."""
         size = largest(z)
         return size if self.curved is None else torch.minimum(size, self.curved)
+
+    def terms(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Sizes of what inequalities ``(B, q)`` and equalities ``(B, p)`` are made of at ``z (B, n)``.
+
+        A row says nothing of coordinates that it does not read, however large they are.
+        """
+        rows, sizes = self.constraints, z.abs()
+        parts = [apply(rows.matrix.abs(), sizes)]
+        parts += [sizes for bound in (rows.lower, rows.upper) if bound is not None]
+        if rows.smooth is not None:
+            parts.append(largest(z).unsqueeze(1).expand(-1, rows.smooth.size))
+        of_equalities = rows.equality_value.abs() + apply(rows.equality_matrix.abs(), sizes)
+        return self.sizes + torch.cat(parts, dim=1), of_equalities
 
     @cached_property
     def whole(self) -> bool:
@@ -182,7 +195,7 @@ def _safe_norm(matrix: Tensor) -> Tensor:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     """``torch.cat`` along dimension 1 of tensors whose leading dimension is B or 1."""
-    batch = max(len(part) for part in parts)
+    batch = next((len(part) for part in parts if len(part) != 1), 1)
     return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=1)
 
 

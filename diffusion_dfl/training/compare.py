@@ -6,15 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from diffusion_dfl.errors import UserError
-from diffusion_dfl.tasks import Task
+from diffusion_dfl.tasks import Task, project
 from diffusion_dfl.training.comparison import note
 from diffusion_dfl.training.fitted import Fitted
 
 logger = logging.getLogger(__name__)
+
+# A decision this far from the feasible set, relative to its size, is rounded.
+_ALLOWED = 1e-6
 
 
 def compare(
@@ -44,7 +48,7 @@ def compare(
 
     Raises:
         UserError: nothing to compare, a name twice, predictors of several tasks or without data, decisions
-            of another shape, an unknown ``against``, fewer than two blocks.
+            of another shape or that are not allowed, an unknown ``against``, fewer than two blocks.
     """
     task = _task(fitted)
     rows, size = task.dataset.test, task.program.num_decisions
@@ -65,6 +69,8 @@ def compare(
             raise UserError(
                 f"{name}: decisions have shape {made.shape}; expected {len(rows), size}"
             )
+        if others and name in others:
+            _check_allowed(task, name, made)
         costs[name] = task.judge(rows, made).per_row
     sign = -1.0 if task.higher_is_better else 1.0
     if not 1 <= block <= len(rows) // 2:
@@ -125,6 +131,20 @@ def _task(fitted: Mapping[str, Fitted]) -> Task:
     if any(task is not first for task in tasks):
         raise UserError("predictors are compared on one task; train them on the same object")
     return first
+
+
+def _check_allowed(task: Task, name: str, made: NDArray[np.float64]) -> None:
+    """Refuse decisions ``(N, n)`` of the test rows that break the constraints: they would win by it."""
+    given = torch.as_tensor(made)
+    context = torch.as_tensor(task.dataset.contexts[task.dataset.test])
+    nearest = project(task.program, given, context)
+    off = (nearest - given).abs().amax(1) / (1.0 + given.abs().amax(1))
+    broken = np.flatnonzero(off > _ALLOWED)
+    if len(broken):
+        raise UserError(
+            f"{name}: {len(broken)} of {len(made)} decisions break the constraints, that of test row {broken[0]} "
+            "first; project(task.program, decisions, contexts) gives the nearest that are allowed"
+        )
 
 
 def _mean(cost: NDArray[np.float64]) -> float:

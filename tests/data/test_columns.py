@@ -44,7 +44,7 @@ def test_columns_may_be_numbers() -> None:
     assert np.array_equal(made.dataset.outcomes, task().dataset.outcomes)
     for context, outcome, found in (
         ([0, 5], [2], "found no 5"),
-        ([0, 0], [2], "columns repeat: 0, 0"),
+        ([0, 1, 0], [2], r"columns repeat: 0\."),
         ([0], [1, 2], "names 2 columns: 1, 2"),
     ):
         with pytest.raises(DataError, match=found):
@@ -98,3 +98,19 @@ def test_contexts_that_are_no_numbers_are_refused(
 def test_contexts_of_half_precision_are_numbers(fitted: Fitted) -> None:
     found = fitted.decide(torch.ones(1, 2, dtype=torch.bfloat16))
     assert np.array_equal(found.decision, fitted.decide([[1.0, 1.0]]).decision)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (["1.5", "2"] * 20, "pandas.to_numeric"),
+        ([1.0, 1e40] * 20, "1e\\+40 in row 1 .20 such values in all., which single precision"),
+        ([1.0 + 2.0j] * 40, "complex128; expected real numbers"),
+    ],
+)
+def test_a_column_that_cannot_be_computed_with_is_refused_with_the_mend(
+    values: list[Any], found: str
+) -> None:
+    made = frame(["a", "b", "y"]).head(40).assign(a=values)
+    with pytest.raises(DataError, match=f"context column a is .*{found}"):
+        task(made, ["a", "b"], ["y"])

@@ -93,3 +93,11 @@ def test_torch_func_differentiates_a_coupling() -> None:
     value.requires_grad_()
     (expected,) = torch.autograd.grad(coupling(context, value)[0].square().sum(), value)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("spread", [10.0, 1000.0])
+def test_steep_splines_rise_in_single_precision(spread: float) -> None:
+    raw = spread * torch.randn(23, 50_000, generator=seeded(1))
+    value = (10 * torch.rand(50_000, generator=seeded(2)) - 5).requires_grad_()
+    (slope,) = torch.autograd.grad(_splines(raw).inverse(value).sum(), value)
+    assert bool(slope.isfinite().all()) and bool((slope >= 0).all())

@@ -295,3 +295,34 @@ def test_sizes_out_of_range_are_refused(knob: dict[str, int]) -> None:
     ((name, value),) = knob.items()
     with pytest.raises(ValueError, match=f"{name}={value} must be an integer >= "):
         FlowPredictor(2, 2, **knob)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 1), (2, 4), (1, 5, 4), (2, 5, 3)])
+def test_outcomes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"outcome has shape .*; expected \(2, M, 4\)"):
+        _flow().log_density(_context(3, 2), torch.zeros(shape).double())
+
+
+def test_no_scenarios_are_no_scenarios() -> None:
+    assert _flow().sample(_context(3, 2), 0, _generator()).shape == (2, 0, 4)
+
+
+def test_torch_maps_over_samples() -> None:
+    predictor, context = _flow(), _context(3, 2)
+
+    def drawn(one: Tensor) -> Tensor:
+        return predictor.sample(one.unsqueeze(0), 6, _generator(), differentiable=True)[0]
+
+    found = torch.func.vmap(drawn, randomness="same")(context)
+    torch.testing.assert_close(found, torch.stack([drawn(one) for one in context]))
+
+
+def test_a_scenario_without_a_say_may_be_anywhere() -> None:
+    predictor, context = _flow().float(), _context(3, 2).float()
+    drawn = predictor.sample(context, 5, _generator())
+    weights = torch.ones(2, 5)
+    weights[0, 1] = 0.0
+    expected = predictor.weighted_log_density(context, drawn, weights, _generator())
+    drawn[0, 1] = 1e30
+    found = predictor.weighted_log_density(context, drawn, weights, _generator())
+    torch.testing.assert_close(found.value, expected.value)

@@ -342,3 +342,14 @@ def test_density_is_linear_in_its_weights_and_moves_the_network(make) -> None:  
         assert parameter.grad is not None, name
     for name, value in predictor.named_buffers():
         assert torch.equal(value, buffers[name])
+
+
+def test_units_do_not_matter_and_rounding_is_no_deviation() -> None:
+    values = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double()
+    plain, tiny = Standardiser(2), Standardiser(2)
+    plain.fit(values)
+    tiny.fit(1e-9 * values)
+    torch.testing.assert_close(tiny.scale / 1e-9, plain.scale, rtol=1e-5, atol=0)
+    values[:, 0] = 1e-16 * values[:, 0].sign()
+    plain.fit(values)
+    assert float(plain.scale[0]) == 1.0

@@ -272,7 +272,7 @@ def test_the_weighted_density_is_that_of_raw_outcomes_by_differences(
             return (weights * normal.log_prob(scenarios).sum(-1)).sum()
         assert isinstance(seen, FlowPredictor)
         location, scale = (value[:, None] for value in scaling)
-        noise, determinant = seen._given(contexts).call_and_ladj((scenarios - location) / scale)
+        noise, determinant = seen._noise(contexts, (scenarios - location) / scale)
         value = determinant - 0.5 * noise.square().sum(-1) - scale.log().sum(-1)
         return (weights * value).sum()
 

@@ -399,6 +399,19 @@ def test_an_empty_batch_is_solved() -> None:
     assert solution.decision.shape == (0, 5) and solution.status.shape == (0,)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"matrix": torch.ones(1, 2), "limit": lambda x: x[:1]},
+        {"inequality": lambda x, z: (z @ z - x[0]).reshape(1), "num_inequalities": 1},
+    ],
+)
+def test_an_empty_batch_is_solved_whose_limits_depend_on_contexts(limits: dict[str, Any]) -> None:
+    program = TorchProgram(2, 2, smooth=lambda y, z: (z - y).square().sum(), **limits)
+    nothing = torch.zeros(0, 5, 2).double()
+    assert solve(program, nothing, context=torch.zeros(0, 3).double()).decision.shape == (0, 2)
+
+
 @pytest.mark.parametrize("rounded", [False, True])
 def test_a_bakery_without_curvature_is_solved_along_edges_that_are_flat_or_nearly(
     rounded: bool,

@@ -85,3 +85,11 @@ def test_costs_are_those_that_clarabel_finds_in_numbers_of_size_1(orders: float)
         ours, terms = plain.objective(solution.decision.numpy() / programs.size)
         for row in np.flatnonzero(solution.solved.numpy()):
             assert abs(ours[row] - _minimum(plain, int(row))) <= 1e-6 * terms[row], (seed, row)
+
+
+def test_a_constraint_is_met_beside_its_own_terms() -> None:
+    """One that reads small coordinates alone, in a program in which another one is large."""
+    programs = family(1063, 80, 4.0)
+    solution = programs.solve()
+    found = programs.violation(solution.decision.numpy())[solution.solved.numpy()]
+    assert len(found) and found.max() <= 1e-8

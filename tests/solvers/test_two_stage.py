@@ -378,3 +378,27 @@ def test_a_kink_outside_of_the_bounds_of_z_is_none() -> None:
 def test_something_else_as_recourse_is_refused() -> None:
     with pytest.raises(TypeError, match="is no Recourse"):
         TwoStageProgram(1, 1, recourse=3)  # type: ignore[arg-type]
+
+
+def test_costs_are_known_where_nothing_but_zero_is_left_to_decide() -> None:
+    """No supply, no demand, a loss that is exactly the value at risk."""
+    program = TwoStageProgram(
+        1,
+        2,
+        smooth=lambda y, z: z.sum() + 0.1 * (z @ z),
+        lower=0.0,
+        recourse=Recourse(
+            2,
+            smooth=lambda y, z, u: 2 * u[0] + 10 * u[1],
+            inequality=lambda y, z, u: torch.stack([y[0] - z[0] - u[0] - u[1], u[0] - y[1]]),
+            lower=0.0,
+        ),
+    )
+    generator = torch.Generator().manual_seed(0)
+    y = torch.rand(200, 2, generator=generator, dtype=torch.float64).round(decimals=1)
+    z = torch.rand(200, 1, generator=generator, dtype=torch.float64).round(decimals=1)
+    y[:40, 1], z[40:80] = 0.0, y[40:80, :1]
+    short = (y[:, 0] - z[:, 0]).clamp_min(0)
+    bought = torch.minimum(short, y[:, 1])
+    expected = z.sum(1) + 0.1 * z.square().sum(1) + 2 * bought + 10 * (short - bought)
+    torch.testing.assert_close(program.cost(y, z), expected, rtol=1e-8, atol=1e-9)

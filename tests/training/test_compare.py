@@ -42,7 +42,8 @@ def test_rows_that_follow_each_other_count_as_one_in_a_block() -> None:
     problem = task()
     test = problem.dataset.test
     rng = np.random.default_rng(1)
-    rule = np.repeat(rng.uniform(3, 6, (len(test) // 4 + 1, 2)), 4, axis=0)[: len(test)]
+    rule = np.repeat(rng.uniform(3, 6, (len(test) // 4 + 1, 1)), 4, axis=0)[: len(test)]
+    rule = np.hstack([rule, rule])
     rows, blocks = (
         ddfl.compare(
             {"gaussian": trained(problem)}, "gaussian", others={"thumb": rule}, block=block
@@ -103,6 +104,8 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
     problem = task()
     one = trained(problem)
     other = np.zeros((3, 2))
+    far = np.zeros((len(problem.dataset.test), 2))
+    far[1, 1] = 1e3
     cases: list[tuple[Any, str]] = [
         (lambda: ddfl.compare({}), "nothing to compare"),
         (lambda: ddfl.compare({"a": one, "b": trained(task())}), "one task"),
@@ -110,6 +113,10 @@ def test_what_cannot_be_compared_is_refused_by_name() -> None:
         (lambda: ddfl.compare({"a": one}, "b"), "against='b' is none of saa"),
         (lambda: ddfl.compare({"saa": one}), "saa: a name stands for one"),
         (lambda: ddfl.compare({"a": one}, others={"thumb": other}), r"thumb: .*\(3, 2\)"),
+        (
+            lambda: ddfl.compare({"a": one}, others={"thumb": far}),
+            r"thumb: 1 of \d+ decisions break the constraints, that of test row 1 first; project\(",
+        ),
         (lambda: ddfl.compare({"a": one}, block=0), "block=0 must lie in"),
     ]
     for call, message in cases:

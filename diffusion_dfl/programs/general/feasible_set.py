@@ -1,5 +1,6 @@
 """The constraints of a user's own problem, some of which depend on an instance's context."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -189,7 +190,7 @@ class FeasibleSet:
                 f"{name} returned shape {tuple(each.shape[1:])}; expected {tuple(shape)}"
             )
         each = each.to(like.dtype)
-        return each.reshape(len(context), -1).expand(len(context), *shape)
+        return each.reshape(len(context), math.prod(each.shape[1:])).expand(len(context), *shape)
 
     def _shape(self, name: str) -> torch.Size:
         rows = _tensor({"limit": self.matrix, "equality_value": self.equality_matrix}.get(name))
