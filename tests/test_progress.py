@@ -48,6 +48,7 @@ def test_a_function_is_told_every_epoch_of_every_stage_and_all_rows() -> None:
     assert told[-1] == ("evaluate", rows, rows, {})
 
 
+@pytest.mark.usefixtures("every_epoch")
 def test_what_the_function_raises_stops_training_and_the_same_call_goes_on(tmp_path: Any) -> None:
     def stop(stage: str, done: int, total: int, values: Any) -> None:
         if (stage, done) == ("train", 2):
