@@ -162,7 +162,7 @@ def _line(value: float, axis: Axis, here: pd.DataFrame, model: str, base: pd.Ser
 
 
 def _number(found: Estimate) -> str:
-    return f"{found.mean:.3f} ± {found.error:.3f}"
+    return f"{found.mean:.3f}" + ("" if np.isnan(found.error) else f" ± {found.error:.3f}")
 
 
 def _between(found: Estimate) -> str:
@@ -182,7 +182,8 @@ def figure(lines: pd.DataFrame, models: Sequence[str] = MODELS) -> Figure:
         places = range(len(every))
         for index, (model, grad) in enumerate((m, g) for m in models for g in GRADS):
             found = [gain(at(lines, name, axis, value), model, grad) for value in every]
-            known = [(x, one) for x, one in zip(places, found, strict=True) if one.count]
+            # Too few seeds for an interval are no line either.
+            known = [(x, one) for x, one in zip(places, found, strict=True) if one.low <= one.high]
             if not known:
                 continue
             mean = np.array([one.mean for _, one in known])
