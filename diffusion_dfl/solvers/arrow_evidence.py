@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from diffusion_dfl.programs.constraints import apply
 from diffusion_dfl.solvers.arrow import (
     Arrow,
     Point,
@@ -74,12 +73,8 @@ def violated(arrow: Arrow, point: Point) -> Tensor:
     one may be a recourse that grows for ever.
     """
     scenarios, z, w = arrow.scenarios, point.z, point.w
-    v, rows = arrow.joined(z, w), arrow.constraints
-    slopes = arrow.first_slopes(z)
-    own = [apply(rows.matrix.abs(), z.abs())]
-    own += [z.abs() for bound in (rows.lower, rows.upper) if bound is not None]
-    own += [] if slopes is None else [apply(slopes.abs(), z.abs())]
-    equal = rows.equality_value.abs() + apply(rows.equality_matrix.abs(), z.abs())
+    v = arrow.joined(z, w)
+    own, equal = arrow.first.terms(z)
     first = arrow.first_values(z).clamp_min(0)
     low, high = scenarios.problem.bounded
     lower, upper = scenarios.problem.lower[low], scenarios.problem.upper[high]
@@ -98,7 +93,7 @@ def violated(arrow: Arrow, point: Point) -> Tensor:
     noise = _NOISE * torch.maximum(largest(z), arrow.length).unsqueeze(1)
     every = _NOISE * torch.maximum(v.abs().amax(2), arrow.length.unsqueeze(1)).unsqueeze(2)
     parts = (
-        first > _OWN * (arrow.first.sizes + torch.cat(own, dim=1)) + noise,
+        first > _OWN * own + noise,
         arrow.constraints.equality_residual(z).abs() > _OWN * equal + noise,
         values > _OWN * of_rows + every,
         scenarios.equalities.at(v).abs() > _OWN * of_equalities + every,
